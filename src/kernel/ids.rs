@@ -1,0 +1,145 @@
+//! Typed ids. Rows are known by UUIDv7 (they sort by time); events by 24 hexadecimal digits, because
+//! clients decode them as a BSON ObjectID (contract/modern 7.1).
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::kernel::problem::Problem;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, sqlx::Type,
+        )]
+        #[serde(transparent)]
+        #[sqlx(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// A new id, later than all before it.
+            #[expect(clippy::new_without_default, reason = "a default id would be a lie")]
+            pub fn new() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Problem;
+
+            fn from_str(text: &str) -> Result<Self, Problem> {
+                Uuid::parse_str(text)
+                    .map(Self)
+                    .map_err(|_| Problem::invalid("That is not an id."))
+            }
+        }
+    };
+}
+
+id!(
+    /// A user.
+    UserId
+);
+id!(
+    /// An app, through all its names and addresses.
+    AppId
+);
+id!(
+    /// A service.
+    ServiceId
+);
+id!(
+    /// An instance of a service.
+    InstanceId
+);
+id!(
+    /// The bind of one instance to one app.
+    BindId
+);
+id!(
+    /// A saga: a durable operation.
+    SagaId
+);
+id!(
+    /// A bearer token's row; not the token.
+    TokenId
+);
+id!(
+    /// One start of Tancho: who holds a lease.
+    ReplicaId
+);
+
+/// An event: 24 lower-case hexadecimal digits, the first eight being seconds since 1970.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, sqlx::Type)]
+#[serde(transparent)]
+#[sqlx(transparent)]
+pub struct EventId(String);
+
+impl EventId {
+    /// A new id.
+    #[expect(clippy::new_without_default, reason = "a default id would be a lie")]
+    pub fn new() -> Self {
+        let bytes = *Uuid::now_v7().as_bytes();
+        let random = *Uuid::new_v4().as_bytes();
+        let millis = u64::from_be_bytes([0, 0, bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);
+        let seconds = u32::try_from(millis / 1000).unwrap_or(u32::MAX);
+        Self(format!("{seconds:08x}{}", hex::encode(&random[8..])))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for EventId {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        if text.len() == 24 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(Problem::invalid("An event id has 24 hexadecimal digits."))
+        }
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_ids_have_24_digits_and_differ() {
+        let (a, b) = (EventId::new(), EventId::new());
+        assert_ne!(a, b);
+        assert_eq!(a.as_str().len(), 24);
+        assert_eq!(a.as_str().parse::<EventId>().unwrap(), a);
+        assert!("xyz".parse::<EventId>().is_err());
+    }
+}

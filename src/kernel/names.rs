@@ -1,0 +1,344 @@
+//! Names that people give to things. A name that exists as a value has passed its rule, so nothing
+//! behind the door checks again, and a path or a host may be made of it without fear.
+//!
+//! The rules are those of contract/classic part 3 (3.1, 3.4) and 1.12, and of today's server where
+//! that is wider; lengths in characters.
+
+use std::fmt;
+
+use crate::kernel::problem::Problem;
+
+/// Declares a name: a string that has passed `rule`, which answers what is wrong with it.
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, sqlx::Type)]
+        #[serde(transparent)]
+        #[sqlx(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks the rule. Errors: `Invalid`, one sentence that states the rule.
+            pub fn parse(text: &str) -> Result<Self, Problem> {
+                let rule: fn(&str) -> Result<(), &'static str> = $rule;
+                match rule(text) {
+                    Ok(()) => Ok(Self(text.to_owned())),
+                    Err(why) => Err(Problem::invalid(format!(
+                        "{:?} is not a valid {}: {why}.",
+                        shorten(text),
+                        $what
+                    ))),
+                }
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = Problem;
+
+            fn from_str(text: &str) -> Result<Self, Problem> {
+                Self::parse(text)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(from)?;
+                Self::parse(&text).map_err(|problem| serde::de::Error::custom(problem.words()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name!(
+    /// An app: also a DNS label and a folder name.
+    AppName,
+    "app name",
+    |text| {
+        if text == "tsr" {
+            return Err("it is reserved");
+        }
+        dns_label(text)
+    }
+);
+
+name!(
+    /// A team. Blanks are allowed (classic 3.1); names that are path words of the API are not.
+    TeamName,
+    "team name",
+    |text| {
+        if ["doc", "env", "units", "cname", "plans"].contains(&text) {
+            return Err("it is reserved");
+        }
+        let rest = |c: char| c.is_ascii_alphanumeric() || "-@_.+ ".contains(c);
+        if (2..=63).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && !text.ends_with(' ')
+            && text.chars().all(rest)
+        {
+            Ok(())
+        } else {
+            Err("use 2 to 63 letters, digits, blanks and - @ _ . +, a letter first")
+        }
+    }
+);
+
+name!(
+    /// A service: the `id` of its manifest.
+    ServiceName,
+    "service id",
+    |text| {
+        if ["instances", "proxy", "doc"].contains(&text) {
+            return Err("it is reserved");
+        }
+        letters_digits(text, 1, "-_.")
+            .then_some(())
+            .ok_or("use 1 to 63 letters, digits and - _ ., a letter first")
+    }
+);
+
+name!(
+    /// An instance of a service.
+    InstanceName,
+    "service instance name",
+    |text| {
+        letters_digits(text, 2, "-_")
+            .then_some(())
+            .ok_or("use 2 to 63 letters, digits and - _, a letter first")
+    }
+);
+
+name!(
+    /// A pool: where units run.
+    PoolName,
+    "pool name",
+    dns_label
+);
+
+name!(
+    /// A plan: how much a unit may use.
+    PlanName,
+    "plan name",
+    |text| {
+        letters_digits(text, 1, "-_.")
+            .then_some(())
+            .ok_or("use 1 to 63 letters, digits and - _ ., a letter first")
+    }
+);
+
+name!(
+    /// A platform: how source becomes a version.
+    PlatformName,
+    "platform name",
+    |text| {
+        (!text.is_empty()
+            && text.len() <= 63
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.+".contains(c))
+            && !text.contains(".."))
+        .then_some(())
+        .ok_or("use 1 to 63 lower-case letters, digits and - . +, a letter first")
+    }
+);
+
+name!(
+    /// A role.
+    RoleName,
+    "role name",
+    |text| {
+        letters_digits(text, 1, "-_.")
+            .then_some(())
+            .ok_or("use 1 to 63 letters, digits and - _ ., a letter first")
+    }
+);
+
+name!(
+    /// A process of an app, as its Procfile calls it.
+    ProcessName,
+    "process name",
+    |text| {
+        ((1..=63).contains(&text.len())
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)))
+        .then_some(())
+        .ok_or("use 1 to 63 letters, digits, - and _")
+    }
+);
+
+name!(
+    /// An environment variable.
+    EnvName,
+    "environment variable name",
+    |text| {
+        ((1..=255).contains(&text.len())
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+        .then_some(())
+        .ok_or("use letters, digits and _, no digit first")
+    }
+);
+
+name!(
+    /// A host name that leads to an app, maybe with a leading `*.`.
+    CName,
+    "cname",
+    |text| {
+        let host = text.strip_prefix("*.").unwrap_or(text);
+        ((2..=253).contains(&text.len())
+            && host.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && host
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && !host.contains("..")
+            && !host.ends_with('.'))
+        .then_some(())
+        .ok_or("use a host name such as www.example.com or *.example.com")
+    }
+);
+
+name!(
+    /// A user's e-mail address, in the narrow form of classic 3.1: no blanks, one `@`, a domain of
+    /// at least two lower-case labels.
+    Email,
+    "e-mail address",
+    |text| {
+        let Some((local, domain)) = text.split_once('@') else {
+            return Err("use an address such as ana@example.com");
+        };
+        let labels: Vec<&str> = domain.split('.').collect();
+        let label = |l: &&str| {
+            !l.is_empty()
+                && l.chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        };
+        let top = labels.last().is_some_and(|l| {
+            l.len() >= 2 && l.chars().all(|c| c.is_ascii_lowercase())
+        });
+        (text.len() <= 254
+            && !local.is_empty()
+            && !local.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/')
+            && labels.len() >= 2
+            && labels.iter().all(label)
+            && top)
+            .then_some(())
+            .ok_or("use an address such as ana@example.com")
+    }
+);
+
+fn dns_label(text: &str) -> Result<(), &'static str> {
+    let fits = (1..=63).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && !text.ends_with('-')
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    fits.then_some(())
+        .ok_or("use 1 to 63 lower-case letters, digits and dashes, a letter first and no dash last")
+}
+
+fn letters_digits(text: &str, at_least: usize, also: &str) -> bool {
+    (at_least..=63).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || also.contains(c))
+}
+
+/// What is quoted back to the user of a wrong name: never more than 80 characters.
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn app_names_are_dns_labels() {
+        for good in ["a", "myapp", "my-app-2", &"a".repeat(63)] {
+            assert!(AppName::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "A",
+            "1a",
+            "-a",
+            "a-",
+            "a.b",
+            "a_b",
+            "tsr",
+            "../x",
+            "a/b",
+            "a\n",
+            &"a".repeat(64),
+        ] {
+            assert!(AppName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_need_a_dotted_lower_case_domain() {
+        for good in ["ana@example.com", "a.b+c@x-y.example.org"] {
+            assert!(Email::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "ana",
+            "ana@",
+            "@example.com",
+            "ana@localhost",
+            "ana@Example.com",
+            "a b@example.com",
+            "a@b@example.com",
+            "a@example.c0m",
+            "a@.com",
+        ] {
+            assert!(Email::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn other_names_state_their_rule() {
+        assert!(TeamName::parse("Team one+2").is_ok());
+        assert!(TeamName::parse("doc").is_err());
+        assert!(TeamName::parse("x").is_err());
+        assert!(ServiceName::parse("some_service").is_ok());
+        assert!(ServiceName::parse("instances").is_err());
+        assert!(InstanceName::parse("my_nosql").is_ok());
+        assert!(InstanceName::parse("a").is_err());
+        assert!(EnvName::parse("_A1").is_ok());
+        assert!(EnvName::parse("1A").is_err());
+        assert!(CName::parse("*.example.com").is_ok());
+        assert!(CName::parse("a..b").is_err());
+        let words = PlatformName::parse(&"X".repeat(500)).unwrap_err();
+        assert!(words.words().len() < 250, "{words}");
+    }
+}

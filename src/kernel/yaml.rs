@@ -1,0 +1,43 @@
+//! YAML from strangers, into types. The parser's budget refuses alias bombs and endless nesting.
+
+use serde::de::DeserializeOwned;
+
+/// Documents longer than this are refused before they are parsed, in bytes.
+pub const MAX_BYTES: usize = 256 * 1024;
+
+/// Reads one document. Errors: what is wrong and where, in one line for the user.
+pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    if text.len() > MAX_BYTES {
+        return Err(format!("the document is longer than {} KiB", MAX_BYTES / 1024));
+    }
+    serde_saphyr::from_str(text).map_err(|e| {
+        let text = e.to_string();
+        text.lines().next().unwrap_or("not YAML").trim().to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn bombs_and_nonsense_are_refused_in_one_line() {
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for n in 1..12 {
+            let alias = format!("*a{}, ", n - 1).repeat(10);
+            bomb.push_str(&format!("a{n}: &a{n} [{}]\n", alias.trim_end_matches(", ")));
+        }
+        for bad in [bomb.as_str(), "a: [", "a: b: c", "\t- x"] {
+            let why = from_str::<BTreeMap<String, serde_json::Value>>(bad).unwrap_err();
+            assert!(!why.is_empty() && !why.contains('\n'), "{why}");
+        }
+    }
+
+    #[test]
+    fn documents_read_into_types() {
+        let map: BTreeMap<String, String> = from_str("id: mysql\npassword: abc\n").unwrap();
+        assert_eq!(map["id"], "mysql");
+    }
+}

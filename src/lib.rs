@@ -1,0 +1,6 @@
+//! Tancho: a platform-as-a-service in one binary.
+//!
+//! The map of the house, from the ground up. A module imports only what stands above it in this list
+//! (`tests/layers.rs` sees to it):
+
+pub mod kernel;
