@@ -4,3 +4,15 @@
 //! (`tests/layers.rs` sees to it):
 
 pub mod kernel;
+
+pub mod config;
+pub mod db;
+pub mod events;
+pub mod sagas;
+
+pub mod core;
+
+pub mod users;
+
+pub mod http;
+pub mod server;

@@ -1,0 +1,143 @@
+//! What every action needs at hand: the database, the keys, the settings, the way to the outside. Built
+//! once at start, cheap to clone, faked in tests.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Settings;
+use crate::db::Db;
+use crate::db::listen::{Channel, Notices};
+use crate::kernel::call::{Actor, Grant};
+use crate::kernel::ids::ReplicaId;
+use crate::kernel::seal::Keyring;
+
+/// See the module.
+#[derive(Clone)]
+pub struct Core(Arc<Parts>);
+
+/// The parts of a `Core`.
+pub struct Parts {
+    pub settings: Settings,
+    pub db: Db,
+    pub notices: Notices,
+    /// Seals and opens what must not lie in clear.
+    pub keys: Keyring,
+    /// This machine, as units and versions know it.
+    pub host: String,
+    /// This start of Tancho, as leases know it.
+    pub replica: ReplicaId,
+    /// Where people reach us.
+    pub public: Public,
+    /// Callers lately seen, by the digest of their token.
+    pub callers: Callers,
+    /// Room for password hashes, which are heavy on purpose.
+    pub hashing: Arc<Semaphore>,
+    /// Everything spawned is counted here, and stops when `stop` says so.
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+/// Where people reach us.
+#[derive(Clone, Debug)]
+pub struct Public {
+    /// URL of the API, without a slash at the end.
+    pub api_url: String,
+    /// Domain below which apps have their addresses.
+    pub domain: String,
+    /// Port of the router in the URLs of apps.
+    pub router_port: u16,
+}
+
+impl Public {
+    /// Host and port of an app whose address begins with `label`; the port is left out when it is 80.
+    pub fn app_address(&self, label: &str) -> String {
+        self.with_port(&format!("{label}.{}", self.domain))
+    }
+
+    /// A host of the router, with the port if it is not 80.
+    pub fn with_port(&self, host: &str) -> String {
+        match self.router_port {
+            80 => host.to_owned(),
+            port => format!("{host}:{port}"),
+        }
+    }
+}
+
+impl Core {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for Core {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// A caller as a token has shown them.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub actor: Actor,
+    pub grants: Arc<[Grant]>,
+    /// When the token ends, on the clock of this process; `None`: never.
+    pub until: Option<std::time::Instant>,
+}
+
+/// Remembers callers for a short while, so that a request with a warm token costs no round trip.
+/// Emptied as a whole whenever any token or role changes, on every replica.
+#[derive(Clone)]
+pub struct Callers(moka::future::Cache<[u8; 32], Known>);
+
+impl Default for Callers {
+    fn default() -> Self {
+        // The time to live bounds what a lost notice can cost.
+        let cache = moka::future::Cache::builder()
+            .max_capacity(10_000)
+            .time_to_live(Duration::from_secs(20));
+        Self(cache.build())
+    }
+}
+
+impl Callers {
+    /// A caller, if known and still valid.
+    pub async fn get(&self, digest: &[u8; 32]) -> Option<Known> {
+        let known = self.0.get(digest).await?;
+        known
+            .until
+            .is_none_or(|until| until > std::time::Instant::now())
+            .then_some(known)
+    }
+
+    /// Remembers a caller.
+    pub async fn put(&self, digest: [u8; 32], known: Known) {
+        self.0.insert(digest, known).await;
+    }
+
+    /// Forgets everybody.
+    pub fn forget(&self) {
+        self.0.invalidate_all();
+    }
+
+    /// Forgets everybody whenever a notice says that tokens or roles have changed.
+    pub async fn follow(self, notices: Notices, stop: CancellationToken) {
+        let mut notices = notices.subscribe();
+        loop {
+            tokio::select! {
+                told = notices.next() => match told {
+                    Some((Channel::Auth, _)) | None => self.forget(),
+                    Some(_) => {}
+                },
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The database: how it is opened, brought up to date and listened to.
+//!
+//! Time and uniqueness belong to it: code compares times with `now()` in SQL, and asks constraints, not
+//! itself, whether a name is free. A statement that takes part in somebody's transaction takes
+//! `tx: &mut PgConnection`; a lone read takes any executor.
+
+pub mod listen;
+pub mod local;
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use crate::config::DatabaseSettings;
+use crate::kernel::problem::{Kind, Problem};
+
+/// The handle to the database: a bounded set of connections, cheap to clone.
+pub type Db = PgPool;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// Opens the database. Errors: `Unavailable` when it cannot be reached in time.
+pub async fn open(options: PgConnectOptions, settings: &DatabaseSettings) -> Result<Db, Problem> {
+    let timeout = format!("{}s", settings.statement_timeout.as_secs());
+    let options = options.application_name("tancho").options([
+        ("statement_timeout", timeout.as_str()),
+        ("idle_in_transaction_session_timeout", "60s"),
+    ]);
+    PgPoolOptions::new()
+        .max_connections(settings.max_connections)
+        .min_connections(1)
+        .acquire_timeout(settings.acquire_timeout)
+        .idle_timeout(Duration::from_secs(300))
+        // A dead connection shows at its first use; asking before each use would double every round trip.
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
+        .map_err(|e| Problem::unavailable("The database cannot be reached.").because(e))
+}
+
+/// Brings the schema up to date, under an advisory lock, so that replicas may start together.
+/// Errors: `Precondition` when the database was made by a newer Tancho.
+pub async fn migrate(db: &Db) -> Result<(), Problem> {
+    use sqlx::migrate::MigrateError;
+    MIGRATIONS.run(db).await.map_err(|e| match e {
+        MigrateError::VersionMissing(version) => Problem::precondition(format!(
+            "The database is at schema {version}, which this Tancho does not know: it is too old for it. Start the newer release."
+        )),
+        MigrateError::VersionMismatch(version) => Problem::precondition(format!(
+            "Schema {version} of the database differs from the one in this Tancho: it was made by another build."
+        )),
+        other => Problem::new(Kind::Unavailable, "The schema of the database could not be brought up to date.").because(other),
+    })
+}
+
+impl From<sqlx::Error> for Problem {
+    /// What may pass by itself is `Unavailable`; all else is our bug.
+    fn from(error: sqlx::Error) -> Self {
+        let passing = match &error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Tls(_) => true,
+            sqlx::Error::Database(e) => e.code().is_some_and(|code| is_passing(&code)),
+            sqlx::Error::Protocol(_) => true,
+            _ => false,
+        };
+        if passing {
+            Problem::unavailable("The database is out of reach; try again in a moment.").because(error)
+        } else {
+            Problem::internal(error)
+        }
+    }
+}
+
+/// SQLSTATEs of a server that is starting, stopping, full or cancelled the statement, and of lost races.
+fn is_passing(code: &str) -> bool {
+    code.starts_with("08") || code.starts_with("53") || code.starts_with("57") || is_lost_race(code)
+}
+
+fn is_lost_race(code: &str) -> bool {
+    matches!(code, "40001" | "40P01")
+}
+
+/// True if the error is a violation of the named constraint.
+pub fn violates(error: &sqlx::Error, constraint: &str) -> bool {
+    error
+        .as_database_error()
+        .and_then(|e| e.constraint())
+        .is_some_and(|name| name == constraint)
+}
+
+/// Words a violated constraint for the user; any other error stays what it is.
+pub fn on_constraint<T>(
+    result: sqlx::Result<T>,
+    constraint: &str,
+    problem: impl FnOnce() -> Problem,
+) -> Result<T, Problem> {
+    result.map_err(|error| {
+        if violates(&error, constraint) {
+            problem()
+        } else {
+            error.into()
+        }
+    })
+}
+
+/// Sends a notice to all replicas once the transaction commits.
+pub async fn notify(
+    tx: &mut sqlx::PgConnection,
+    channel: listen::Channel,
+    payload: &str,
+) -> sqlx::Result<()> {
+    sqlx::query!("select pg_notify($1, $2)", channel.as_str(), payload)
+        .execute(tx)
+        .await
+        .map(drop)
+}

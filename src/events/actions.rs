@@ -1,0 +1,170 @@
+//! Begin, end, say, follow.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use crate::db::Db;
+use crate::db::listen::{Channel, Notices, Subscription};
+use crate::events::model::{NewEvent, Outcome};
+use crate::events::store;
+use crate::kernel::call::Call;
+use crate::kernel::ids::EventId;
+use crate::kernel::problem::{Kind, Problem};
+
+/// Lines longer than this are cut, in bytes.
+const MAX_LINE: usize = 16 * 1024;
+/// How often a follower looks without being told.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Begins an event and takes its locks. Errors: `Locked`, naming what runs, who began it and when.
+pub async fn begin(tx: &mut PgConnection, call: &Call, new: &NewEvent) -> Result<EventId, Problem> {
+    let id = EventId::new();
+    store::insert(tx, &id, call, new).await?;
+    for target in std::iter::once(&new.target).chain(&new.also_locks) {
+        if store::lock(tx, &id, target).await? {
+            continue;
+        }
+        let words = match store::holder(&mut *tx, target).await? {
+            Some(event) => format!(
+                "event locked: {}({}) running \"{}\" start by {} {} at {}",
+                target.kind.as_str(),
+                target.value,
+                event.kind,
+                event.owner_kind,
+                event.owner_name,
+                event
+                    .started_at
+                    .to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+            ),
+            None => format!(
+                "event locked: {}({}) just changed; try again",
+                target.kind.as_str(),
+                target.value
+            ),
+        };
+        return Err(Problem::new(Kind::Locked, words));
+    }
+    Ok(id)
+}
+
+/// Ends an event and frees its locks; an event that has ended stays as it is.
+pub async fn end(
+    tx: &mut PgConnection,
+    id: &EventId,
+    outcome: &Outcome,
+    data: Option<&Value>,
+) -> Result<(), Problem> {
+    Ok(store::end(tx, id, outcome, data).await?)
+}
+
+/// Records a change that this very transaction makes: begins and ends at once. Errors: as `begin`.
+pub async fn record(tx: &mut PgConnection, call: &Call, new: &NewEvent) -> Result<EventId, Problem> {
+    let id = begin(tx, call, new).await?;
+    store::end(tx, &id, &Outcome::Done, None).await?;
+    Ok(id)
+}
+
+/// Adds a line to the progress of an event. Empty lines are left out (they crash a client).
+pub async fn say(db: &Db, id: &EventId, message: &str) -> Result<(), Problem> {
+    let message = message.trim_end_matches(['\n', '\r']);
+    if message.is_empty() {
+        return Ok(());
+    }
+    let mut cut = message.len().min(MAX_LINE);
+    while !message.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    // Text in Postgres cannot hold the zero character.
+    let message = message[..cut].replace('\0', "\u{fffd}");
+    Ok(store::insert_line(db, id, &message).await?)
+}
+
+/// What a follower hears.
+#[derive(Clone, Debug)]
+pub enum Told {
+    Line { at: DateTime<Utc>, message: String },
+    End(Outcome),
+}
+
+/// Somebody following an event from its first line to its end.
+#[derive(Debug)]
+pub struct Following {
+    db: Db,
+    notices: Subscription,
+    id: EventId,
+    after: i64,
+    waiting: std::collections::VecDeque<Told>,
+    ended: bool,
+}
+
+/// Follows an event, on whichever replica it runs.
+pub fn follow(db: &Db, notices: &Notices, id: &EventId) -> Following {
+    Following {
+        db: db.clone(),
+        notices: notices.subscribe(),
+        id: id.clone(),
+        after: 0,
+        waiting: std::collections::VecDeque::new(),
+        ended: false,
+    }
+}
+
+impl Following {
+    /// The next line, then the end, then `None`.
+    pub async fn next(&mut self) -> Result<Option<Told>, Problem> {
+        loop {
+            if let Some(told) = self.waiting.pop_front() {
+                return Ok(Some(told));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            self.look().await?;
+            if self.waiting.is_empty() {
+                self.pause().await;
+            }
+        }
+    }
+
+    /// Waits for the end, and answers it.
+    pub async fn outcome(mut self) -> Result<Outcome, Problem> {
+        while let Some(told) = self.next().await? {
+            if let Told::End(outcome) = told {
+                return Ok(outcome);
+            }
+        }
+        Err(Problem::internal("an event ended without an outcome"))
+    }
+
+    /// Reads what is new. The end is read before the lines, so that no line comes after it unseen.
+    async fn look(&mut self) -> Result<(), Problem> {
+        let event = store::find(&self.db, &self.id)
+            .await?
+            .ok_or_else(|| Problem::not_found("That event does not exist."))?;
+        let lines = store::list_lines(&self.db, &self.id, self.after).await?;
+        let full = lines.len() == 1000;
+        for (seq, at, message) in lines {
+            self.after = seq;
+            self.waiting.push_back(Told::Line { at, message });
+        }
+        if let (Some(outcome), false) = (event.outcome, full) {
+            self.ended = true;
+            self.waiting.push_back(Told::End(outcome));
+        }
+        Ok(())
+    }
+
+    async fn pause(&mut self) {
+        let until = tokio::time::Instant::now() + POLL;
+        loop {
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            match self.notices.wait(&[Channel::Event], left).await {
+                Some(id) if id != self.id.as_str() => {}
+                _ => return,
+            }
+        }
+    }
+}

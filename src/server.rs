@@ -1,0 +1,116 @@
+//! The server put together: what a process of Tancho runs, by its roles, from listeners that are already
+//! bound to the drain at its end. The command line and the tests start it alike.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Role, Settings};
+use crate::core::{Callers, Core, Parts, Public};
+use crate::db::Db;
+use crate::db::listen::Notices;
+use crate::http;
+use crate::kernel::ids::ReplicaId;
+use crate::kernel::problem::Problem;
+use crate::kernel::seal::Keyring;
+use crate::sagas::{Registry, Runner};
+
+/// What `start` needs; all of it is ready to use.
+pub struct Wanted {
+    pub settings: Settings,
+    /// Migrated.
+    pub db: Db,
+    pub keys: Keyring,
+    /// This machine's name for units and versions.
+    pub host: String,
+    /// Bound, if the process has the role.
+    pub api: TcpListener,
+    /// Where the router listens or will listen, for the URLs of apps.
+    pub router_addr: SocketAddr,
+}
+
+/// A server at work.
+pub struct Running {
+    pub core: Core,
+    pub api_addr: SocketAddr,
+}
+
+/// Starts everything that the roles ask for.
+pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let api_addr = wanted.api.local_addr().map_err(Problem::internal)?;
+    let notices = Notices::start(wanted.db.clone(), stop.clone());
+    let settings = wanted.settings;
+    let core = Core::new(Parts {
+        public: Public {
+            api_url: settings.api.public_url(api_addr),
+            domain: settings.router.domain.clone(),
+            router_port: settings.router.public_port(wanted.router_addr),
+        },
+        hashing: Arc::new(Semaphore::new(settings.auth.hash_concurrency)),
+        settings,
+        db: wanted.db,
+        notices: notices.clone(),
+        keys: wanted.keys,
+        host: wanted.host,
+        replica: ReplicaId::new(),
+        callers: Callers::default(),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    });
+    tasks.spawn(core.callers.clone().follow(notices.clone(), stop.clone()));
+    if core.settings.roles.contains(&Role::Worker) {
+        let runner = Runner::new(
+            core.db.clone(),
+            notices,
+            sagas(&core),
+            &core.host,
+            core.replica,
+            stop.clone(),
+        );
+        runner.start(&tasks);
+    }
+    if core.settings.roles.contains(&Role::Api) {
+        tasks.spawn(serve(wanted.api, core.clone()));
+    }
+    Ok(Running { core, api_addr })
+}
+
+/// Every kind of saga there is.
+pub fn sagas(_core: &Core) -> Registry {
+    Registry::default()
+}
+
+impl Running {
+    /// Stops: no new requests, those under way get `api.drain_seconds`, work under way is left to the
+    /// next replica. Units go on.
+    pub async fn stop(self) {
+        self.core.stop.cancel();
+        self.core.tasks.close();
+        let drain = self.core.settings.api.drain;
+        if tokio::time::timeout(drain, self.core.tasks.wait()).await.is_err() {
+            tracing::warn!("requests were still under way when the time to drain ended");
+        }
+        self.core.db.close().await;
+    }
+}
+
+async fn serve(listener: TcpListener, core: Core) {
+    let stop = core.stop.clone();
+    let service = http::api(core).into_make_service_with_connect_info::<SocketAddr>();
+    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
+        // Answers are small; waiting to fill a packet only costs time.
+        let _ = stream.set_nodelay(true);
+    });
+    if let Err(error) = axum::serve(listener, service)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+    {
+        tracing::error!(%error, "the API stopped serving");
+    }
+}

@@ -1,0 +1,4 @@
+//! Users and their tokens: who may come in.
+
+pub mod store;
+pub mod tokens;
