@@ -12,7 +12,16 @@ pub mod sagas;
 
 pub mod core;
 
+pub mod plans;
+pub mod platforms;
+pub mod pools;
+pub mod quotas;
+pub mod teams;
 pub mod users;
+
+pub mod apps;
+pub mod envs;
+pub mod releases;
 
 pub mod http;
 pub mod server;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgExecutor};
 
 use crate::db::Db;
 use crate::db::listen::{Channel, Notices, Subscription};
@@ -68,7 +68,7 @@ pub async fn record(tx: &mut PgConnection, call: &Call, new: &NewEvent) -> Resul
 }
 
 /// Adds a line to the progress of an event. Empty lines are left out (they crash a client).
-pub async fn say(db: &Db, id: &EventId, message: &str) -> Result<(), Problem> {
+pub async fn say(db: impl PgExecutor<'_>, id: &EventId, message: &str) -> Result<(), Problem> {
     let message = message.trim_end_matches(['\n', '\r']);
     if message.is_empty() {
         return Ok(());
