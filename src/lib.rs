@@ -4,3 +4,5 @@
 //! (`tests/layers.rs` sees to it):
 
 pub mod kernel;
+
+pub mod config;

@@ -1,0 +1,183 @@
+//! What must be true of settings beyond their types, one sentence each.
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::Settings;
+use crate::kernel::problem::Problem;
+
+/// Checks everything; the first fault is the answer.
+pub(super) fn check(settings: &Settings) -> Result<(), Problem> {
+    if settings.roles.is_empty() {
+        return Err(wrong("roles", "name at least one of api, worker and router"));
+    }
+    public_url(&settings.api.public_url)?;
+    domain(&settings.router.domain)?;
+    database_url(settings.database.url.expose())?;
+    numbers(settings)?;
+    durations(settings)?;
+    environment_names(&settings.builds.pass_environment)?;
+    let admin = &settings.admin;
+    if !admin.password.is_empty() && !admin.password_file.as_os_str().is_empty() {
+        return Err(Problem::invalid(
+            "Give only one of the settings `admin.password` and `admin.password_file`.",
+        ));
+    }
+    Ok(())
+}
+
+fn wrong(key: &str, what: &str) -> Problem {
+    Problem::invalid(format!("The setting `{key}` is wrong: {what}."))
+}
+
+fn public_url(text: &str) -> Result<(), Problem> {
+    let fits = |url: Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+    };
+    if text.is_empty() || (!text.ends_with('/') && Url::parse(text).is_ok_and(fits)) {
+        return Ok(());
+    }
+    Err(wrong(
+        "api.public_url",
+        "give a URL such as https://tancho.example.com, without a slash at the end",
+    ))
+}
+
+fn domain(text: &str) -> Result<(), Problem> {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    if text.len() <= 190 && text.split('.').all(label) {
+        return Ok(());
+    }
+    Err(wrong(
+        "router.domain",
+        "give a domain in lower case such as apps.example.com, without a port",
+    ))
+}
+
+fn database_url(text: &str) -> Result<(), Problem> {
+    let fits = |url: Url| matches!(url.scheme(), "postgres" | "postgresql");
+    if text.is_empty() || Url::parse(text).is_ok_and(fits) {
+        return Ok(());
+    }
+    Err(wrong(
+        "database.url",
+        "give a URL such as postgres://user:password@host/database",
+    ))
+}
+
+fn numbers(s: &Settings) -> Result<(), Problem> {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let size = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let at_least = [
+        ("api.max_body_bytes", size(s.api.max_body_bytes.0), 1024),
+        ("api.max_upload_bytes", size(s.api.max_upload_bytes.0), 1024),
+        ("router.max_connections", count(s.router.max_connections), 1),
+        ("database.max_connections", s.database.max_connections.into(), 2),
+        ("auth.token_days", s.auth.token_days.into(), 1),
+        (
+            "auth.login_attempts_per_account",
+            s.auth.login_attempts_per_account.into(),
+            1,
+        ),
+        (
+            "auth.login_attempts_per_address",
+            s.auth.login_attempts_per_address.into(),
+            1,
+        ),
+        ("auth.hash_memory_kib", s.auth.hash_memory_kib.into(), 8),
+        ("auth.hash_concurrency", count(s.auth.hash_concurrency), 1),
+        ("quota.apps_per_user", s.quota.apps_per_user.into(), -1),
+        ("quota.units_per_app", s.quota.units_per_app.into(), -1),
+        ("builds.max_output_bytes", size(s.builds.max_output_bytes.0), 1024),
+        (
+            "builds.max_unpacked_bytes",
+            size(s.builds.max_unpacked_bytes.0),
+            1024,
+        ),
+        ("builds.max_files", size(s.builds.max_files), 1),
+        ("builds.concurrency", count(s.builds.concurrency), 1),
+        (
+            "services.max_answer_bytes",
+            size(s.services.max_answer_bytes.0),
+            1024,
+        ),
+        (
+            "services.concurrency_per_service",
+            count(s.services.concurrency_per_service),
+            1,
+        ),
+        ("services.breaker_failures", s.services.breaker_failures.into(), 1),
+    ];
+    for (key, value, least) in at_least {
+        if value < least {
+            return Err(wrong(key, &format!("{value} is less than {least}")));
+        }
+    }
+    let uid = s.local.first_uid;
+    if uid != 0 && !(1000..=2_000_000_000).contains(&uid) {
+        return Err(wrong(
+            "local.first_uid",
+            "give 0, or a number from 1000 to 2000000000",
+        ));
+    }
+    if s.auth.token_days > 36_500 {
+        return Err(wrong("auth.token_days", "give at most 36500 days"));
+    }
+    Ok(())
+}
+
+/// What waits must be given at least a second; drains and graces may be 0.
+fn durations(s: &Settings) -> Result<(), Problem> {
+    let positive = [
+        ("api.request_timeout_seconds", s.api.request_timeout),
+        ("router.first_byte_timeout_seconds", s.router.first_byte_timeout),
+        ("router.idle_timeout_seconds", s.router.idle_timeout),
+        ("database.acquire_timeout_seconds", s.database.acquire_timeout),
+        ("database.statement_timeout_seconds", s.database.statement_timeout),
+        ("auth.login_window_seconds", s.auth.login_window),
+        ("apps.health_timeout_seconds", s.apps.health_timeout),
+        ("builds.deadline_seconds", s.builds.deadline),
+        ("services.connect_timeout_seconds", s.services.connect_timeout),
+        ("services.timeout_seconds", s.services.timeout),
+    ];
+    match positive.iter().find(|(_, time)| *time == Duration::ZERO) {
+        Some((key, _)) => Err(wrong(key, "give at least 1 second")),
+        None => Ok(()),
+    }
+}
+
+fn environment_names(names: &[String]) -> Result<(), Problem> {
+    let key = "builds.pass_environment";
+    for name in names {
+        let fits = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !fits {
+            return Err(wrong(
+                key,
+                &format!(
+                    "{:?} is not the name of a variable; give names only, no values",
+                    name.split('=').next().unwrap_or_default()
+                ),
+            ));
+        }
+        if name.starts_with("TANCHO_") || name == "DATABASE_URL" {
+            return Err(wrong(
+                key,
+                &format!("{name} is Tancho's own and must not reach a build"),
+            ));
+        }
+    }
+    Ok(())
+}
