@@ -6,3 +6,7 @@
 pub mod kernel;
 
 pub mod config;
+
+pub mod telemetry;
+
+pub mod datadir;
