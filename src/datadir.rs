@@ -26,7 +26,8 @@ const LARGEST_KEY_FILE: u64 = 64 * 1024;
 pub struct DataDir {
     path: PathBuf,
     as_root: bool,
-    _lock: Option<Flock<File>>,
+    lock: Option<Flock<File>>,
+    starting: tokio::sync::Mutex<()>,
 }
 
 impl DataDir {
@@ -50,7 +51,8 @@ impl DataDir {
         let dir = Self {
             path,
             as_root,
-            _lock: Some(lock),
+            lock: Some(lock),
+            starting: tokio::sync::Mutex::default(),
         };
         dir.make_folders()?;
         Ok(dir)
@@ -61,7 +63,8 @@ impl DataDir {
         Ok(Self {
             path: real_folder(path)?,
             as_root: nix::unistd::geteuid().is_root(),
-            _lock: None,
+            lock: None,
+            starting: tokio::sync::Mutex::default(),
         })
     }
 
@@ -73,6 +76,16 @@ impl DataDir {
     /// Whether this process is root, so that others' processes get users of their own.
     pub fn is_root(&self) -> bool {
         self.as_root
+    }
+
+    /// Whether this process has taken the folder (`open`) or only looks at it (`peek`).
+    pub fn is_held(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Held by who starts the managed Postgres: one at a time in this process.
+    pub fn starting(&self) -> &tokio::sync::Mutex<()> {
+        &self.starting
     }
 
     /// The managed Postgres: `postgres` and what stands beside it with that name in front. Made by

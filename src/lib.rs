@@ -10,3 +10,7 @@ pub mod config;
 pub mod telemetry;
 
 pub mod datadir;
+
+pub mod db {
+    pub mod local;
+}
