@@ -14,3 +14,5 @@ pub mod datadir;
 pub mod db {
     pub mod local;
 }
+
+pub mod cli;
