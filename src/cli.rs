@@ -239,6 +239,22 @@ mod tests {
     }
 
     #[test]
+    fn the_help_names_the_defaults() {
+        let help = Arguments::command().render_long_help().to_string();
+        let defaults = Settings::defaults();
+        for default in [
+            defaults.data_dir.display().to_string(),
+            defaults.api.listen.to_string(),
+            defaults.router.listen.to_string(),
+        ] {
+            assert!(
+                help.contains(&format!("[default: {default}]")),
+                "{default}: {help}"
+            );
+        }
+    }
+
+    #[test]
     fn every_command_is_understood() {
         let email = Email::parse("ana@example.com").unwrap();
         let admin = |password_file: Option<&str>| Command::CreateAdmin {

@@ -38,6 +38,9 @@ impl DataDir {
         let pass = if as_root { 0o711 } else { 0o700 };
         let is_new = !path.exists();
         if is_new {
+            if as_root {
+                check_passage(&future(path)?)?;
+            }
             make_with_parents(path, pass).map_err(|error| cannot("be made", path, error))?;
         }
         let path = real_folder(path)?;
@@ -203,6 +206,21 @@ fn check_mode(path: &Path, as_root: bool) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Where a folder that is not there yet will be, free of links.
+fn future(path: &Path) -> Result<PathBuf, Problem> {
+    let path =
+        std::path::absolute(path).map_err(|error| cannot("be used as the data folder", path, error))?;
+    let there = path
+        .ancestors()
+        .find(|above| above.exists())
+        .unwrap_or(Path::new("/"));
+    let real = there
+        .canonicalize()
+        .map_err(|error| cannot("be read", there, error))?;
+    // Only the folders above it matter, and those between do not exist yet.
+    Ok(real.join("new"))
+}
+
 /// As root, units run as other users: every folder above must let them pass.
 fn check_passage(path: &Path) -> Result<(), Problem> {
     for above in path.ancestors().skip(1) {
@@ -212,9 +230,8 @@ fn check_passage(path: &Path) -> Result<(), Problem> {
         if meta.mode() & 0o001 == 0 {
             return Err(Problem::invalid(format!(
                 "Started by root, Tancho runs Postgres and apps as other users, and those cannot pass through {} \
-                 to {}; choose another folder with --data-dir, such as /var/lib/tancho.",
-                above.display(),
-                path.display()
+                 to the data folder; choose another with --data-dir, such as /var/lib/tancho.",
+                above.display()
             )));
         }
     }
@@ -397,6 +414,10 @@ mod tests {
             make_folder(&closed, 0o700).unwrap();
             let words = DataDir::open(&closed.join("data")).unwrap_err().to_string();
             assert!(words.contains("/var/lib/tancho"), "{words}");
+            assert!(
+                !closed.join("data").exists(),
+                "nothing is made where it does not do"
+            );
         }
     }
 

@@ -5,7 +5,7 @@
 //! starting.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -99,25 +99,28 @@ fn is_postgres(pid: i32) -> bool {
 /// After a reboot, the number in the files of an earlier server may be another program's, and Postgres would
 /// refuse to start. Called only when no process of a server is left on the folder.
 pub(super) fn remove_stale_locks(folder: &Path, socket: &Path) {
-    let Some(old) = read_pid_file(folder) else {
-        return;
-    };
     // Without `/proc` nobody knows whose number it is, so Postgres decides.
-    if !has_proc() || !is_alive(old.pid) || is_busy(folder) {
+    if !has_proc() || is_busy(folder) {
         return;
     }
-    tracing::info!(
-        pid = old.pid,
-        "the pid file of Postgres names another process; removing it"
-    );
-    for path in [
-        folder.join(PID_FILE),
-        socket.join(SOCKET),
-        socket.join(format!("{SOCKET}.lock")),
-    ] {
-        // What cannot be removed makes Postgres refuse, with a reason.
-        if let Err(error) = fs::remove_file(&path) {
-            tracing::debug!(path = %path.display(), %error, "not removed");
+    remove(&socket.join(SOCKET));
+    remove(&socket.join(format!("{SOCKET}.lock")));
+    // The pid file of a process that is no more stays: Postgres reads from it which memory to give back.
+    if let Some(old) = read_pid_file(folder).filter(|old| is_alive(old.pid)) {
+        tracing::info!(
+            pid = old.pid,
+            "the pid file of Postgres names another process; removing it"
+        );
+        remove(&folder.join(PID_FILE));
+    }
+}
+
+/// What cannot be removed makes Postgres refuse, with its reason.
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "a stale file of Postgres cannot be removed");
         }
+        _ => {}
     }
 }

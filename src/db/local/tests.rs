@@ -132,7 +132,7 @@ async fn a_server_outlives_its_owner_and_is_taken_over() {
 }
 
 #[tokio::test]
-async fn a_killed_server_recovers_what_was_committed() {
+async fn a_killed_server_recovers_and_a_broken_one_says_why() {
     let house = House::new("data");
     let dir = house.open();
     let before = started(&dir).await;
@@ -141,20 +141,15 @@ async fn a_killed_server_recovers_what_was_committed() {
     let after = started(&dir).await;
     assert_ne!(after.pid(), before.pid());
     execute(&before, "insert into kept values (8)").await;
-    after.health().await.unwrap();
+
+    after.stop(Duration::from_secs(10)).await.unwrap();
+    fs::remove_file(dir.postgres().join("global/pg_control")).unwrap();
+    let words = LocalPostgres::start(&dir).await.unwrap_err().words().to_owned();
+    assert!(words.contains("pg_control"), "{words}");
 }
 
 #[tokio::test]
-async fn two_starts_at_once_share_one_server() {
-    let house = House::new("data");
-    let dir = house.open();
-    let (one, two) = tokio::join!(started(&dir), started(&dir));
-    assert_eq!(one.pid(), two.pid());
-    execute(&two, "create table t (n int)").await;
-}
-
-#[tokio::test]
-async fn an_interrupted_initdb_is_done_again_and_any_name_will_do() {
+async fn an_interrupted_initdb_is_done_again_by_one_of_two_in_a_folder_of_any_name() {
     // Too long for a socket, and with all that a settings file might trip over.
     let house = House::new(&format!("it's \"a\" $(name) #{}", "x".repeat(90)));
     let dir = house.open();
@@ -170,7 +165,8 @@ async fn an_interrupted_initdb_is_done_again_and_any_name_will_do() {
         }
     }
     assert!(!dir.postgres().exists());
-    let postgres = started(&dir).await;
+    let (postgres, other) = tokio::join!(started(&dir), started(&dir));
+    assert_eq!(postgres.pid(), other.pid());
     let remains = fs::read_dir(dir.path()).unwrap().flatten();
     assert!(
         remains
@@ -204,14 +200,4 @@ async fn a_folder_that_does_not_fit_is_named_with_what_to_do() {
         chown(dir.postgres(), Some(0), Some(0)).unwrap();
         assert!(refused().await.contains("chown"));
     }
-}
-
-#[tokio::test]
-async fn a_server_that_cannot_start_says_why() {
-    let house = House::new("data");
-    let dir = house.open();
-    started(&dir).await.stop(Duration::from_secs(10)).await.unwrap();
-    fs::remove_file(dir.postgres().join("global/pg_control")).unwrap();
-    let words = LocalPostgres::start(&dir).await.unwrap_err().words().to_owned();
-    assert!(words.contains("pg_control"), "{words}");
 }
