@@ -6,6 +6,9 @@
 pub mod kernel;
 
 pub mod config;
+pub mod telemetry;
+
+pub mod datadir;
 pub mod db;
 pub mod events;
 pub mod sagas;
@@ -25,3 +28,5 @@ pub mod releases;
 
 pub mod http;
 pub mod server;
+
+pub mod cli;
