@@ -46,12 +46,16 @@ impl Backend {
     /// An idle connection that still lives. `repeatable` says whether the request may be sent again if
     /// the connection turns out to be dead.
     pub(super) fn take(&self, repeatable: bool) -> Option<Wire> {
+        let mut idle = self.idle();
         loop {
-            let (wire, since) = self.idle().wires.pop()?;
-            if !wire.is_alive() {
-                continue;
+            let (_, since) = idle.wires.last()?;
+            if !repeatable && since.elapsed() >= FRESH {
+                return None;
             }
-            return (repeatable || since.elapsed() < FRESH).then_some(wire);
+            let (wire, _) = idle.wires.pop()?;
+            if wire.is_alive() {
+                return Some(wire);
+            }
         }
     }
 

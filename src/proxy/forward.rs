@@ -18,11 +18,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{Level, debug, enabled};
 
 use super::backend::{Backend, Lease, Live};
-use super::exchange::{Exchange, Fault, UnitBody};
+use super::exchange::{Exchange, Fault};
 use super::headers::{self, UnitHead, X_REQUEST_ID};
 use super::pages::Refusal;
 use super::routes::Host;
 use super::serve::Place;
+use super::unit_body::UnitBody;
 use super::wire::{Answer, Wire};
 use super::{Inner, upgrade};
 
@@ -41,6 +42,10 @@ pub(super) struct ReplyBody {
     client: Arc<Client>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every answer is a unit's: a box would cost each one"
+)]
 enum ReplyKind {
     Unit(UnitBody),
     /// Our own page, until it is taken.
@@ -92,7 +97,7 @@ pub(super) async fn handle(
     if let Some(begun) = begun {
         debug!(
             request_id = id.to_str().unwrap_or_default(),
-            host = ?parts.headers.get(HOST),
+            host = %String::from_utf8_lossy(host_of(&parts).unwrap_or(b"-")),
             app = &*app,
             status = status.as_u16(),
             ms = begun.elapsed().as_secs_f64() * 1000.0,
@@ -276,6 +281,7 @@ impl Asking<'_> {
             Err(Fault::Late) => Refusal::Late { app: app() },
             Err(Fault::Nonsense(how)) => Refusal::Broken { app: app(), how },
             Err(Fault::Client) => Refusal::Malformed("its body broke off or is badly framed"),
+            Err(Fault::Stalled) => Refusal::Stalled,
             Err(Fault::Silent) if self.repeatable || exchange.is_unsent() => match exchange.into_body() {
                 Some(body) => return Err(Missed::Again(body)),
                 None => Refusal::Broken {
