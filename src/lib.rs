@@ -12,6 +12,9 @@ pub mod datadir;
 pub mod db;
 pub mod events;
 pub mod sagas;
+pub mod builders;
+pub mod provisioners;
+pub mod proxy;
 
 pub mod core;
 
