@@ -4,3 +4,4 @@
 //! (`tests/layers.rs` sees to it):
 
 pub mod kernel;
+pub mod provisioners;
