@@ -3,19 +3,20 @@
 //! The map of the house, from the ground up. A module imports only what stands above it in this list
 //! (`tests/layers.rs` sees to it):
 
-pub mod builders;
 pub mod kernel;
 
 pub mod config;
-pub mod telemetry;
 
 pub mod datadir;
+pub mod telemetry;
+
 pub mod db;
-pub mod events;
-pub mod sagas;
+
 pub mod builders;
+pub mod events;
 pub mod provisioners;
 pub mod proxy;
+pub mod sagas;
 
 pub mod core;
 
@@ -26,11 +27,18 @@ pub mod quotas;
 pub mod teams;
 pub mod users;
 
-pub mod apps;
 pub mod envs;
+
+pub mod apps;
+
 pub mod releases;
 
+pub mod deploys;
+
+pub mod lifecycle;
+
 pub mod http;
+
 pub mod server;
 
 pub mod cli;

@@ -1,0 +1,375 @@
+//! `tancho unit-shim <folder>`: the long-lived companion of one unit. It starts the unit's processes,
+//! keeps their log, starts them again, and ends them; it outlives Tancho. Small: no runtime, five
+//! threads that sleep.
+//!
+//! Standard input is the spec (see `handover`), standard output the held lock of the folder. Until it
+//! is told to stop (SIGTERM; SIGQUIT means at once), the unit is: hooks, command, hooks; and
+//! when the command ends, whatever is left of it is killed, and after a pause the command runs again.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Pid, setsid};
+
+use super::family::{Family, Note};
+use super::folder::{Folder, State};
+use super::handover::Handover;
+use super::launch::{helper, shorten};
+use super::log::{self, Writer};
+use super::proc::{self, Process};
+use super::stage::close_inherited;
+use super::{UnitSpec, UnitState, cgroup};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A command that ran this long begins with the first pause again.
+const SOUND: Duration = Duration::from_secs(60);
+/// A hook may take this long.
+const HOOK: Duration = Duration::from_secs(600);
+/// A state that could not be written (a full disk) is tried again after this.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long to wait for the last lines of what has ended.
+const LAST_LINES: Duration = Duration::from_millis(500);
+/// How long to wait for the end of what was killed.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// Runs the shim until its unit is to stop.
+pub fn main() -> ExitCode {
+    close_inherited();
+    let Some(folder) = std::env::args_os().nth(2) else {
+        return ExitCode::from(2);
+    };
+    // Blocked in every thread to come, so that the one that waits for them gets them all.
+    let mut signals = SigSet::empty();
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ] {
+        signals.add(signal);
+    }
+    match prepare(&signals).and_then(|()| Shim::start(Folder::at(folder), signals)) {
+        Ok(mut shim) => {
+            shim.live();
+            ExitCode::SUCCESS
+        }
+        // Standard error is a file in the folder, for this and for panics.
+        Err(error) => {
+            let _nowhere_to_tell = io::Write::write_all(&mut io::stderr(), format!("{error}\n").as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare(signals: &SigSet) -> io::Result<()> {
+    signals.thread_block()?;
+    // Fails only for the leader of a group, which then has what it needs.
+    let _already = setsid();
+    umask(Mode::from_bits_truncate(0o077));
+    std::env::set_current_dir("/")?;
+    prctl::set_child_subreaper(true)?;
+    // Its memory holds secrets.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(())
+}
+
+/// Why a run ended.
+pub(super) enum End {
+    /// The shim was told to stop.
+    Stop,
+    /// The words for `reason`, and the exit status.
+    Failed(String, Option<i32>),
+}
+
+pub(super) struct Shim {
+    pub(super) folder: Folder,
+    pub(super) spec: UnitSpec,
+    pub(super) state: State,
+    /// The state on disk is older than `state`.
+    unsaved: bool,
+    pub(super) log: Arc<Mutex<Writer>>,
+    pub(super) family: Family,
+    notes: Receiver<Note>,
+    /// The newest count of children of which nothing is left.
+    alone: u64,
+    /// The threads that read what the unit says.
+    pub(super) followers: Vec<JoinHandle<()>>,
+    /// Told to stop at once.
+    at_once: bool,
+    /// Holds the port for us; released with us.
+    pub(super) ports: Option<std::fs::File>,
+}
+
+impl Shim {
+    fn start(folder: Folder, signals: SigSet) -> io::Result<Self> {
+        let handover = Handover::read(io::stdin())?;
+        let parent = handover.cgroup.clone();
+        let spec = handover.into_spec();
+        let mut state = State::new(&spec);
+        state.shim = Process::current();
+        state.state = UnitState::Starting;
+        let name = format!("tancho-{}-{}", spec.unit, Pid::this());
+        state.cgroup = cgroup::make(parent.as_deref(), &name, spec.memory_bytes);
+
+        let (tell, notes) = channel();
+        let family = Family::default();
+        let (reaper, told) = (family.clone(), tell.clone());
+        helper("reaper", move || reaper.reap(&told))?;
+        helper("signals", move || watch_signals(&signals, &tell))?;
+        let log = Arc::new(Mutex::new(Writer::open(folder.path())));
+        let mut shim = Self {
+            folder,
+            spec,
+            state,
+            unsaved: true,
+            log,
+            family,
+            notes,
+            alone: 0,
+            followers: Vec::new(),
+            at_once: false,
+            ports: None,
+        };
+        shim.save();
+        Ok(shim)
+    }
+
+    fn live(&mut self) {
+        let mut pause = FIRST_PAUSE;
+        let mut prepared = false;
+        loop {
+            let began = Instant::now();
+            let end = match self
+                .open()
+                .and_then(|()| if prepared { Ok(()) } else { self.before() })
+            {
+                Ok(()) => self.command(&mut prepared),
+                Err(end) => end,
+            };
+            let End::Failed(reason, exit) = end else { break };
+            self.clear();
+            if began.elapsed() >= SOUND {
+                pause = FIRST_PAUSE;
+            }
+            self.say(&format!(
+                "{reason}; starting again in {:.1} s",
+                pause.as_secs_f32()
+            ));
+            self.state.state = UnitState::Error;
+            self.state.child = None;
+            (self.state.reason, self.state.exit) = (Some(reason), exit);
+            self.save();
+            if self.wait_for(Instant::now() + pause, |_| None::<()>).is_none() {
+                break;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            self.state.restarts += 1;
+        }
+        self.stop();
+    }
+
+    fn before(&mut self) -> Result<(), End> {
+        for hook in self.spec.before.clone() {
+            let pid = self.spawn(&hook)?;
+            let ended = self.wait_for(Instant::now() + HOOK, |note| match note {
+                Note::Ended(ended, status) if *ended == pid => Some(*status),
+                _ => None,
+            });
+            let what = format!("the hook {:?}", shorten(&hook));
+            match ended {
+                None => return Err(End::Stop),
+                Some(None) => {
+                    return Err(End::Failed(
+                        format!("{what} took longer than {} s", HOOK.as_secs()),
+                        None,
+                    ));
+                }
+                Some(Some(Some(status))) if status.success() => {}
+                Some(Some(status)) => {
+                    let (words, exit) = self.describe(status, 0);
+                    return Err(End::Failed(format!("{what} failed: {words}"), exit));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the command until it ends, and beside it, once, the hooks that come after its start.
+    fn command(&mut self, prepared: &mut bool) -> End {
+        let kills = self.state.cgroup.as_deref().map_or(0, cgroup::kills);
+        let pid = match self.spawn(&self.spec.command.clone()) {
+            Ok(pid) => pid,
+            Err(end) => return end,
+        };
+        self.state.state = UnitState::Started;
+        self.state.child = Some(pid);
+        self.state.started_at = Some(log::now());
+        self.state.reason = None;
+        self.save();
+        let mut hooks = if std::mem::replace(prepared, true) {
+            Vec::new()
+        } else {
+            self.spec.after.clone()
+        };
+        hooks.reverse();
+        loop {
+            let hook = hooks.pop().map(|line| (self.spawn(&line).ok(), line));
+            let hook_pid = hook.as_ref().and_then(|(pid, _)| *pid);
+            let far = Duration::from_secs(365 * 24 * 3600);
+            let ended = loop {
+                let limit = if hook_pid.is_some() { HOOK } else { far };
+                let ended = self.wait_for(Instant::now() + limit, |note| match note {
+                    Note::Ended(ended, status) if *ended == pid || Some(*ended) == hook_pid => {
+                        Some((*ended, *status))
+                    }
+                    _ => None,
+                });
+                match ended {
+                    None => return End::Stop,
+                    Some(Some(ended)) => break ended,
+                    Some(None) => {}
+                }
+            };
+            let (ended, status) = ended;
+            if ended == pid {
+                let (words, exit) = self.describe(status, kills);
+                return End::Failed(words, exit);
+            }
+            if !status.is_some_and(|status| status.success()) {
+                let line = hook.map(|(_, line)| line).unwrap_or_default();
+                let (words, _) = self.describe(status, kills);
+                self.say(&format!("the hook {:?} failed: {words}", shorten(&line)));
+            }
+        }
+    }
+
+    /// Waits for a note that fits. `None` = told to stop, `Some(None)` = too late.
+    fn wait_for<T>(&mut self, until: Instant, fits: impl Fn(&Note) -> Option<T>) -> Option<Option<T>> {
+        loop {
+            // Also a call that came while what was left of a run was killed.
+            if self.state.stopping {
+                self.save();
+                return None;
+            }
+            match self.next_note(until) {
+                Some(note) => {
+                    if let Some(found) = fits(&note) {
+                        return Some(Some(found));
+                    }
+                }
+                None => return Some(None),
+            }
+        }
+    }
+
+    /// The next note, or `None` when it is late. Saves what could not be saved before.
+    fn next_note(&mut self, until: Instant) -> Option<Note> {
+        loop {
+            let mut wait = until.saturating_duration_since(Instant::now());
+            if self.unsaved {
+                wait = wait.min(RETRY);
+            }
+            match self.notes.recv_timeout(wait) {
+                Ok(note) => {
+                    match note {
+                        Note::Alone(count) => self.alone = self.alone.max(count),
+                        Note::Stop => self.state.stopping = true,
+                        Note::StopNow => (self.state.stopping, self.at_once) = (true, true),
+                        Note::Ended(..) => {}
+                    }
+                    return Some(note);
+                }
+                Err(RecvTimeoutError::Timeout) if self.unsaved && Instant::now() < until => self.save(),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.alone >= self.family.started()
+    }
+
+    /// Waits until nothing is left of the unit, or it is to stop at once.
+    fn wait_alone(&mut self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        while !self.is_alone() && !self.at_once && self.next_note(until).is_some() {}
+        self.is_alone()
+    }
+
+    /// Kills what is left of a run, and lets its last lines arrive.
+    fn clear(&mut self) {
+        let until = Instant::now() + KILLED;
+        // Most often nothing is left, and the news of it is on its way.
+        let mut late = Instant::now() + Duration::from_millis(20);
+        while !self.is_alone() && Instant::now() < until {
+            if self.next_note(late).is_none() {
+                self.kill_all();
+                late = Instant::now() + Duration::from_millis(50);
+            }
+        }
+        let until = Instant::now() + LAST_LINES;
+        while Instant::now() < until {
+            self.followers.retain(|follower| !follower.is_finished());
+            if self.followers.is_empty() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn kill_all(&self) {
+        self.family.signal(Signal::SIGKILL);
+        if let Some(cgroup) = &self.state.cgroup {
+            cgroup::kill_all(cgroup);
+        }
+        proc::kill_each(proc::descendants());
+    }
+
+    /// Asks all to end, kills what is left after the grace, and says so.
+    fn stop(&mut self) {
+        self.family.signal(Signal::SIGTERM);
+        self.wait_alone(self.spec.grace);
+        self.clear();
+        if let Some(cgroup) = &self.state.cgroup {
+            cgroup::remove(cgroup);
+        }
+        self.state.state = UnitState::Stopped;
+        self.state.child = None;
+        self.state.reason = Some("stopped on request".into());
+        self.save();
+    }
+
+    pub(super) fn save(&mut self) {
+        self.unsaved = self.folder.write_state(&self.state).is_err();
+    }
+
+    fn say(&self, words: &str) {
+        if let Ok(mut log) = self.log.lock() {
+            log.say(words);
+        }
+    }
+}
+
+fn watch_signals(signals: &SigSet, tell: &Sender<Note>) {
+    while let Ok(signal) = signals.wait() {
+        let note = match signal {
+            Signal::SIGTERM | Signal::SIGINT => Note::Stop,
+            Signal::SIGQUIT => Note::StopNow,
+            _ => continue,
+        };
+        if tell.send(note).is_err() {
+            return;
+        }
+    }
+}
