@@ -364,6 +364,21 @@ async fn a_killed_shim_takes_its_unit_along() {
 }
 
 #[tokio::test]
+async fn starting_anew_clears_away_what_a_killed_shim_left() {
+    for site in [Site::new(), Site::without_cgroups()] {
+        let spec = site.spec("heir", "sleep 1000 & echo child $!; wait");
+        site.start(&spec).await;
+        let child = site.said(&spec, "child ").await;
+        let shim = site.shim(&spec.unit);
+        end(shim, Signal::SIGKILL);
+        dies(&shim.to_string()).await;
+        // Nobody looked in between.
+        site.local.ensure(&spec).await.unwrap();
+        dies(&child).await;
+    }
+}
+
+#[tokio::test]
 async fn a_failing_hook_keeps_the_command_from_running() {
     let site = Site::new();
     let mut spec = site.spec("hooked", "echo command");
@@ -484,7 +499,7 @@ async fn a_unit_runs_as_its_user_and_sees_only_its_own() {
         .collect();
     let shim = "for fd in /proc/$PPID/fd/0 /proc/$PPID/environ; do cat $fd && echo READ; done";
     let command = format!(
-        "echo id $(id -u) $(id -g) $(id -G); grep NoNewPrivs /proc/self/status; umask; ulimit -c; {}; ls {}; {shim}; \
+        "echo id $(id -u) $(id -g) $(id -G); grep -E 'NoNewPrivs|SigBlk|CapEff' /proc/self/status; grep -c 'SigIgn:.*0000000$' /proc/self/status; umask; ulimit -c; {}; ls {}; {shim}; \
          echo mine > \"$HOME/f\" && echo home; ls /proc/self/fd | wc -l; echo end; exec sleep 1000",
         reads.join("; "),
         there.parent().unwrap().join("other").display(),
@@ -508,7 +523,10 @@ async fn a_unit_runs_as_its_user_and_sees_only_its_own() {
         out,
         [
             "id 20001 20001 20001",
+            "SigBlk:\t0000000000000000",
+            "CapEff:\t0000000000000000",
             "NoNewPrivs:\t1",
+            "1",
             "0077",
             "0",
             "home",
@@ -576,7 +594,7 @@ async fn a_flood_of_output_neither_blocks_the_unit_nor_fills_the_disk() {
     let site = Site::new();
     let mark = site.root.join("mark");
     let command = format!(
-        "head -c 200000000 /dev/zero | tr '\\0' 'x' | fold -w 200; echo > {}; exec sleep 1000",
+        "head -c 60000000 /dev/zero | tr '\\0' 'x' | fold -w 200; echo > {}; exec sleep 1000",
         mark.display()
     );
     let spec = site.spec("flood", &command);

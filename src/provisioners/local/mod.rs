@@ -79,7 +79,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Opens the root, makes it if need be, and looks for changes there until `stop`.
+    /// Opens the root, makes it if need be, and looks for changes there until `stop`. Call it inside a runtime.
     pub fn new(
         mut settings: LocalSettings,
         tracker: &TaskTracker,
