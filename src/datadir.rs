@@ -107,6 +107,13 @@ impl DataDir {
         self.path.join("versions")
     }
 
+    /// The folder of one app's versions, made if need be; `app` is an id, never a name from outside.
+    pub fn app_versions(&self, app: uuid::Uuid) -> io::Result<PathBuf> {
+        let folder = self.versions().join(app.to_string());
+        make_folder(&folder, if self.as_root { 0o711 } else { 0o700 })?;
+        Ok(folder)
+    }
+
     /// Archives of source on their way to a build.
     pub fn uploads(&self) -> PathBuf {
         self.path.join("uploads")

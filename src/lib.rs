@@ -34,6 +34,7 @@ pub mod apps;
 pub mod releases;
 
 pub mod deploys;
+pub mod services;
 
 pub mod lifecycle;
 

@@ -2,6 +2,7 @@
 //! bound to the drain at its end. The command line and the tests start it alike.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -11,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Role, Settings};
 use crate::core::{Callers, Core, Parts, Public};
+use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::listen::Notices;
 use crate::http;
@@ -18,6 +20,7 @@ use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
 use crate::kernel::seal::Keyring;
 use crate::sagas::{Registry, Runner};
+use crate::{deploys, lifecycle, releases};
 
 /// What `start` needs; all of it is ready to use.
 pub struct Wanted {
@@ -25,6 +28,11 @@ pub struct Wanted {
     /// Migrated.
     pub db: Db,
     pub keys: Keyring,
+    pub dirs: DataDir,
+    /// Where the platforms of the binary were installed.
+    pub platforms_dir: PathBuf,
+    /// Variables of the operator that builds get.
+    pub pass_env: Vec<(String, String)>,
     /// This machine's name for units and versions.
     pub host: String,
     /// Bound, if the process has the role.
@@ -53,6 +61,10 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
             router_port: settings.router.public_port(wanted.router_addr),
         },
         hashing: Arc::new(Semaphore::new(settings.auth.hash_concurrency)),
+        building: Arc::new(Semaphore::new(settings.builds.concurrency)),
+        dirs: Arc::new(wanted.dirs),
+        platforms_dir: wanted.platforms_dir,
+        pass_env: wanted.pass_env,
         settings,
         db: wanted.db,
         notices: notices.clone(),
@@ -82,8 +94,12 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
 }
 
 /// Every kind of saga there is.
-pub fn sagas(_core: &Core) -> Registry {
+pub fn sagas(core: &Core) -> Registry {
     Registry::default()
+        .with(releases::Rollout::new(core))
+        .with(deploys::Deploy::new(core))
+        .with(deploys::Rollback::new(core))
+        .with(lifecycle::RemoveApp::new(core))
 }
 
 impl Running {

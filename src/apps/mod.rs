@@ -17,3 +17,4 @@ pub(crate) mod store;
 
 pub use actions::{ensure_live, find_for, find_full_for, resolve_team_owner, visible};
 pub use model::{App, AppState, Bound, Full, Scale, UnitView};
+pub use store::Reach;

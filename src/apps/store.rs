@@ -355,10 +355,10 @@ pub(crate) async fn begin_removal(tx: &mut PgConnection, id: AppId) -> sqlx::Res
     .map(|done| done.rows_affected() == 1)
 }
 
-/// Removes the app's row with all that hangs on it.
-pub(crate) async fn delete(tx: &mut PgConnection, id: AppId) -> sqlx::Result<()> {
+/// Removes the app's row with all that hangs on it; false if it is gone already.
+pub(crate) async fn delete(tx: &mut PgConnection, id: AppId) -> sqlx::Result<bool> {
     sqlx::query!("delete from app where app_id = $1", id.0)
         .execute(tx)
         .await
-        .map(drop)
+        .map(|done| done.rows_affected() == 1)
 }

@@ -146,3 +146,14 @@ pub(crate) async fn delete(tx: &mut PgConnection, app: AppId, names: &[String]) 
     .await
     .map(|done| done.rows_affected())
 }
+
+/// Removes all variables that users have set.
+pub(crate) async fn delete_all_of_users(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from env_var where app_id = $1 and managed_by <> 'tsuru'",
+        app.0
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}

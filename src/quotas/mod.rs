@@ -3,3 +3,6 @@ use crate::kernel::problem::Problem;
 pub async fn reserve_app(_tx: &mut sqlx::PgConnection, _email: &Email) -> Result<(), Problem> {
     Ok(())
 }
+pub async fn release_app(_tx: &mut sqlx::PgConnection, _email: &Email) -> Result<(), Problem> {
+    Ok(())
+}

@@ -18,6 +18,7 @@ pub(crate) mod store;
 
 pub use actions::{EnvChange, environment_of, restart, set_env, unset_env};
 pub use rollout::{
-    abandon, adopt, await_ready, environment, propose, propose_version, start_fresh, user_environment,
+    abandon, adopt, await_gone, await_ready, environment, propose, propose_version, restore_user_environment,
+    start_fresh, user_environment,
 };
 pub use saga::{Rollout, RolloutData};

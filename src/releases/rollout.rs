@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use crate::core::Core;
 use crate::db;
@@ -41,15 +41,30 @@ pub async fn propose(core: &Core, tx: &mut PgConnection, app: AppId) -> Result<O
     Ok(Some(release))
 }
 
-/// Makes a release of a version with the environment as it is now, and makes it the candidate.
+/// A variable of a user, as a snapshot has it: name, value, whether it is public.
+pub type UserVar = (EnvName, Secret, bool);
+
+/// Makes a release of a version with the environment as it is now, or as it would be if users had set
+/// `vars` and nothing else, and makes it the candidate. The app's variables stay as they are.
 pub async fn propose_version(
     core: &Core,
     tx: &mut PgConnection,
     app: AppId,
     version: i32,
+    vars: Option<&[UserVar]>,
 ) -> Result<i64, Problem> {
     let standing = standing(tx, app).await?;
-    let release = make(core, tx, app, &standing.name, version).await?;
+    let release = match vars {
+        None => make(core, tx, app, &standing.name, version).await?,
+        Some(vars) => {
+            // What would be is asked of the database in a transaction within the transaction.
+            let mut trial = tx.begin().await?;
+            replace_user_vars(core, &mut trial, app, vars).await?;
+            let (env, user_env) = snapshot(core, &mut trial, app, &standing.name, version).await?;
+            trial.rollback().await?;
+            store::insert(tx, app, version, &env, &user_env).await?
+        }
+    };
     store::set_candidate(tx, app, release).await?;
     db::notify(tx, Channel::Units, "").await?;
     Ok(release)
@@ -84,6 +99,18 @@ async fn make(
     name: &AppName,
     version: i32,
 ) -> Result<i64, Problem> {
+    let (env, user_env) = snapshot(core, tx, app, name, version).await?;
+    Ok(store::insert(tx, app, version, &env, &user_env).await?)
+}
+
+/// The whole environment and what users have set of it, sealed.
+async fn snapshot(
+    core: &Core,
+    tx: &mut PgConnection,
+    app: AppId,
+    name: &AppName,
+    version: i32,
+) -> Result<(Vec<u8>, Vec<u8>), Problem> {
     let all = envs::effective(core, tx, app, name).await?;
     let user: BTreeMap<&str, (&str, bool)> = all
         .iter()
@@ -92,7 +119,7 @@ async fn make(
         .collect();
     let env = seal(core, &place("release.env", app, version), &all.to_map())?;
     let user_env = seal(core, &place("release.user_env", app, version), &user)?;
-    Ok(store::insert(tx, app, version, &env, &user_env).await?)
+    Ok((env, user_env))
 }
 
 fn seal(core: &Core, place: &Place, value: &impl serde::Serialize) -> Result<Vec<u8>, Problem> {
@@ -119,7 +146,7 @@ pub async fn user_environment(
     tx: &mut PgConnection,
     app: AppId,
     version: i32,
-) -> Result<Option<Vec<(EnvName, Secret, bool)>>, Problem> {
+) -> Result<Option<Vec<UserVar>>, Problem> {
     let Some(release) = store::first_of_version(tx, app, version).await? else {
         return Ok(None);
     };
@@ -136,6 +163,56 @@ pub async fn user_environment(
         .map(|(name, (value, public))| Ok((EnvName::parse(&name)?, Secret::new(value), public)))
         .collect();
     vars.map(Some)
+}
+
+/// Makes the variables of users what they were when a version was first released.
+pub async fn restore_user_environment(
+    core: &Core,
+    tx: &mut PgConnection,
+    app: AppId,
+    version: i32,
+) -> Result<(), Problem> {
+    match user_environment(core, tx, app, version).await? {
+        Some(vars) => replace_user_vars(core, tx, app, &vars).await,
+        None => Ok(()),
+    }
+}
+
+async fn replace_user_vars(
+    core: &Core,
+    tx: &mut PgConnection,
+    app: AppId,
+    vars: &[UserVar],
+) -> Result<(), Problem> {
+    envs::store::delete_all_of_users(tx, app).await?;
+    for (name, value, public) in vars {
+        let put = envs::store::Put {
+            name,
+            value,
+            public: *public,
+            managed_by: "",
+            alias: "",
+        };
+        envs::store::put(tx, &core.keys, app, &put).await?;
+    }
+    Ok(())
+}
+
+/// Waits until no unit of a release is left, so that its files may go. Not for ever: errors as `Retry`.
+pub async fn await_gone(core: &Core, release: Option<i64>) -> Result<(), StepError> {
+    let Some(release) = release else { return Ok(()) };
+    let mut notices = core.notices.subscribe();
+    for _ in 0..100 {
+        if store::count_units(&core.db, release).await? == 0 {
+            return Ok(());
+        }
+        notices.wait(&[Channel::Units], Duration::from_millis(250)).await;
+    }
+    let why = Problem::unavailable("Units of the release are still being stopped.");
+    Err(StepError::Retry {
+        why,
+        after: Duration::from_secs(1),
+    })
 }
 
 /// Waits until every process of a release has as many ready units as are wanted, saying how far it is.
@@ -205,12 +282,15 @@ fn trouble(core: &Core, processes: &[Readiness]) -> Option<String> {
     None
 }
 
-/// Makes a release current: from now on its units get the requests. Twice is fine.
-pub async fn adopt(tx: &mut PgConnection, app: AppId, release: i64) -> Result<(), Problem> {
+/// Makes a release current: from now on its units get the requests. False if it is already.
+pub async fn adopt(tx: &mut PgConnection, app: AppId, release: i64) -> Result<bool, Problem> {
+    if standing(tx, app).await?.current == Some(release) {
+        return Ok(false);
+    }
     store::set_current(tx, app, release).await?;
     db::notify(tx, Channel::Units, "").await?;
     db::notify(tx, Channel::Routes, "").await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Drops a candidate: its units go. Fine if it is the candidate no more.

@@ -172,3 +172,13 @@ pub(super) async fn last_lines(db: impl PgExecutor<'_>, release: i64) -> sqlx::R
     .fetch_all(db)
     .await
 }
+
+/// Units of a release that are there in any phase.
+pub(super) async fn count_units(db: impl PgExecutor<'_>, release: i64) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "count!" from unit where release_id = $1"#,
+        release
+    )
+    .fetch_one(db)
+    .await
+}

@@ -116,6 +116,15 @@ impl Run {
         }
     }
 
+    /// Many lines at once.
+    pub async fn say_all(&self, lines: &[String]) {
+        if let Some(event) = &self.event
+            && let Err(problem) = events::say_all(&self.db, event, lines).await
+        {
+            tracing::warn!(problem = %problem.chain(), "lines of progress were lost");
+        }
+    }
+
     /// A transaction that only the holder of the fence gets. Errors: `Lost`.
     pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, StepError> {
         let mut tx = self.db.begin().await?;
