@@ -84,21 +84,30 @@ async fn swapping_backends_under_load_loses_no_request() {
 
 #[tokio::test]
 async fn idle_connections_to_an_address_that_left_the_table_close_at_the_swap() {
-    let (closed, mut told) = tokio::sync::mpsc::channel(1);
-    let unit = raw_unit(move |mut raw, _| {
-        let closed = closed.clone();
+    let (seen, mut told) = tokio::sync::mpsc::channel(1);
+    let unit = raw_unit(move |mut raw, number| {
+        let seen = seen.clone();
         async move {
             raw.head().await;
-            raw.send(OK).await;
+            if number > 0 {
+                raw.send(OK).await;
+            }
+            seen.send((number, "asked")).await.unwrap();
             raw.rest().await;
-            let _ = closed.send(()).await;
+            let _ = seen.send((number, "closed")).await;
         }
     })
     .await;
     let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
+    // A request in flight keeps the address in use, though not the idle connection beside it.
+    let mut client = Raw::to(rig.addr).await;
+    client.send("GET / HTTP/1.1\r\nHost: blog.test\r\n\r\n").await;
+    assert_eq!(soon(told.recv()).await, Some((0, "asked")));
     assert_eq!(status(&get(rig.addr, "blog.test", "").await), "200");
+    assert_eq!(soon(told.recv()).await, Some((1, "asked")));
     rig.proxy.set_routes(blog([closed_door().await]));
-    soon(told.recv()).await.expect("the proxy closed it");
+    assert_eq!(soon(told.recv()).await, Some((1, "closed")));
+    assert_eq!(rig.proxy.stats().in_flight, 1);
 }
 
 #[tokio::test]
