@@ -158,7 +158,9 @@ impl Proxy {
     }
 
     /// Whether the unit at this address may be stopped without a request being lost: the address is not
-    /// in the table, and no request or tunnel that was sent to it before is left.
+    /// in the table, and no request or tunnel that was sent to it before is left. A tunnel may last for
+    /// hours, so whoever waits for this bounds the wait. Looks only at this process: when the router
+    /// runs elsewhere, wait as long as its requests may take.
     pub fn is_through_with(&self, addr: SocketAddr) -> bool {
         let addresses = self.inner.addresses();
         !addresses.known.contains_key(&addr)

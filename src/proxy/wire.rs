@@ -250,7 +250,7 @@ impl Lines {
             self.length = Some(length);
         } else if *name == http::header::TRANSFER_ENCODING {
             self.coded = true;
-            self.chunked = headers::tokens(value)
+            self.chunked = headers::listed(value)
                 .next_back()
                 .is_some_and(|t| t.eq_ignore_ascii_case(b"chunked"));
         }

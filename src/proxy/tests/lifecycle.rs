@@ -84,21 +84,30 @@ async fn swapping_backends_under_load_loses_no_request() {
 
 #[tokio::test]
 async fn idle_connections_to_an_address_that_left_the_table_close_at_the_swap() {
-    let (closed, mut told) = tokio::sync::mpsc::channel(1);
-    let unit = raw_unit(move |mut raw, _| {
-        let closed = closed.clone();
+    let (seen, mut told) = tokio::sync::mpsc::channel(1);
+    let unit = raw_unit(move |mut raw, number| {
+        let seen = seen.clone();
         async move {
             raw.head().await;
-            raw.send(OK).await;
+            if number > 0 {
+                raw.send(OK).await;
+            }
+            seen.send((number, "asked")).await.unwrap();
             raw.rest().await;
-            let _ = closed.send(()).await;
+            let _ = seen.send((number, "closed")).await;
         }
     })
     .await;
     let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
+    // A request in flight keeps the address in use, though not the idle connection beside it.
+    let mut client = Raw::to(rig.addr).await;
+    client.send("GET / HTTP/1.1\r\nHost: blog.test\r\n\r\n").await;
+    assert_eq!(soon(told.recv()).await, Some((0, "asked")));
     assert_eq!(status(&get(rig.addr, "blog.test", "").await), "200");
+    assert_eq!(soon(told.recv()).await, Some((1, "asked")));
     rig.proxy.set_routes(blog([closed_door().await]));
-    soon(told.recv()).await.expect("the proxy closed it");
+    assert_eq!(soon(told.recv()).await, Some((1, "closed")));
+    assert_eq!(rig.proxy.stats().in_flight, 1);
 }
 
 #[tokio::test]
@@ -129,6 +138,61 @@ async fn what_is_in_flight_with_a_backend_that_left_finishes_and_its_connection_
     assert_eq!(client.answer().await.1, "halfhalf");
     assert_eq!(soon(told.recv()).await, Some("closed"));
     assert!(rig.proxy.is_through_with(unit.addr));
+}
+
+#[tokio::test]
+async fn a_slow_request_with_a_unit_that_stays_does_not_hold_up_the_one_that_leaves() {
+    let (seen, mut told) = tokio::sync::mpsc::channel(1);
+    let slow = raw_unit(move |mut raw, _| {
+        let seen = seen.clone();
+        async move {
+            raw.head().await;
+            seen.send(()).await.unwrap();
+            raw.rest().await;
+        }
+    })
+    .await;
+    let leaving = fixed_unit(OK).await;
+    let rig = rig(ProxySettings::default(), blog([slow.addr, leaving.addr])).await;
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = Raw::to(rig.addr).await;
+        client.send("GET / HTTP/1.1\r\nHost: blog.test\r\n\r\n").await;
+        clients.push(client);
+    }
+    soon(told.recv()).await.unwrap();
+    rig.proxy.set_routes(blog([slow.addr]));
+    until(|| rig.proxy.is_through_with(leaving.addr)).await;
+    assert!(!rig.proxy.is_through_with(slow.addr));
+}
+
+#[tokio::test]
+async fn a_request_that_finds_closed_doors_looks_into_the_new_table() {
+    // A door that is slow to refuse: its queue is full, so that nobody gets in before the time is over.
+    let door = tokio::net::TcpSocket::new_v4().unwrap();
+    door.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = door.local_addr().unwrap();
+    let _listener = door.listen(1).unwrap();
+    let mut queue = Vec::new();
+    for _ in 0..16 {
+        queue.push(tokio::spawn(TcpStream::connect(addr)));
+    }
+    let settings = ProxySettings {
+        connect_timeout: Duration::from_millis(300),
+        ..ProxySettings::default()
+    };
+    let rig = rig(settings, blog([addr])).await;
+    until(|| queue.iter().filter(|c| c.is_finished()).count() >= 2).await;
+    let mut client = Raw::to(rig.addr).await;
+    client.send("POST / HTTP/1.1\r\nHost: blog.test\r\n\r\n").await;
+    until(|| rig.proxy.stats().in_flight == 1).await;
+    let unit = fixed_unit(OK).await;
+    rig.proxy.set_routes(blog([unit.addr]));
+    assert_eq!(client.answer().await.1, "ok");
+    assert_eq!(rig.proxy.stats().retried, 1);
+    for waiting in queue {
+        waiting.abort();
+    }
 }
 
 #[tokio::test]
