@@ -1,6 +1,8 @@
 use std::process::ExitCode;
 
+use tancho::builders::static_server;
 use tancho::provisioners::local::{shim, stage};
+use tancho::{cli, commands};
 
 fn main() -> ExitCode {
     // The long-lived companions of local units: before any runtime, log or command line exists.
@@ -9,5 +11,7 @@ fn main() -> ExitCode {
         Some(first) if first == "unit-exec" => return stage::main(),
         _ => {}
     }
-    ExitCode::SUCCESS
+    cli::close_inherited();
+    let invocation = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    commands::run(invocation)
 }
