@@ -12,7 +12,11 @@ pub mod sagas;
 
 pub mod core;
 
+pub mod quotas;
+
 pub mod users;
+
+pub mod teams;
 
 pub mod http;
 pub mod server;

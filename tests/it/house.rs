@@ -7,10 +7,22 @@ use reqwest::{Method, RequestBuilder};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 use tancho::config::Settings;
+use tancho::kernel::names::Email;
 use tancho::kernel::seal::Keyring;
+use tancho::kernel::secret::Secret;
 use tancho::server::{self, Running, Wanted};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
+
+/// The password of everybody in tests.
+pub(crate) const PASSWORD: &str = "secret123";
+
+/// Somebody who has logged in.
+#[derive(Clone, Debug)]
+pub(crate) struct Person {
+    pub(crate) email: String,
+    pub(crate) token: String,
+}
 
 /// A running server with a database of its own.
 pub struct House {
@@ -92,5 +104,60 @@ impl House {
     /// A request to a path of the API.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url))
+    }
+
+    /// A request of a person.
+    pub(crate) fn by(&self, person: &Person, method: Method, path: &str) -> RequestBuilder {
+        self.request(method, path)
+            .header("authorization", format!("bearer {}", person.token))
+    }
+
+    /// An administrator, logged in.
+    pub(crate) async fn admin(&self) -> Person {
+        let email = Email::parse("root@example.com").unwrap();
+        tancho::users::create_admin(&self.running.core, &email, &Secret::new(PASSWORD))
+            .await
+            .unwrap();
+        self.login(email.as_str()).await
+    }
+
+    /// A new user `<name>@example.com`, registered and logged in.
+    pub(crate) async fn person(&self, name: &str) -> Person {
+        let email = format!("{name}@example.com");
+        let answer = self
+            .request(Method::POST, "/1.0/users")
+            .form(&[("email", email.as_str()), ("password", PASSWORD)])
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+        self.login(&email).await
+    }
+
+    /// Another session of a user.
+    pub(crate) async fn login(&self, email: &str) -> Person {
+        let answer = self
+            .request(Method::POST, &format!("/1.0/users/{email}/tokens"))
+            .form(&[("password", PASSWORD)])
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+        let body: serde_json::Value = answer.json().await.unwrap();
+        Person {
+            email: email.to_owned(),
+            token: body["token"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    /// A new team of a person.
+    pub(crate) async fn team(&self, person: &Person, name: &str) {
+        let answer = self
+            .by(person, Method::POST, "/1.0/teams")
+            .json(&serde_json::json!({ "name": name }))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
     }
 }
