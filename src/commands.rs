@@ -5,6 +5,7 @@
 //! output. SIGTERM drains and leaves units and the managed Postgres running, so that an upgrade stops no
 //! app. SIGINT (Ctrl-C) stops them too.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -22,11 +23,13 @@ use crate::cli::{self, Command, Invocation};
 use crate::config::{Role, Settings, environment};
 use crate::core::Provisioners;
 use crate::datadir::{self, DataDir};
+use crate::db::listen::Notices;
 use crate::db::local::LocalPostgres;
 use crate::db::{self, Db};
 use crate::kernel::names::Email;
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
+use crate::provisioners::Provisioner;
 use crate::provisioners::local::{Local, LocalSettings};
 use crate::server::{self, Wanted};
 use crate::telemetry::logs;
@@ -42,7 +45,11 @@ pub fn run(invocation: Invocation) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&Problem::unavailable(format!("The system gives no threads: {error}."))),
+        Err(error) => {
+            return fail(&Problem::unavailable(format!(
+                "The system gives no threads: {error}."
+            )));
+        }
     };
     match runtime.block_on(carry_out(invocation)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,7 +99,9 @@ impl Database {
     /// The database of a process beside the one that owns the data folder.
     async fn beside(settings: &Settings) -> Result<Self, Problem> {
         match settings.database.is_managed() {
-            true => Ok(Self::Managed(LocalPostgres::connect_running(&DataDir::peek(&settings.data_dir)?).await?)),
+            true => Ok(Self::Managed(
+                LocalPostgres::connect_running(&DataDir::peek(&settings.data_dir)?).await?,
+            )),
             false => Self::given(settings),
         }
     }
@@ -117,10 +126,14 @@ impl Database {
 }
 
 async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, Problem> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => Problem::conflict(format!("{address} is in use: give the {what} another address with --{what}, or port 0.")),
-        _ => Problem::invalid(format!("The {what} cannot listen on {address}: {error}.")),
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => Problem::conflict(format!(
+                "{address} is in use: give the {what} another address with --{what}, or port 0."
+            )),
+            _ => Problem::invalid(format!("The {what} cannot listen on {address}: {error}.")),
+        })
 }
 
 async fn serve(settings: Settings) -> Result<(), Problem> {
@@ -131,7 +144,10 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
         true => Some(bind("router", settings.router.listen).await?),
         false => None,
     };
-    let router_addr = router.as_ref().map_or(Ok(settings.router.listen), TcpListener::local_addr).map_err(Problem::internal)?;
+    let router_addr = router
+        .as_ref()
+        .map_or(Ok(settings.router.listen), TcpListener::local_addr)
+        .map_err(Problem::internal)?;
     let keys = datadir::load_or_create_keys(&settings.secrets, &dir)?;
     let database = Database::own(&settings, &dir).await?;
     let db = database.open(&settings).await?;
@@ -141,12 +157,16 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
     // The provisioner lives longer than the server: its units go on.
     let watch = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let local = Local::new(LocalSettings::new(dir.units()), &tasks, watch.clone()).map_err(Problem::internal)?;
+    let local =
+        Local::new(LocalSettings::new(dir.units()), &tasks, watch.clone()).map_err(Problem::internal)?;
     let local = Arc::new(local);
     let host = dir.host_id()?;
     let grace = settings.apps.stop_grace;
     let wanted = Wanted {
-        provisioners: Provisioners::new(local.clone()),
+        provisioners: Provisioners::new(BTreeMap::from([(
+            "local".to_owned(),
+            Arc::clone(&local) as Arc<dyn Provisioner>,
+        )])),
         settings,
         db,
         keys,
@@ -154,7 +174,7 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
         platforms_dir,
         pass_env,
         host,
-        api: Some(api),
+        api,
         router,
         router_addr,
     };
@@ -164,10 +184,25 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
         tasks.spawn(care_for_postgres(Arc::clone(&running.core.dirs), care.clone()));
     }
     if let Some(login) = users::ensure_admin(&running.core).await? {
-        say(&format!("tancho administrator email={} password={}", login.email, login.password.expose()));
+        match &login.password {
+            Some(password) => say(&format!(
+                "tancho administrator email={} password={}",
+                login.email,
+                password.expose()
+            )),
+            None => say(&format!(
+                "tancho administrator email={} password=(as in the settings)",
+                login.email
+            )),
+        }
     }
-    let router = running.router_addr.map_or_else(|| "none".to_owned(), |addr| format!("http://{addr}"));
-    say(&format!("tancho ready api=http://{} router={router}", running.api_addr));
+    let router = running
+        .router_addr
+        .map_or_else(|| "none".to_owned(), |addr| format!("http://{addr}"));
+    say(&format!(
+        "tancho ready api=http://{} router={router}",
+        running.api_addr
+    ));
     let interrupted = wait_for_signal().await?;
     tracing::info!("stopping: requests under way are let finish");
     care.cancel();
@@ -175,7 +210,10 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
     watch.cancel();
     if interrupted {
         say("tancho stops the units of its apps");
-        local.stop_all(grace).await.map_err(|e| Problem::failed(e.to_string()))?;
+        local
+            .stop_all(grace)
+            .await
+            .map_err(|e| Problem::failed(e.to_string()))?;
         if let Database::Managed(postgres) = database {
             say("tancho stops its Postgres");
             postgres.stop(POSTGRES_STOP).await?;
@@ -193,12 +231,20 @@ fn say(line: &str) {
 async fn install_platforms(dir: &DataDir) -> Result<std::path::PathBuf, Problem> {
     let folder = dir.platforms();
     let install = move || platforms::install(&folder, std::path::Path::new("/proc/self/exe"));
-    let installed = tokio::task::spawn_blocking(install).await.map_err(Problem::internal)?;
-    installed.map_err(|error| Problem::invalid(format!("The platforms cannot be written to the data folder: {error}.")))
+    let installed = tokio::task::spawn_blocking(install)
+        .await
+        .map_err(Problem::internal)?;
+    installed.map_err(|error| {
+        Problem::invalid(format!(
+            "The platforms cannot be written to the data folder: {error}."
+        ))
+    })
 }
 
 fn pass_env(settings: &Settings) -> Vec<(String, String)> {
-    environment().filter(|(name, _)| settings.builds.pass_environment.contains(name)).collect()
+    environment()
+        .filter(|(name, _)| settings.builds.pass_environment.contains(name))
+        .collect()
 }
 
 /// True for SIGINT, false for SIGTERM.
@@ -239,7 +285,8 @@ async fn router(settings: Settings) -> Result<(), Problem> {
     let database = Database::beside(&settings).await?;
     let db = database.open(&settings).await?;
     let stop = CancellationToken::new();
-    let routing = server::route(&settings, db.clone(), listener, stop.clone());
+    let notices = Notices::start(db.clone(), stop.clone());
+    let routing = server::route(settings, db.clone(), notices, listener, stop.clone());
     say(&format!("tancho ready router=http://{address}"));
     let signalled = async {
         wait_for_signal().await?;
@@ -273,8 +320,12 @@ async fn down(settings: Settings) -> Result<(), Problem> {
         if root.exists() {
             let watch = CancellationToken::new();
             let tasks = TaskTracker::new();
-            let local = Local::new(LocalSettings::new(root), &tasks, watch.clone()).map_err(Problem::internal)?;
-            local.stop_all(settings.apps.stop_grace).await.map_err(|e| Problem::failed(e.to_string()))?;
+            let local =
+                Local::new(LocalSettings::new(root), &tasks, watch.clone()).map_err(Problem::internal)?;
+            local
+                .stop_all(settings.apps.stop_grace)
+                .await
+                .map_err(|e| Problem::failed(e.to_string()))?;
             watch.cancel();
         }
     }
@@ -286,12 +337,16 @@ async fn down(settings: Settings) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn create_admin(settings: Settings, email: Email, file: Option<std::path::PathBuf>) -> Result<(), Problem> {
+async fn create_admin(
+    settings: Settings,
+    email: Email,
+    file: Option<std::path::PathBuf>,
+) -> Result<(), Problem> {
     let password = read_password(file)?;
     let database = Database::beside(&settings).await?;
     let db = database.open(&settings).await?;
     db::migrate(&db).await?;
-    users::create_admin(&db, &settings, &email, &password).await?;
+    users::create_admin(&db, &settings.auth, &email, &password).await?;
     say(&format!("{email} is an administrator"));
     Ok(())
 }
