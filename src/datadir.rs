@@ -134,6 +134,29 @@ impl DataDir {
         self.path.join("seal.keys")
     }
 
+    /// This machine's name for units and versions: the host's name and what tells this folder from others
+    /// on the same host. Made once, kept in the folder, so that a host that is renamed keeps its units.
+    pub fn host_id(&self) -> Result<String, Problem> {
+        let path = self.path.join("host-id");
+        let wrong = |error| cannot("be used", &path, error);
+        match fs::read_to_string(&path) {
+            Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
+            _ => {}
+        }
+        let name = nix::unistd::gethostname().map_err(|e| wrong(e.into()))?;
+        let id = format!(
+            "{}-{:08x}",
+            name.to_string_lossy(),
+            uuid::Uuid::new_v4().as_fields().0
+        );
+        let fresh = self.path.join(".host-id");
+        fs::write(&fresh, &id)
+            .and_then(|()| fs::rename(&fresh, &path))
+            .map_err(wrong)?;
+        Ok(id)
+    }
+
     fn make_folders(&self) -> Result<(), Problem> {
         let pass = if self.as_root { 0o711 } else { 0o700 };
         let read = if self.as_root { 0o755 } else { 0o700 };

@@ -24,14 +24,18 @@ pub mod plans;
 pub mod platforms;
 pub mod pools;
 pub mod quotas;
-pub mod teams;
+
 pub mod users;
+
+pub mod teams;
 
 pub mod envs;
 
 pub mod apps;
 
 pub mod releases;
+
+pub mod units;
 
 pub mod deploys;
 pub mod services;
@@ -43,3 +47,5 @@ pub mod http;
 pub mod server;
 
 pub mod cli;
+
+pub mod commands;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Role, Settings};
-use crate::core::{Callers, Core, Parts, Public};
+use crate::core::{Callers, Core, Parts, Provisioners, Public};
 use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::listen::Notices;
@@ -19,8 +19,9 @@ use crate::http;
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
 use crate::kernel::seal::Keyring;
+use crate::proxy::{Proxy, ProxySettings};
 use crate::sagas::{Registry, Runner};
-use crate::{deploys, lifecycle, releases};
+use crate::{deploys, lifecycle, releases, units};
 
 /// What `start` needs; all of it is ready to use.
 pub struct Wanted {
@@ -35,8 +36,12 @@ pub struct Wanted {
     pub pass_env: Vec<(String, String)>,
     /// This machine's name for units and versions.
     pub host: String,
-    /// Bound, if the process has the role.
+    /// Where units of this host run.
+    pub provisioners: Provisioners,
+    /// Bound; served if the process has the role.
     pub api: TcpListener,
+    /// Bound, if the process has the role.
+    pub router: Option<TcpListener>,
     /// Where the router listens or will listen, for the URLs of apps.
     pub router_addr: SocketAddr,
 }
@@ -45,6 +50,8 @@ pub struct Wanted {
 pub struct Running {
     pub core: Core,
     pub api_addr: SocketAddr,
+    /// `None` without the role.
+    pub router_addr: Option<SocketAddr>,
 }
 
 /// Starts everything that the roles ask for.
@@ -70,6 +77,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
         notices: notices.clone(),
         keys: wanted.keys,
         host: wanted.host,
+        provisioners: wanted.provisioners,
         replica: ReplicaId::new(),
         callers: Callers::default(),
         tasks: tasks.clone(),
@@ -79,7 +87,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     if core.settings.roles.contains(&Role::Worker) {
         let runner = Runner::new(
             core.db.clone(),
-            notices,
+            notices.clone(),
             sagas(&core),
             &core.host,
             core.replica,
@@ -90,7 +98,25 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     if core.settings.roles.contains(&Role::Api) {
         tasks.spawn(serve(wanted.api, core.clone()));
     }
-    Ok(Running { core, api_addr })
+    let router_addr = match wanted.router {
+        Some(listener) => {
+            let bound = listener.local_addr().map_err(Problem::internal)?;
+            tasks.spawn(route(
+                core.settings.clone(),
+                core.db.clone(),
+                notices,
+                listener,
+                stop,
+            ));
+            Some(bound)
+        }
+        None => None,
+    };
+    Ok(Running {
+        core,
+        api_addr,
+        router_addr,
+    })
 }
 
 /// Every kind of saga there is.
@@ -114,6 +140,27 @@ impl Running {
         }
         self.core.db.close().await;
     }
+}
+
+/// Runs the router until `stop`, fed with the addresses that the database knows.
+pub async fn route(
+    settings: Settings,
+    db: Db,
+    notices: Notices,
+    listener: TcpListener,
+    stop: CancellationToken,
+) {
+    let settings = settings.router;
+    let proxy = Proxy::new(ProxySettings {
+        first_byte_timeout: settings.first_byte_timeout,
+        idle_timeout: settings.idle_timeout,
+        max_connections: settings.max_connections,
+        drain: settings.drain,
+        trust_forwarded: settings.trust_forwarded,
+        ..ProxySettings::default()
+    });
+    let feed = units::routes::follow(db, notices, settings.domain, proxy.clone(), stop.clone());
+    tokio::join!(feed, proxy.serve(listener, stop));
 }
 
 async fn serve(listener: TcpListener, core: Core) {

@@ -15,7 +15,6 @@ use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, CName, PlanName, PlatformName, PoolName, TeamName};
 use crate::kernel::permission::{Context, ContextKind, Permission};
 use crate::kernel::problem::Problem;
-use crate::kernel::secret::Secret;
 use crate::{plans, platforms, pools, quotas, teams, users};
 
 const MAX_DESCRIPTION: usize = 2000;
@@ -61,6 +60,7 @@ pub async fn create(core: &Core, call: &Call, wish: Wish) -> Result<App, Problem
     };
     let mut tx = core.db.begin().await?;
     quotas::reserve_app(&mut tx, owner).await?;
+    quotas::reserve_team_app(&mut tx, &team).await?;
     let taken = || {
         Problem::conflict(format!(
             "App {:?} already exists: choose another name.",
@@ -73,8 +73,7 @@ pub async fn create(core: &Core, call: &Call, wish: Wish) -> Result<App, Problem
         Err(error) if db::violates(&error, "app_label_key") => return Err(taken()),
         other => on_constraint(other, "app_name_key", taken)?,
     }
-    let token = Secret::random();
-    users::store::insert_app_token(&mut tx, id, &token).await?;
+    let token = users::tokens::issue_for_app(&mut tx, id, None).await?;
     envs::set_own(core, &mut tx, id, "TSURU_APP_TOKEN", &token).await?;
     let contexts = vec![Context::new(ContextKind::App, &wish.name), Context::team(&team)];
     let data = json!({ "name": wish.name, "platform": wish.platform, "plan": plan, "pool": pool, "teamOwner": team });

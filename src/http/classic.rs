@@ -2,8 +2,10 @@
 
 use axum::http::Method;
 
-use crate::http::table::{Door, Table};
-use crate::{apps, lifecycle, platforms, releases};
+use crate::http::table::Door::{May, Open, Token, User, UserOrItsApp};
+use crate::http::table::Table;
+use crate::kernel::permission::Permission;
+use crate::{apps, lifecycle, platforms, quotas, releases, teams, users};
 
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
@@ -11,8 +13,8 @@ const PUT: Method = Method::PUT;
 const DELETE: Method = Method::DELETE;
 
 /// All classic routes, in the order of the reference.
+#[rustfmt::skip]
 pub fn table() -> Table {
-    use Door::{User, UserOrItsApp};
     Table::default()
         // Apps
         .on(GET, "/apps", User, apps::classic::list)
@@ -32,4 +34,24 @@ pub fn table() -> Table {
         .on(DELETE, "/apps/{app}/cname", User, apps::classic::remove_cname)
         // Platforms
         .on(GET, "/platforms", User, platforms::classic::list)
+        // People: quotas, users, sessions, keys, teams, tokens.
+        .on(GET, "/quota/{email}", User, quotas::classic::show)
+        .on(POST, "/users", Open, users::classic::create)
+        .on(POST, "/users/{email}/tokens", Open, users::classic::login)
+        .on(POST, "/auth/login", Open, users::classic::login_by_body)
+        .on(GET, "/auth/scheme", Open, users::classic::scheme)
+        .on(DELETE, "/users/tokens", Token, users::classic::logout)
+        .on(PUT, "/users/password", User, users::classic::change_password)
+        .on(DELETE, "/users", User, users::classic::remove)
+        .on(POST, "/users/keys", User, users::classic::add_key)
+        .on(DELETE, "/users/keys", User, users::classic::remove_key)
+        .on(DELETE, "/users/keys/{key}", User, users::classic::remove_named_key)
+        .on(GET, "/users/{email}/keys", User, users::classic::list_keys)
+        .on(GET, "/teams", User, teams::classic::list)
+        .on(GET, "/teams/{team}", User, teams::classic::info)
+        .on(POST, "/teams", User, teams::classic::create)
+        .on(DELETE, "/teams/{team}", User, teams::classic::remove)
+        .on(PUT, "/teams/{team}/{user}", User, teams::classic::add_member)
+        .on(DELETE, "/teams/{team}/{user}", User, teams::classic::remove_member)
+        .on(POST, "/tokens", May(Permission::ALL), users::classic::app_token)
 }

@@ -7,6 +7,7 @@
 
 pub mod classic;
 mod guard;
+mod health;
 pub mod kit;
 pub mod modern;
 pub mod table;

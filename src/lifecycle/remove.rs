@@ -15,7 +15,7 @@ use crate::db::listen::Channel;
 use crate::events::{self, NewEvent, Target};
 use crate::kernel::call::Call;
 use crate::kernel::ids::{AppId, EventId};
-use crate::kernel::names::{AppName, Email};
+use crate::kernel::names::{AppName, Email, TeamName};
 use crate::kernel::permission::Permission;
 use crate::kernel::problem::Problem;
 use crate::lifecycle::store;
@@ -27,6 +27,7 @@ struct RemoveData {
     app: AppId,
     /// Who paid for it with their quota.
     owner: String,
+    team_owner: TeamName,
 }
 
 /// Removes an app. Answers the event to follow.
@@ -46,6 +47,7 @@ pub async fn remove_app(core: &Core, call: &Call, name: &AppName) -> Result<Even
     let data = RemoveData {
         app: app.id,
         owner: app.owner,
+        team_owner: app.team_owner,
     };
     let saga = NewSaga {
         kind: RemoveApp::KIND,
@@ -123,6 +125,7 @@ impl RemoveApp {
             if let Ok(owner) = Email::parse(&data.owner) {
                 quotas::release_app(&mut tx, &owner).await?;
             }
+            quotas::release_team_app(&mut tx, &data.team_owner).await?;
             db::notify(&mut tx, Channel::Auth, "").await?;
             db::notify(&mut tx, Channel::Routes, "").await?;
         }

@@ -1,5 +1,8 @@
 //! A house for one test: a database of its own, a server on ports of its own, people to act.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -7,14 +10,31 @@ use reqwest::{Method, RequestBuilder};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 use tancho::config::Settings;
+use tancho::core::Provisioners;
+use tancho::datadir::DataDir;
+use tancho::kernel::names::Email;
 use tancho::kernel::seal::Keyring;
+use tancho::kernel::secret::Secret;
+use tancho::provisioners::Provisioner;
+use tancho::provisioners::fake::Fake;
 use tancho::server::{self, Running, Wanted};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 
+/// The password of everybody in tests.
+pub(crate) const PASSWORD: &str = "secret123";
+
+/// Somebody who has logged in.
+#[derive(Clone, Debug)]
+pub(crate) struct Person {
+    pub(crate) email: String,
+    pub(crate) token: String,
+}
+
 /// A running server with a database of its own.
 pub struct House {
     pub running: Running,
+    _folder: Folder,
     pub url: String,
     pub http: reqwest::Client,
 }
@@ -55,6 +75,22 @@ async fn new_database() -> PgConnectOptions {
     options.clone().database(&name)
 }
 
+/// A data folder that goes with its house.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("tancho-it-{}", uuid::Uuid::new_v4().simple())))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 impl House {
     /// A house with the default settings.
     pub async fn start() -> Self {
@@ -71,13 +107,20 @@ impl House {
             .await
             .unwrap();
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let folder = Folder::new();
+        let provisioner = Arc::new(Fake::default()) as Arc<dyn Provisioner>;
         let keys = Keyring::parse(Keyring::generate().expose()).unwrap();
         let wanted = Wanted {
             settings,
             db,
             keys,
+            dirs: DataDir::open(&folder.0).unwrap(),
+            platforms_dir: folder.0.join("platforms"),
+            pass_env: Vec::new(),
             host: "test".into(),
+            provisioners: Provisioners::new(BTreeMap::from([("local".to_owned(), provisioner)])),
             api,
+            router: None,
             router_addr: "127.0.0.1:8888".parse().unwrap(),
         };
         let running = server::start(wanted).await.unwrap();
@@ -86,11 +129,71 @@ impl House {
             .timeout(Duration::from_secs(60))
             .build()
             .unwrap();
-        Self { running, url, http }
+        Self {
+            running,
+            _folder: folder,
+            url,
+            http,
+        }
     }
 
     /// A request to a path of the API.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url))
+    }
+
+    /// A request of a person.
+    pub(crate) fn by(&self, person: &Person, method: Method, path: &str) -> RequestBuilder {
+        self.request(method, path)
+            .header("authorization", format!("bearer {}", person.token))
+    }
+
+    /// An administrator, logged in.
+    pub(crate) async fn admin(&self) -> Person {
+        let email = Email::parse("root@example.com").unwrap();
+        tancho::users::create_admin(&self.running.core, &email, &Secret::new(PASSWORD))
+            .await
+            .unwrap();
+        self.login(email.as_str()).await
+    }
+
+    /// A new user `<name>@example.com`, registered and logged in.
+    pub(crate) async fn person(&self, name: &str) -> Person {
+        let email = format!("{name}@example.com");
+        let answer = self
+            .request(Method::POST, "/1.0/users")
+            .form(&[("email", email.as_str()), ("password", PASSWORD)])
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+        self.login(&email).await
+    }
+
+    /// Another session of a user.
+    pub(crate) async fn login(&self, email: &str) -> Person {
+        let answer = self
+            .request(Method::POST, &format!("/1.0/users/{email}/tokens"))
+            .form(&[("password", PASSWORD)])
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+        let body: serde_json::Value = answer.json().await.unwrap();
+        Person {
+            email: email.to_owned(),
+            token: body["token"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    /// A new team of a person.
+    pub(crate) async fn team(&self, person: &Person, name: &str) {
+        let answer = self
+            .by(person, Method::POST, "/1.0/teams")
+            .json(&serde_json::json!({ "name": name }))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
     }
 }
