@@ -21,7 +21,7 @@ const MAX_DESCRIPTION: usize = 2000;
 
 /// What an app is asked to be.
 #[derive(Debug)]
-pub struct Wish {
+pub(super) struct Wish {
     pub name: AppName,
     pub platform: PlatformName,
     pub team_owner: Option<TeamName>,
@@ -32,7 +32,7 @@ pub struct Wish {
 }
 
 /// Creates an app. Errors: as contract/classic 1.1.4, each with the status that a user can act on.
-pub async fn create(core: &Core, call: &Call, wish: Wish) -> Result<App, Problem> {
+pub(super) async fn create(core: &Core, call: &Call, wish: Wish) -> Result<App, Problem> {
     let (_, owner) = call.user()?;
     let team = resolve_team_owner(core, call, wish.team_owner, Permission::APP_CREATE).await?;
     platforms::usable(&core.db, &wish.platform).await?;
@@ -183,7 +183,7 @@ pub fn visible(call: &Call) -> Option<Reach> {
 }
 
 /// The apps that the caller sees, narrowed by the filter.
-pub async fn list(core: &Core, call: &Call, mut filter: Filter) -> Result<Vec<Full>, Problem> {
+pub(super) async fn list(core: &Core, call: &Call, mut filter: Filter) -> Result<Vec<Full>, Problem> {
     filter.reach = visible(call);
     store::list(&core.db, &filter)
         .try_collect()
@@ -198,7 +198,7 @@ pub async fn list(core: &Core, call: &Call, mut filter: Filter) -> Result<Vec<Fu
 
 /// What is to be changed about an app; `None` and empty lists leave it.
 #[derive(Debug, Default)]
-pub struct Change {
+pub(super) struct Change {
     pub description: Option<String>,
     pub tags: Option<Vec<String>>,
     pub team_owner: Option<TeamName>,
@@ -208,7 +208,7 @@ pub struct Change {
 }
 
 /// Changes an app. Each part asks its own permission. Errors: `Invalid` when nothing is to be changed.
-pub async fn update(core: &Core, call: &Call, name: &AppName, change: Change) -> Result<App, Problem> {
+pub(super) async fn update(core: &Core, call: &Call, name: &AppName, change: Change) -> Result<App, Problem> {
     let app = find_for(core, call, name, Permission::APP_READ_INFO).await?;
     ensure_live(&app)?;
     let contexts = app.contexts();
@@ -273,7 +273,7 @@ pub async fn update(core: &Core, call: &Call, name: &AppName, change: Change) ->
 }
 
 /// Lets a team use the app. Errors: `NotFound` for the team, `Conflict` when it can already.
-pub async fn grant(core: &Core, call: &Call, name: &AppName, team: &TeamName) -> Result<(), Problem> {
+pub(super) async fn grant(core: &Core, call: &Call, name: &AppName, team: &TeamName) -> Result<(), Problem> {
     let app = find_for(core, call, name, Permission::APP_UPDATE_GRANT).await?;
     ensure_live(&app)?;
     if !teams::exists(&core.db, team).await? {
@@ -298,7 +298,7 @@ pub async fn grant(core: &Core, call: &Call, name: &AppName, team: &TeamName) ->
 }
 
 /// Takes a team's use of the app back. Errors: `NotFound` when it has none, `Forbidden` for the last team.
-pub async fn revoke(core: &Core, call: &Call, name: &AppName, team: &TeamName) -> Result<(), Problem> {
+pub(super) async fn revoke(core: &Core, call: &Call, name: &AppName, team: &TeamName) -> Result<(), Problem> {
     let app = find_for(core, call, name, Permission::APP_UPDATE_REVOKE).await?;
     ensure_live(&app)?;
     let mut tx = core.db.begin().await?;
@@ -336,7 +336,12 @@ pub async fn revoke(core: &Core, call: &Call, name: &AppName, team: &TeamName) -
 
 /// Adds cnames, all or none. Errors: `Invalid` for a name inside the platform's own domain, `Conflict` for
 /// one that is taken.
-pub async fn add_cnames(core: &Core, call: &Call, name: &AppName, cnames: &[CName]) -> Result<(), Problem> {
+pub(super) async fn add_cnames(
+    core: &Core,
+    call: &Call,
+    name: &AppName,
+    cnames: &[CName],
+) -> Result<(), Problem> {
     let app = find_for(core, call, name, Permission::APP_UPDATE_CNAME_ADD).await?;
     ensure_live(&app)?;
     let own = format!(".{}", core.public.domain);
@@ -368,7 +373,7 @@ pub async fn add_cnames(core: &Core, call: &Call, name: &AppName, cnames: &[CNam
 }
 
 /// Removes cnames, all or none. Errors: `NotFound` for one that the app does not have.
-pub async fn remove_cnames(
+pub(super) async fn remove_cnames(
     core: &Core,
     call: &Call,
     name: &AppName,
@@ -397,7 +402,7 @@ pub async fn remove_cnames(
 }
 
 /// Exchanges the public addresses of two apps (contract/classic 3.8), in one transaction.
-pub async fn swap(
+pub(super) async fn swap(
     core: &Core,
     call: &Call,
     one: &AppName,

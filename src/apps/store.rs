@@ -126,7 +126,7 @@ pub(crate) async fn find_full(db: impl PgExecutor<'_>, name: &AppName) -> sqlx::
 /// What a list of apps is narrowed by; empty texts do not narrow. The first three say what the caller
 /// may see: names of teams, apps and pools; `None` is everything.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub(crate) struct Filter {
     pub reach: Option<Reach>,
     /// A regular expression, as today's client sends it.
     pub name: String,

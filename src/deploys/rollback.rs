@@ -14,7 +14,7 @@ use crate::sagas::{Run, Saga, StepError};
 
 /// What the steps know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RollbackData {
+pub(super) struct RollbackData {
     pub app: AppId,
     pub version: i32,
     /// Leaves the variables as they are now.

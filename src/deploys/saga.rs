@@ -29,7 +29,7 @@ const LINES: usize = 256;
 
 /// What the steps know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DeployData {
+pub(super) struct DeployData {
     pub app: AppId,
     /// Name of the file in the folder of uploads.
     pub archive: String,

@@ -6,6 +6,7 @@
 //! (contract/modern 1.2).
 
 pub mod classic;
+mod events;
 mod guard;
 mod health;
 pub mod kit;

@@ -3,9 +3,9 @@
 
 use axum::http::Method;
 
-use crate::http::health;
 use crate::http::table::Door::{May, Open, Token, User, UserOrItsApp};
 use crate::http::table::Table;
+use crate::http::{events, health};
 use crate::kernel::permission::Permission;
 use crate::teams::roles;
 use crate::{apps, deploys, lifecycle, plans, platforms, pools, releases, teams, users};
@@ -22,13 +22,17 @@ pub fn table() -> Table {
     apps(table)
 }
 
-/// The server itself.
+/// The server itself, and what has happened on it.
 #[rustfmt::skip]
 fn server(table: Table) -> Table {
     table
         .since("1.0", GET, "/healthcheck", Open, health::healthcheck)
         .since("1.0", GET, "/healthcheck/", Open, health::healthcheck)
         .since("1.0", GET, "/info", Token, health::info)
+        .since("1.1", GET, "/events", User, events::list)
+        .since("1.1", GET, "/events/kinds", User, events::kinds)
+        .since("1.1", GET, "/events/{event}", User, events::info)
+        .since("1.1", POST, "/events/{event}/cancel", User, events::cancel)
 }
 
 /// Users, sessions, teams, roles.

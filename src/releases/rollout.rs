@@ -42,7 +42,7 @@ pub async fn propose(core: &Core, tx: &mut PgConnection, app: AppId) -> Result<O
 }
 
 /// A variable of a user, as a snapshot has it: name, value, whether it is public.
-pub type UserVar = (EnvName, Secret, bool);
+pub(super) type UserVar = (EnvName, Secret, bool);
 
 /// Makes a release of a version with the environment as it is now, or as it would be if users had set
 /// `vars` and nothing else, and makes it the candidate. The app's variables stay as they are.

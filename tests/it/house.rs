@@ -151,9 +151,14 @@ impl House {
     /// An administrator, logged in.
     pub(crate) async fn admin(&self) -> Person {
         let email = Email::parse("root@example.com").unwrap();
-        tancho::users::create_admin(&self.running.core, &email, &Secret::new(PASSWORD))
-            .await
-            .unwrap();
+        tancho::users::create_admin(
+            &self.running.core.db,
+            &self.running.core.settings.auth,
+            &email,
+            &Secret::new(PASSWORD),
+        )
+        .await
+        .unwrap();
         self.login(email.as_str()).await
     }
 
