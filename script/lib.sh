@@ -82,7 +82,20 @@ need_debian() {
 }
 
 apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" </dev/null >/dev/null; }
-apt_install() { apt_get install -y --no-install-recommends "$@"; }
+
+# Installs without starting what a package would start as a service.
+apt_install() {
+    local policy=/usr/sbin/policy-rc.d status=0
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    else
+        policy=
+    fi
+    apt_get install -y --no-install-recommends "$@" || status=$?
+    [ -z "$policy" ] || rm -f "$policy"
+    return "$status"
+}
 
 # need COMMAND PACKAGE…: the packages, if the command is not there.
 need() {
@@ -217,6 +230,12 @@ ready_line() {
 }
 
 ready_or_dead() { grep -q "^$3 " "$2" || is_gone "$1"; }
+
+# The settings of whoever calls are not for what runs here.
+own_settings() {
+    local name
+    for name in DATABASE_URL $(compgen -e TANCHO_); do unset "$name"; done
+}
 
 # start_tancho FOLDER [OPTION…]: starts Tancho with the data in FOLDER/data, on free ports; sets API, ROUTER (URLs) and
 # TANCHO_PID. At the end everything of it is stopped.
