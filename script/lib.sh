@@ -211,7 +211,7 @@ within() {
     shift
     until "$@"; do
         [ "$SECONDS" -lt "$end" ] || return 1
-        sleep 0.1
+        sleep 0.02
     done
 }
 
@@ -224,9 +224,13 @@ stop() {
     wait "$1" 2>/dev/null || true
 }
 
-# ready_line PID OUT WORD: waits for the line that begins with the word on a server's standard output.
+# ready_line PID OUT WORD: waits for the line that begins with the word on a server's standard output; sets LINE and
+# READY_AT.
 ready_line() {
-    within 60 ready_or_dead "$@" && grep -m1 "^$3 " "$2"
+    within 60 ready_or_dead "$@" || return 1
+    # shellcheck disable=SC2034
+    READY_AT=$EPOCHREALTIME
+    LINE=$(grep -m1 "^$3 " "$2")
 }
 
 ready_or_dead() { grep -q "^$3 " "$2" || is_gone "$1"; }
@@ -240,21 +244,21 @@ own_settings() {
 # start_tancho FOLDER [OPTION…]: starts Tancho with the data in FOLDER/data, on free ports; sets API, ROUTER (URLs) and
 # TANCHO_PID. At the end everything of it is stopped.
 start_tancho() {
-    local folder=$1 line
+    local folder=$1
     shift
     at_exit stop_tancho "$folder"
     # A session of its own: Ctrl-C reaches this script alone, which then stops things in order.
     setsid "$TANCHO" serve --data-dir "$folder/data" --api 127.0.0.1:0 --router 127.0.0.1:0 "$@" \
         >"$folder/tancho.out" 2>>"$folder/tancho.log" </dev/null &
     TANCHO_PID=$!
-    line=$(ready_line "$TANCHO_PID" "$folder/tancho.out" 'tancho ready') || {
+    ready_line "$TANCHO_PID" "$folder/tancho.out" 'tancho ready' || {
         tail -n 20 "$folder/tancho.log" >&2
         fail "Tancho did not start; above is what it said."
     }
-    API=$(sed -n 's/.* api=\([^ ]*\).*/\1/p' <<<"$line")
+    API=$(sed -n 's/.* api=\([^ ]*\).*/\1/p' <<<"$LINE")
     # shellcheck disable=SC2034
-    ROUTER=$(sed -n 's/.* router=\([^ ]*\).*/\1/p' <<<"$line")
-    [ -n "$API" ] || fail "Tancho's ready line names no API: $line"
+    ROUTER=$(sed -n 's/.* router=\([^ ]*\).*/\1/p' <<<"$LINE")
+    [ -n "$API" ] || fail "Tancho's ready line names no API: $LINE"
 }
 
 TANCHO_PID=
