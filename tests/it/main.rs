@@ -1,6 +1,9 @@
 //! The integration tests: one binary, one running server in each test, over real HTTP and a real
 //! Postgres, whose address is in `TANCHO_TEST_DATABASE_URL` (`script/test` starts one).
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod apps;
 mod house;
 mod people;
 mod smoke;
