@@ -19,3 +19,4 @@ mod store;
 
 pub use actions::{find, list};
 pub use model::Team;
+pub use store::{exists, names};

@@ -123,3 +123,24 @@ pub(super) async fn uses(db: impl PgExecutor<'_>, team: &TeamName) -> sqlx::Resu
     .fetch_one(db)
     .await
 }
+
+/// True if there is a team of that name.
+pub async fn exists(db: impl PgExecutor<'_>, name: &TeamName) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select 1 from team where name = $1) as "is!""#,
+        name.as_str()
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// The first names of all teams, at most `most`.
+pub async fn names(db: impl PgExecutor<'_>, most: i64) -> sqlx::Result<Vec<TeamName>> {
+    let names = sqlx::query_scalar!("select name from team order by name limit $1", most)
+        .fetch_all(db)
+        .await?;
+    Ok(names
+        .iter()
+        .filter_map(|name| TeamName::parse(name).ok())
+        .collect())
+}

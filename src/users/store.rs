@@ -3,10 +3,13 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::kernel::ids::{AppId, UserId};
+use crate::kernel::ids::{AppId, TokenId, UserId};
 use crate::kernel::names::{AppName, Email, RoleName};
 use crate::kernel::permission::{Context, ContextKind, Permission};
+use crate::kernel::seal::digest;
+use crate::kernel::secret::Secret;
 use crate::users::model::{Account, Holding, User};
+use crate::users::tokens;
 
 pub(super) async fn insert(
     tx: &mut PgConnection,
@@ -305,4 +308,9 @@ pub(super) async fn now(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> 
     sqlx::query_scalar!(r#"select now() as "now!""#)
         .fetch_one(db)
         .await
+}
+
+/// Keeps the token of a new app, which lives as long as the app.
+pub async fn insert_app_token(tx: &mut PgConnection, app: AppId, token: &Secret) -> sqlx::Result<()> {
+    tokens::store::insert_app_token(tx, &digest(token), TokenId::new(), app, None).await
 }
