@@ -11,6 +11,7 @@ use crate::kernel::secret::Secret;
 use crate::users::model::{Account, Holding, User};
 use crate::users::tokens;
 
+/// Apps of an earlier user of that address count.
 pub(super) async fn insert(
     tx: &mut PgConnection,
     id: UserId,
@@ -19,7 +20,8 @@ pub(super) async fn insert(
     quota_limit: i32,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into user_account (user_id, email, password_hash, quota_limit) values ($1, $2, $3, $4)",
+        "insert into user_account (user_id, email, password_hash, quota_limit, quota_in_use)
+         values ($1, $2, $3, $4, (select count(*) from app where owner = $2))",
         id.0,
         email.as_str(),
         password_hash,
