@@ -124,23 +124,17 @@ pub(super) async fn uses(db: impl PgExecutor<'_>, team: &TeamName) -> sqlx::Resu
     .await
 }
 
-/// True if there is a team of that name.
+/// True if there is such a team.
 pub async fn exists(db: impl PgExecutor<'_>, name: &TeamName) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"select exists (select 1 from team where name = $1) as "is!""#,
-        name.as_str()
-    )
-    .fetch_one(db)
-    .await
+    Ok(find(db, name).await?.is_some())
 }
 
-/// The first names of all teams, at most `most`.
-pub async fn names(db: impl PgExecutor<'_>, most: i64) -> sqlx::Result<Vec<TeamName>> {
-    let names = sqlx::query_scalar!("select name from team order by name limit $1", most)
-        .fetch_all(db)
-        .await?;
-    Ok(names
-        .iter()
-        .filter_map(|name| TeamName::parse(name).ok())
-        .collect())
+/// The first teams by name, at most `limit`.
+pub async fn names(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<Vec<TeamName>> {
+    sqlx::query_scalar!(
+        r#"select name as "name: TeamName" from team order by name limit $1"#,
+        limit
+    )
+    .fetch_all(db)
+    .await
 }

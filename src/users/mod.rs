@@ -19,7 +19,7 @@ mod login;
 mod model;
 pub mod modern;
 mod password;
-pub mod store;
+mod store;
 pub mod tokens;
 
 pub use actions::{Find, create, find};

@@ -3,13 +3,10 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::kernel::ids::{AppId, TokenId, UserId};
+use crate::kernel::ids::{AppId, UserId};
 use crate::kernel::names::{AppName, Email, RoleName};
 use crate::kernel::permission::{Context, ContextKind, Permission};
-use crate::kernel::seal::digest;
-use crate::kernel::secret::Secret;
 use crate::users::model::{Account, Holding, User};
-use crate::users::tokens;
 
 /// Apps of an earlier user of that address count.
 pub(super) async fn insert(
@@ -310,9 +307,4 @@ pub(super) async fn now(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> 
     sqlx::query_scalar!(r#"select now() as "now!""#)
         .fetch_one(db)
         .await
-}
-
-/// Keeps the token of a new app, which lives as long as the app.
-pub async fn insert_app_token(tx: &mut PgConnection, app: AppId, token: &Secret) -> sqlx::Result<()> {
-    tokens::store::insert_app_token(tx, &digest(token), TokenId::new(), app, None).await
 }
