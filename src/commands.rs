@@ -83,7 +83,7 @@ async fn carry_out(invocation: Invocation) -> Result<(), Problem> {
 
 /// The database as the settings name it: one that is given, or the managed one.
 enum Database {
-    Given(PgConnectOptions),
+    Given(Box<PgConnectOptions>),
     Managed(LocalPostgres),
 }
 
@@ -108,14 +108,18 @@ impl Database {
 
     fn given(settings: &Settings) -> Result<Self, Problem> {
         let options = settings.database.url.expose().parse();
-        options.map(Self::Given).map_err(|_| {
-            Problem::invalid("database.url is not a URL of the form postgres://user:password@host/database.")
-        })
+        options
+            .map(|options| Self::Given(Box::new(options)))
+            .map_err(|_| {
+                Problem::invalid(
+                    "database.url is not a URL of the form postgres://user:password@host/database.",
+                )
+            })
     }
 
     fn options(&self) -> PgConnectOptions {
         match self {
-            Self::Given(options) => options.clone(),
+            Self::Given(options) => PgConnectOptions::clone(options),
             Self::Managed(postgres) => postgres.connect_options(),
         }
     }

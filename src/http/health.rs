@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use crate::core::Core;
 use crate::http::kit::Input;
-use crate::http::wording::modern::Refusal;
 
 /// Exactly `WORKING`, which load balancers and agents compare. With `?check=all` the database is asked too,
 /// and a failure is 503 with its text.
@@ -26,8 +25,6 @@ pub(super) async fn healthcheck(State(core): State<Core>, input: Input) -> Respo
 }
 
 /// `GET /1.0/info`: texts only.
-pub(super) async fn info() -> Result<Json<Value>, Refusal> {
-    Ok(Json(
-        json!({ "version": env!("CARGO_PKG_VERSION"), "name": "tancho" }),
-    ))
+pub(super) async fn info() -> Json<Value> {
+    Json(json!({ "version": env!("CARGO_PKG_VERSION"), "name": "tancho" }))
 }

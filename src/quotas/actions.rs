@@ -77,7 +77,10 @@ pub async fn change(core: &Core, call: &Call, subject: Subject<'_>, limit: i32) 
     let done = match subject {
         Subject::User(email) => store::limit_user(&mut tx, email, limit).await?,
         Subject::Team(team) => store::limit_team(&mut tx, team, limit).await?,
-        Subject::App(app) => store::limit_app(&mut tx, app, limit).await?,
+        Subject::App(app) => {
+            store::lock_app_named(&mut tx, app).await?;
+            store::limit_app(&mut tx, app, limit).await?
+        }
     };
     if !done {
         drop(tx);
@@ -119,9 +122,11 @@ pub async fn release_team_app(tx: &mut PgConnection, team: &TeamName) -> Result<
 /// Sees to it that an app may have `more` units, and locks its row so that nobody else counts at the same
 /// time; call it before the units are written. Errors: `QuotaExceeded`, saying what is left.
 pub async fn check_units(tx: &mut PgConnection, app: AppId, more: i32) -> Result<(), Problem> {
-    let quota = store::lock_app(tx, app)
-        .await?
-        .ok_or_else(|| Problem::not_found("app not found"))?;
+    let unknown = || Problem::not_found("app not found");
+    if !store::lock_app(tx, app).await? {
+        return Err(unknown());
+    }
+    let quota = store::find_app_by_id(tx, app).await?.ok_or_else(unknown)?;
     match quota.available() {
         Some(left) if more > left => Err(Problem::new(
             Kind::QuotaExceeded,

@@ -38,16 +38,38 @@ pub(super) async fn find_app(db: impl PgExecutor<'_>, app: &AppName) -> sqlx::Re
     .await
 }
 
-/// The quota of an app, whose row stays locked to the end of the transaction.
-pub(super) async fn lock_app(tx: &mut PgConnection, app: AppId) -> sqlx::Result<Option<Quota>> {
+/// Holds an app's row to the end of the transaction; false if there is no such app. A statement of its
+/// own: what is counted after it has waited is counted as it is then.
+pub(super) async fn lock_app(tx: &mut PgConnection, app: AppId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        "select number from app where app_id = $1 for no key update",
+        app.0
+    )
+    .fetch_optional(tx)
+    .await
+    .map(|found| found.is_some())
+}
+
+/// As `lock_app`, by name.
+pub(super) async fn lock_app_named(tx: &mut PgConnection, app: &AppName) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        "select number from app where name = $1 for no key update",
+        app.as_str()
+    )
+    .fetch_optional(tx)
+    .await
+    .map(|found| found.is_some())
+}
+
+pub(super) async fn find_app_by_id(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<Quota>> {
     sqlx::query_as!(
         Quota,
         r#"select a.quota_limit as "limit",
                   (select coalesce(sum(p.units), 0)::integer from app_process p where p.app_id = a.app_id) as "in_use!"
-           from app a where a.app_id = $1 for no key update"#,
+           from app a where a.app_id = $1"#,
         app.0,
     )
-    .fetch_optional(tx)
+    .fetch_optional(db)
     .await
 }
 

@@ -10,7 +10,7 @@ use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 
 /// How long a hash waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Passes over the memory.
 const PASSES: u32 = 2;
 

@@ -8,6 +8,7 @@ use crate::kernel::names::{AppName, Email, RoleName};
 use crate::kernel::permission::{Context, ContextKind, Permission};
 use crate::users::model::{Account, Holding, User};
 
+/// Apps of an earlier user of that address count.
 pub(super) async fn insert(
     tx: &mut PgConnection,
     id: UserId,
@@ -16,7 +17,8 @@ pub(super) async fn insert(
     quota_limit: i32,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into user_account (user_id, email, password_hash, quota_limit) values ($1, $2, $3, $4)",
+        "insert into user_account (user_id, email, password_hash, quota_limit, quota_in_use)
+         values ($1, $2, $3, $4, (select count(*) from app where owner = $2))",
         id.0,
         email.as_str(),
         password_hash,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
+use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 use tancho::config::Settings;
@@ -184,7 +185,7 @@ impl House {
             .await
             .unwrap();
         assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
-        let body: serde_json::Value = answer.json().await.unwrap();
+        let body: Value = answer.json().await.unwrap();
         Person {
             email: email.to_owned(),
             token: body["token"].as_str().unwrap().to_owned(),
@@ -200,5 +201,29 @@ impl House {
             .await
             .unwrap();
         assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+    }
+
+    /// Sends JSON (or nothing) as a person; answers the status and the text.
+    pub(crate) async fn ask(
+        &self,
+        person: &Person,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, String) {
+        let request = self.by(person, method, path);
+        let request = match body {
+            Some(body) => request.body(body.to_string()),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Reads JSON as a person; anything but 200 fails the test.
+    pub(crate) async fn read(&self, person: &Person, path: &str) -> Value {
+        let (status, text) = self.ask(person, Method::GET, path, None).await;
+        assert_eq!(status, 200, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
     }
 }

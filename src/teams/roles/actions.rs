@@ -71,19 +71,20 @@ pub(super) struct Change {
 /// Changes a role. Errors: `Forbidden`, `NotFound`, `Conflict`; `Invalid` if its permissions do not fit
 /// the new kind; `Precondition` for another kind while it is assigned or a default.
 pub(super) async fn update(core: &Core, call: &Call, name: &str, change: Change) -> Result<(), Problem> {
-    let role = load(&core.db, name).await?;
-    for (asked, permission) in [
-        (change.name.is_some(), Permission::ROLE_UPDATE_NAME),
-        (change.kind.is_some(), Permission::ROLE_UPDATE_CONTEXT_TYPE),
-        (true, Permission::ROLE_UPDATE_DESCRIPTION),
-    ] {
-        let only = change.name.is_none() && change.kind.is_none();
-        if asked
-            && (permission != Permission::ROLE_UPDATE_DESCRIPTION || only || change.description.is_some())
-        {
-            call.allow(permission, &[])?;
-        }
+    let mut needed = Vec::new();
+    if change.name.is_some() {
+        needed.push(Permission::ROLE_UPDATE_NAME);
     }
+    if change.kind.is_some() {
+        needed.push(Permission::ROLE_UPDATE_CONTEXT_TYPE);
+    }
+    if change.description.is_some() || needed.is_empty() {
+        needed.push(Permission::ROLE_UPDATE_DESCRIPTION);
+    }
+    for permission in needed {
+        call.allow(permission, &[])?;
+    }
+    let role = load(&core.db, name).await?;
     keep_allow_all(name)?;
     let description = change.description.unwrap_or(role.description);
     check_description(&description)?;
@@ -146,28 +147,19 @@ pub(super) async fn add_permissions(
 ) -> Result<(), Problem> {
     call.allow(Permission::ROLE_UPDATE_PERMISSION_ADD, &[])?;
     let mut tx = core.db.begin().await?;
-    let role = reload(&mut tx, name).await?;
-    for permission in permissions {
-        check_kind(*permission, role.kind)?;
-    }
-    let grants = permissions.iter().map(|permission| Grant {
-        permission: *permission,
-        context: Context::global(),
-    });
-    may_give(call, &grants.collect::<Vec<_>>())?;
     let names: Vec<String> = permissions.iter().map(ToString::to_string).collect();
     let data = json!({ "name": name, "permissions": names });
-    events::record(
-        &mut tx,
-        call,
-        &event(name, Permission::ROLE_UPDATE_PERMISSION_ADD, data),
-    )
-    .await?;
+    let event = event(name, Permission::ROLE_UPDATE_PERMISSION_ADD, data);
+    events::record(&mut tx, call, &event).await?;
     store::lock(&mut tx, name).await?;
-    // Its kind may have changed since.
     let role = reload(&mut tx, name).await?;
     for permission in permissions {
         check_kind(*permission, role.kind)?;
+        let everywhere = Grant {
+            permission: *permission,
+            context: Context::global(),
+        };
+        may_give(call, &[everywhere])?;
         store::insert_permission(&mut tx, name, *permission).await?;
     }
     commit(core, tx).await
