@@ -25,11 +25,9 @@ SCHEMA = """
 create table note (id integer primary key, text text not null);
 create table bind (app text primary key, token text not null);
 create table unit (host text primary key);
+create table limits (notes integer not null);
 """
-PLANS = [
-    {"name": "small", "description": "100 notes"},
-    {"name": "big", "description": "10000 notes"},
-]
+PLANS = {"small": 100, "big": 10_000}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 
 app = Flask(__name__)
@@ -82,7 +80,7 @@ def log(response):
 
 @app.get("/resources/plans")
 def plans():
-    return PLANS
+    return [{"name": plan, "description": f"{most} notes"} for plan, most in PLANS.items()]
 
 
 @app.get("/resources")
@@ -93,8 +91,8 @@ def list_instances():
 @app.post("/resources")
 def add_instance():
     name = request.form.get("name", "")
-    plan = request.form.get("plan") or PLANS[0]["name"]
-    if plan not in [known["name"] for known in PLANS]:
+    plan = request.form.get("plan") or "small"
+    if plan not in PLANS:
         return f"There is no plan {plan}.\n", 400
     path = file_of(name)
     if path.exists():
@@ -103,6 +101,7 @@ def add_instance():
     aside = path.with_suffix(f".{secrets.token_hex(4)}.new")
     with closing(sqlite3.connect(aside)) as db:
         db.executescript(SCHEMA)
+        db.execute("insert into limits values (?)", (PLANS[plan],))
         db.execute("insert into note (text) values (?)", (f"This notebook is named {name}.",))
         db.commit()
     aside.rename(path)
@@ -173,6 +172,9 @@ def notes(name):
         if scheme.lower() != "bearer" or not known:
             return "This token does not open the notebook.\n", 403
         if request.method == "POST":
+            (room,) = db.execute("select notes - (select count(*) from note) from limits").fetchone()
+            if room <= 0:
+                return "The notebook is full.\n", 409
             db.execute("insert into note (text) values (?)", (request.form.get("text", "")[:1000],))
         return [text for (text,) in db.execute("select text from note order by id")]
 
