@@ -1,0 +1,280 @@
+//! The folder of a unit, `<root>/<unit>`: its lock (held by its shim: the proof of life), its state,
+//! its log, its scratch home. The unit's own user may pass through the folder to its home, and read
+//! nothing else.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::unistd::{Gid, Uid, chown};
+use serde::{Deserialize, Serialize};
+
+use super::proc::{self, Process};
+use super::{UnitId, UnitReport, UnitSpec, UnitState, cgroup};
+
+/// What the shim tells of its unit. Read by Tanchos older and newer than the shim: fields are only added,
+/// with defaults.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) unit: UnitId,
+    pub(super) app: String,
+    pub(super) process: String,
+    pub(super) version: i32,
+    pub(super) state: UnitState,
+    /// Set once the shim was told to stop.
+    #[serde(default)]
+    pub(super) stopping: bool,
+    /// The boot of the host in which this was written.
+    #[serde(default)]
+    pub(super) boot: String,
+    #[serde(default)]
+    pub(super) shim: Option<Process>,
+    #[serde(default)]
+    pub(super) child: Option<u32>,
+    #[serde(default)]
+    pub(super) port: Option<u16>,
+    #[serde(default)]
+    pub(super) restarts: u32,
+    #[serde(default)]
+    pub(super) exit: Option<i32>,
+    #[serde(default)]
+    pub(super) reason: Option<String>,
+    #[serde(default)]
+    pub(super) started_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    pub(super) grace: Duration,
+    #[serde(default)]
+    pub(super) cgroup: Option<PathBuf>,
+}
+
+impl State {
+    /// Of a unit that nothing runs of yet.
+    pub(super) fn new(spec: &UnitSpec) -> Self {
+        Self {
+            unit: spec.unit.clone(),
+            app: spec.app.to_string(),
+            process: spec.process.to_string(),
+            version: spec.version,
+            state: UnitState::Created,
+            stopping: false,
+            boot: proc::boot(),
+            shim: None,
+            child: None,
+            port: None,
+            restarts: 0,
+            exit: None,
+            reason: None,
+            started_at: None,
+            grace: spec.grace,
+            cgroup: None,
+        }
+    }
+
+    /// As others see it.
+    pub(super) fn report(self) -> UnitReport {
+        UnitReport {
+            unit: self.unit,
+            state: self.state,
+            address: self.port.map(|port| (std::net::Ipv4Addr::LOCALHOST, port).into()),
+            pid: self.child,
+            restarts: self.restarts,
+            reason: self.reason,
+            exit: self.exit,
+            started_at: self.started_at,
+        }
+    }
+
+    /// The shim, if that very process is there.
+    pub(super) fn living_shim(&self) -> Option<Process> {
+        self.shim
+            .filter(|shim| self.boot == proc::boot() && shim.is_there())
+    }
+
+    /// Kills what a dead shim left behind. Its own child died with it (a parent-death signal); this
+    /// is for the child's children.
+    pub(super) fn sweep(&self) {
+        if self.boot != proc::boot() {
+            return;
+        }
+        if let Some(path) = &self.cgroup {
+            cgroup::remove(path);
+        }
+        // A session and a group keep their numbers while they have members; both matching, with no
+        // new process under the leader's number, are the unit's.
+        if let (Some(shim), Some(child)) = (self.shim, self.child.and_then(|pid| i32::try_from(pid).ok())) {
+            let all = proc::all();
+            if !all.iter().any(|stat| stat.pid == shim.pid) {
+                let left = all
+                    .iter()
+                    .filter(|stat| stat.session == shim.pid && stat.group == child);
+                proc::kill_each(left.map(|stat| stat.pid));
+            }
+        }
+    }
+}
+
+/// An exclusive lock, held while any process has this open file. It belongs to the open file and not
+/// to the process, so that it can be handed to the shim at its start without ever being free.
+pub(super) struct Lock(File);
+
+impl Lock {
+    /// The open file, to be handed on.
+    pub(super) fn into_file(self) -> File {
+        self.0
+    }
+}
+
+fn range(start: i64, length: i64) -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start,
+        l_len: length,
+        l_pid: 0,
+    }
+}
+
+/// Locks a range of a file (length 0 = to its end) for as long as it is open. False if another has it.
+pub(super) fn lock_range(file: &File, start: i64, length: i64) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&range(start, length))) {
+        Ok(_) => Ok(true),
+        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn of(root: &Path, unit: &UnitId) -> Self {
+        Self(root.join(unit.as_str()))
+    }
+
+    pub(super) fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.0.is_dir()
+    }
+
+    pub(super) fn home(&self) -> PathBuf {
+        self.0.join("home")
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    pub(super) fn state_path(&self) -> PathBuf {
+        self.0.join("state.json")
+    }
+
+    /// Makes the folder, if need be.
+    pub(super) fn create(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o711).create(&self.0)?;
+        fs::set_permissions(&self.0, Permissions::from_mode(0o711))
+    }
+
+    /// Makes the scratch home, if need be, and gives it to the unit's user.
+    pub(super) fn create_home(&self, user: Option<u32>) -> io::Result<()> {
+        let home = self.home();
+        match DirBuilder::new().mode(0o700).create(&home) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        if let Some(user) = user.filter(|user| Uid::effective().as_raw() != *user) {
+            chown(&home, Some(Uid::from_raw(user)), Some(Gid::from_raw(user)))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the lock, if nobody has it.
+    pub(super) fn try_lock(&self) -> io::Result<Option<Lock>> {
+        let path = self.lock_path();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
+        if !lock_range(&file, 0, 0)? {
+            return Ok(None);
+        }
+        // Somebody may have removed the folder, and another made it anew, since the file was opened.
+        let (ours, there) = (file.metadata()?, fs::metadata(&path)?);
+        Ok((ours.ino() == there.ino() && ours.dev() == there.dev()).then_some(Lock(file)))
+    }
+
+    /// True while somebody holds the lock. Asks only, so that nobody is turned away for it.
+    pub(super) fn is_locked(&self) -> bool {
+        let Ok(file) = File::open(self.lock_path()) else {
+            return false;
+        };
+        let mut asked = range(0, 0);
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)).is_ok()
+            && asked.l_type != libc::F_UNLCK as libc::c_short
+    }
+
+    /// What the shim wrote last.
+    pub(super) fn read_state(&self) -> io::Result<State> {
+        Ok(serde_json::from_slice(&fs::read(self.state_path())?)?)
+    }
+
+    /// Replaces the state at once and whole.
+    pub(super) fn write_state(&self, state: &State) -> io::Result<()> {
+        let fresh = self.0.join("state.new");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&fresh)?;
+        io::Write::write_all(&mut file, &serde_json::to_vec(state)?)?;
+        fs::rename(fresh, self.state_path())
+    }
+
+    /// Deletes the folder. It vanishes at once under its name; its contents follow. The lock must be
+    /// ours, so that nobody starts the unit meanwhile.
+    pub(super) fn delete(&self, root: &Path, _lock: Lock) -> io::Result<()> {
+        let away = root.join(format!(".gone-{}", uuid::Uuid::new_v4()));
+        fs::rename(&self.0, &away)?;
+        // What cannot be deleted now (a read-only folder of the unit) is tried again at the next start.
+        let _later = fs::remove_dir_all(away);
+        Ok(())
+    }
+}
+
+/// The units that have a folder.
+pub(super) fn units(root: &Path) -> io::Result<Vec<UnitId>> {
+    let mut units = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name();
+        units.extend(name.to_str().and_then(|name| UnitId::parse(name).ok()));
+    }
+    units.sort();
+    Ok(units)
+}
+
+/// Finishes deletions that were cut short.
+pub(super) fn tidy(root: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(".gone-") {
+            let _later = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! How a spec, secrets included, reaches the shim: in an anonymous file in memory that becomes the
+//! shim's standard input and stays open there. A later Tancho reads it again (`/proc/<shim>/fd/0`, for
+//! our own user alone) to run a command in the environment of the unit.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize, Serializer};
+use zeroize::Zeroizing;
+
+use super::{AppName, EnvName, ProcessName, Secret, UnitId, UnitSpec};
+
+/// A spec is read up to this many bytes.
+const LIMIT: u64 = 16 << 20;
+
+/// What a shim is told. The one place where the values of variables are written in clear, to memory.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Handover {
+    unit: UnitId,
+    app: AppName,
+    process: ProcessName,
+    version: i32,
+    dir: PathBuf,
+    before: Vec<String>,
+    command: String,
+    after: Vec<String>,
+    #[serde(serialize_with = "in_clear")]
+    env: Vec<(EnvName, Secret)>,
+    memory_bytes: u64,
+    user: Option<u32>,
+    grace: Duration,
+    /// Below which cgroup to make the unit's; `None` = below our own.
+    pub(super) cgroup: Option<PathBuf>,
+}
+
+impl Handover {
+    pub(super) fn new(spec: &UnitSpec, cgroup: Option<PathBuf>) -> Self {
+        Self {
+            unit: spec.unit.clone(),
+            app: spec.app.clone(),
+            process: spec.process.clone(),
+            version: spec.version,
+            dir: spec.dir.clone(),
+            before: spec.before.clone(),
+            command: spec.command.clone(),
+            after: spec.after.clone(),
+            env: spec.env.clone(),
+            memory_bytes: spec.memory_bytes,
+            user: spec.user,
+            grace: spec.grace,
+            cgroup,
+        }
+    }
+
+    pub(super) fn into_spec(self) -> UnitSpec {
+        UnitSpec {
+            unit: self.unit,
+            app: self.app,
+            process: self.process,
+            version: self.version,
+            dir: self.dir,
+            before: self.before,
+            command: self.command,
+            after: self.after,
+            env: self.env,
+            memory_bytes: self.memory_bytes,
+            user: self.user,
+            grace: self.grace,
+        }
+    }
+
+    /// The file in memory, ready to be read from its start.
+    pub(super) fn write(&self) -> io::Result<File> {
+        let mut file = File::from(memfd_create(c"tancho-unit", MFdFlags::MFD_CLOEXEC)?);
+        let text = Zeroizing::new(serde_json::to_vec(self)?);
+        file.write_all(&text)?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    pub(super) fn read(from: impl Read) -> io::Result<Self> {
+        let mut text = Zeroizing::new(Vec::new());
+        from.take(LIMIT).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+fn in_clear<S: Serializer>(env: &[(EnvName, Secret)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(env.iter().map(|(name, value)| (name, value.expose())))
+}
+
+/// The whole environment of a unit: defaults, over them the spec's, over them the port.
+pub(super) fn environment(spec: &UnitSpec, home: &Path, port: u16) -> Vec<(String, String)> {
+    let own = spec.dir.join(".tancho/bin");
+    let mut path = "/usr/local/bin:/usr/bin:/bin".to_owned();
+    if own.is_dir() {
+        path.insert_str(0, &format!("{}:", own.display()));
+    }
+    let home = home.to_string_lossy().into_owned();
+    let mut all: Vec<(String, String)> = vec![
+        ("HOME".into(), home.clone()),
+        ("TMPDIR".into(), home),
+        ("PATH".into(), path),
+        ("LANG".into(), "C.UTF-8".into()),
+    ];
+    let port = ["PORT", "port"].map(|name| (name.to_owned(), port.to_string()));
+    let given = spec
+        .env
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.expose().to_owned()));
+    for (name, value) in given.chain(port) {
+        all.retain(|(known, _)| *known != name);
+        all.push((name, value));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::contract;
+    use super::*;
+
+    #[test]
+    fn the_spec_wins_over_all_but_the_port() {
+        let mut spec = contract::spec("x", "/nonexistent".into(), "true");
+        spec.env = [("LANG", "de"), ("PORT", "1"), ("A", "b")]
+            .map(|(name, value)| (EnvName::parse(name).unwrap(), Secret::new(value)))
+            .into();
+        let mut all: Vec<String> = environment(&spec, Path::new("/h"), 7)
+            .into_iter()
+            .map(|(n, v)| format!("{n}={v}"))
+            .collect();
+        all.sort();
+        let want = [
+            "A=b",
+            "HOME=/h",
+            "LANG=de",
+            "PATH=/usr/local/bin:/usr/bin:/bin",
+            "PORT=7",
+            "TMPDIR=/h",
+            "port=7",
+        ];
+        assert_eq!(all, want);
+    }
+
+    #[test]
+    fn a_spec_arrives_whole() {
+        let spec = contract::spec("x", "/app".into(), "true");
+        let file = Handover::new(&spec, None).write().unwrap();
+        let back = Handover::read(file).unwrap().into_spec();
+        assert_eq!(format!("{back:?}"), format!("{spec:?}"));
+        assert_eq!(back.env, spec.env);
+    }
+}
