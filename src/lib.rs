@@ -9,6 +9,7 @@ pub mod config;
 pub mod db;
 pub mod events;
 pub mod provisioners;
+pub mod proxy;
 pub mod sagas;
 
 pub mod core;

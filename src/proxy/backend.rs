@@ -1,0 +1,158 @@
+//! One address of a unit, with the idle connections to it.
+//!
+//! The connections live and die with the table: an address that stays keeps its `Backend` over a swap;
+//! one that goes is *retired*, which closes what is idle and lets what is in flight finish.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use super::wire::Wire;
+
+/// How many idle connections an address may have; more are closed on return.
+const MOST_IDLE: usize = 256;
+
+/// After this much idleness a unit may be closing the connection at this very moment, so nothing that
+/// cannot be repeated is sent on it.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Backend {
+    addr: SocketAddr,
+    idle: Mutex<Idle>,
+    in_flight: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Idle {
+    /// The longest idle first.
+    wires: Vec<(Wire, Instant)>,
+    retired: bool,
+}
+
+impl Backend {
+    pub(super) fn new(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            idle: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    /// An idle connection that still lives. `repeatable` says whether the request may be sent again if
+    /// the connection turns out to be dead.
+    pub(super) fn take(&self, repeatable: bool) -> Option<Wire> {
+        loop {
+            let (wire, since) = self.idle().wires.pop()?;
+            if !wire.is_alive() {
+                continue;
+            }
+            return (repeatable || since.elapsed() < FRESH).then_some(wire);
+        }
+    }
+
+    /// A new connection.
+    pub(super) async fn connect(&self, within: Duration) -> io::Result<Wire> {
+        let stream = tokio::time::timeout(within, TcpStream::connect(self.addr)).await??;
+        stream.set_nodelay(true)?;
+        Ok(Wire::new(stream))
+    }
+
+    /// Keeps a connection for the next request, unless there are enough or the address is retired.
+    pub(super) fn put(&self, wire: Wire) {
+        let mut idle = self.idle();
+        if !idle.retired && idle.wires.len() < MOST_IDLE {
+            idle.wires.push((wire.rested(), Instant::now()));
+        }
+    }
+
+    /// Closes what idles, now and from now on.
+    pub(super) fn retire(&self) {
+        let gone = {
+            let mut idle = self.idle();
+            idle.retired = true;
+            std::mem::take(&mut idle.wires)
+        };
+        drop(gone);
+    }
+
+    /// Closes what has idled for too long or was closed by the unit.
+    pub(super) fn sweep(&self, longest: Duration) {
+        self.idle()
+            .wires
+            .retain(|(wire, since)| since.elapsed() < longest && wire.is_alive());
+    }
+
+    /// How many requests are with the unit now.
+    pub(super) fn load(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn idle_count(&self) -> usize {
+        self.idle().wires.len()
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        // Nothing panics while it holds this lock, and a list of sockets cannot be half-changed.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a request as in flight with a backend for as long as it lives.
+pub(super) struct Lease(Arc<Backend>);
+
+impl Lease {
+    pub(super) fn new(backend: Arc<Backend>) -> Self {
+        backend.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(backend)
+    }
+
+    pub(super) fn backend(&self) -> &Backend {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A host of the table in use: the app, its backends, and whose turn it is.
+pub(super) struct Live {
+    pub(super) app: Arc<str>,
+    pub(super) backends: Vec<Arc<Backend>>,
+    pub(super) reason: String,
+    turn: AtomicUsize,
+}
+
+impl Live {
+    pub(super) fn new(app: &str, backends: Vec<Arc<Backend>>, reason: String) -> Self {
+        Self {
+            app: app.into(),
+            backends,
+            reason,
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// The least loaded of the next few in turn that were not tried yet.
+    pub(super) fn pick(&self, tried: &[usize]) -> Option<usize> {
+        const LOOKED_AT: usize = 8;
+        let count = self.backends.len();
+        if count <= 1 {
+            return (count == 1 && tried.is_empty()).then_some(0);
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        (0..count)
+            .map(|step| turn.wrapping_add(step) % count)
+            .filter(|index| !tried.contains(index))
+            .take(LOOKED_AT)
+            .min_by_key(|index| self.backends[*index].load())
+    }
+}
