@@ -16,5 +16,7 @@ pub mod core;
 
 pub mod users;
 
+pub mod units;
+
 pub mod http;
 pub mod server;
