@@ -3,6 +3,7 @@
 //! The map of the house, from the ground up. A module imports only what stands above it in this list
 //! (`tests/layers.rs` sees to it):
 
+pub mod builders;
 pub mod kernel;
 
 pub mod config;
