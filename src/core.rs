@@ -1,6 +1,7 @@
 //! What every action needs at hand: the database, the keys, the settings, the way to the outside. Built
 //! once at start, cheap to clone, faked in tests.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::db::listen::{Channel, Notices};
 use crate::kernel::call::{Actor, Grant};
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::seal::Keyring;
+use crate::provisioners::Provisioner;
 
 /// See the module.
 #[derive(Clone)]
@@ -33,6 +35,8 @@ pub struct Parts {
     pub replica: ReplicaId,
     /// Where people reach us.
     pub public: Public,
+    /// Where units of this host run.
+    pub provisioners: Provisioners,
     /// Callers lately seen, by the digest of their token.
     pub callers: Callers,
     /// Room for password hashes, which are heavy on purpose.
@@ -41,6 +45,9 @@ pub struct Parts {
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
+
+/// The provisioners of this host by the word under which pools name them; none where no units run.
+pub type Provisioners = Arc<BTreeMap<String, Arc<dyn Provisioner>>>;
 
 /// Where people reach us.
 #[derive(Clone, Debug)]

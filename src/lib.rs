@@ -3,9 +3,9 @@
 //! The map of the house, from the ground up. A module imports only what stands above it in this list
 //! (`tests/layers.rs` sees to it):
 
-pub mod builders;
 pub mod kernel;
 
+pub mod builders;
 pub mod config;
 pub mod db;
 pub mod events;
@@ -17,6 +17,8 @@ pub mod core;
 
 pub mod users;
 
+pub mod apps;
+pub mod releases;
 pub mod units;
 
 pub mod http;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Role, Settings};
-use crate::core::{Callers, Core, Parts, Public};
+use crate::core::{Callers, Core, Parts, Provisioners, Public};
 use crate::db::Db;
 use crate::db::listen::Notices;
 use crate::http;
@@ -18,6 +18,7 @@ use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
 use crate::kernel::seal::Keyring;
 use crate::sagas::{Registry, Runner};
+use crate::units;
 
 /// What `start` needs; all of it is ready to use.
 pub struct Wanted {
@@ -27,6 +28,8 @@ pub struct Wanted {
     pub keys: Keyring,
     /// This machine's name for units and versions.
     pub host: String,
+    /// Where units of this host run.
+    pub provisioners: Provisioners,
     /// Bound, if the process has the role.
     pub api: TcpListener,
     /// Where the router listens or will listen, for the URLs of apps.
@@ -58,6 +61,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
         notices: notices.clone(),
         keys: wanted.keys,
         host: wanted.host,
+        provisioners: wanted.provisioners,
         replica: ReplicaId::new(),
         callers: Callers::default(),
         tasks: tasks.clone(),
@@ -74,6 +78,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
             stop.clone(),
         );
         runner.start(&tasks);
+        units::start(&core);
     }
     if core.settings.roles.contains(&Role::Api) {
         tasks.spawn(serve(wanted.api, core.clone()));
@@ -82,8 +87,8 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
 }
 
 /// Every kind of saga there is.
-pub fn sagas(_core: &Core) -> Registry {
-    Registry::default()
+pub fn sagas(core: &Core) -> Registry {
+    Registry::default().with(units::scale_saga(core))
 }
 
 impl Running {

@@ -14,8 +14,40 @@
 //! the switch the old units go only once the new ones can do their work. One reconciler works for a
 //! host at a time, whoever it is.
 //!
+//! A notice on `Channel::Units` carries the id of the app whose desired units, or units, have changed;
+//! without one it costs a look at everything.
+//!
 //! It never decides which release is current, never reads what a unit says, and keeps no list of units
 //! in memory that must be right.
 
+pub mod classic;
+mod health;
+pub mod logs;
+mod merge;
 pub mod model;
+pub mod modern;
 pub mod planner;
+mod reconcile;
+pub mod routes;
+pub mod scale;
+mod store;
+mod wire;
+mod work;
+
+pub use reconcile::{Pace, Units};
+pub use work::{user, version_dir};
+
+use crate::core::Core;
+use crate::sagas::Saga;
+
+/// Starts what keeps the units of this host true.
+pub fn start(core: &Core) {
+    if !core.provisioners.is_empty() {
+        core.tasks.spawn(Units::new(core, Pace::default()).run());
+    }
+}
+
+/// The saga that waits until an app has as many units as it should.
+pub fn scale_saga(core: &Core) -> impl Saga {
+    scale::Scale::new(core.clone())
+}

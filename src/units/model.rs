@@ -1,9 +1,15 @@
 //! What units are made of; pure.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
+use uuid::Uuid;
+
+use crate::kernel::ids::AppId;
 use crate::kernel::problem::Problem;
+use crate::provisioners::UnitId;
 
 /// What we want of a unit; see the module above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,4 +77,114 @@ pub struct Desired {
     pub current: Option<Wanted>,
     /// What is being tried.
     pub candidate: Option<Wanted>,
+}
+
+/// What the provisioner and the health check say of a unit, as kept in its row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// In the words of the API.
+    pub state: String,
+    /// Why it is not well; empty when it is.
+    pub reason: String,
+    pub address: Option<SocketAddr>,
+    pub pid: Option<i32>,
+    pub restarts: i32,
+    /// It can do its work.
+    pub ready: bool,
+}
+
+/// The row of a unit.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub id: UnitId,
+    pub app_id: AppId,
+    pub release: i64,
+    pub process: String,
+    pub version: i32,
+    pub host: String,
+    pub phase: Phase,
+    pub phase_age: Duration,
+    /// It is of the process that requests go to.
+    pub routed: bool,
+    /// Its version asks for health checks.
+    pub checked: bool,
+    pub seen: Seen,
+}
+
+impl Row {
+    /// A unit that is to be started, with a new name.
+    pub fn new(
+        app_id: AppId,
+        app: &str,
+        release: i64,
+        version: i32,
+        process: &str,
+        host: &str,
+    ) -> Result<Self, Problem> {
+        let random = Uuid::new_v4().simple().to_string();
+        Ok(Self {
+            id: UnitId::parse(&format!("{app}-{process}-{}", &random[..8]))?,
+            app_id,
+            release,
+            process: process.to_owned(),
+            version,
+            host: host.to_owned(),
+            phase: Phase::Starting,
+            phase_age: Duration::ZERO,
+            routed: false,
+            checked: false,
+            seen: Seen {
+                state: "created".into(),
+                ..Seen::default()
+            },
+        })
+    }
+}
+
+/// The wanted units of a release: those of the processes that it has. A process nobody has scaled has one
+/// unit, unless the whole app is stopped. `counts` is by process, `None` for stopped ones.
+pub fn wanted(
+    release: i64,
+    here: bool,
+    processes: &[String],
+    counts: &BTreeMap<String, Option<u32>>,
+) -> Wanted {
+    let stopped = !counts.is_empty() && counts.values().all(Option::is_none);
+    let count = |process: &String| match counts.get(process) {
+        Some(count) => count.unwrap_or(0),
+        None => u32::from(!stopped),
+    };
+    Wanted {
+        release,
+        here,
+        units: processes.iter().map(|p| (p.clone(), count(p))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(processes: &[&str], counts: &[(&str, Option<u32>)]) -> Vec<u32> {
+        let processes: Vec<String> = processes.iter().map(|p| (*p).to_owned()).collect();
+        let counts = counts.iter().map(|(p, n)| ((*p).to_owned(), *n)).collect();
+        let wanted = wanted(1, true, &processes, &counts);
+        processes.iter().map(|p| wanted.units[p]).collect()
+    }
+
+    #[test]
+    fn a_process_nobody_scaled_has_one_unit_unless_the_app_is_stopped() {
+        assert_eq!(count(&["web", "new"], &[]), [1, 1]);
+        assert_eq!(count(&["web", "new"], &[("web", Some(3))]), [3, 1]);
+        assert_eq!(count(&["web", "new"], &[("web", Some(0))]), [0, 1]);
+        assert_eq!(count(&["web", "new"], &[("web", None), ("old", None)]), [0, 0]);
+        assert_eq!(count(&["web", "new"], &[("web", None), ("old", Some(1))]), [0, 1]);
+    }
+
+    #[test]
+    fn phases_keep_their_words() {
+        for phase in [Phase::Starting, Phase::Serving, Phase::Draining, Phase::Stopping] {
+            assert_eq!(phase.as_str().parse::<Phase>().unwrap(), phase);
+        }
+    }
 }
