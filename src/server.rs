@@ -94,6 +94,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
             stop.clone(),
         );
         runner.start(&tasks);
+        units::start(&core);
     }
     if core.settings.roles.contains(&Role::Api) {
         tasks.spawn(serve(wanted.api, core.clone()));
@@ -125,6 +126,7 @@ pub fn sagas(core: &Core) -> Registry {
         .with(releases::Rollout::new(core))
         .with(deploys::Deploy::new(core))
         .with(deploys::Rollback::new(core))
+        .with(units::scale_saga(core))
         .with(lifecycle::RemoveApp::new(core))
 }
 

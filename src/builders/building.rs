@@ -147,6 +147,9 @@ impl Building<'_> {
             kill_strays(scratch.path());
             let tree = scratch.tree();
             let bytes = seal(&tree, user).map_err(|e| match e.kind() {
+                io::ErrorKind::InvalidFilename => {
+                    BuildError::Refused("The built tree has paths that are too long.".to_owned())
+                }
                 io::ErrorKind::PermissionDenied => {
                     BuildError::Refused(format!("The built tree cannot be kept: {e}."))
                 }

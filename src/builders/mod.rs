@@ -165,6 +165,9 @@ pub async fn build(
     lines: mpsc::Sender<String>,
     cancel: CancellationToken,
 ) -> Result<Built, BuildError> {
+    // Cancelled too when this future is dropped: what blocks on another thread hears of it.
+    let cancel = cancel.child_token();
+    let _dropped = cancel.clone().drop_guard();
     let watch = Watch {
         cancel,
         deadline: Instant::now() + request.limits.deadline,
@@ -181,11 +184,8 @@ pub async fn build(
     };
     let scratch = blocking(move || Scratch::new(&versions_dir).map_err(BuildError::internal)).await?;
     let scratch = Arc::new(scratch);
-    let voice = Voice::new(
-        lines,
-        request.env.iter().map(|(_, v)| v),
-        request.limits.output_bytes,
-    );
+    let secrets = request.env.iter().map(|(_, value)| value);
+    let voice = Voice::new(lines, watch.clone(), secrets, request.limits.output_bytes);
     let building = Building {
         request,
         scripts,

@@ -3,6 +3,7 @@
 
 use tokio::sync::mpsc;
 
+use super::run::Watch;
 use crate::kernel::secret::Secret;
 
 /// Longest line that is passed on, in bytes.
@@ -17,6 +18,7 @@ const LAST: usize = 300;
 /// The voice of a build: one for all of its steps.
 pub(super) struct Voice {
     lines: mpsc::Sender<String>,
+    watch: Watch,
     masked: Vec<Secret>,
     left: u64,
     most: u64,
@@ -26,6 +28,7 @@ pub(super) struct Voice {
 impl Voice {
     pub(super) fn new<'a>(
         lines: mpsc::Sender<String>,
+        watch: Watch,
         secrets: impl Iterator<Item = &'a Secret>,
         most: u64,
     ) -> Self {
@@ -38,6 +41,7 @@ impl Voice {
         masked.sort_by_key(|s| std::cmp::Reverse(s.expose().len()));
         Self {
             lines,
+            watch,
             masked,
             left: most,
             most,
@@ -56,7 +60,7 @@ impl Voice {
         })
     }
 
-    /// Passes a line on; waits when the reader is slow. Beyond the bound only the last line is kept.
+    /// Passes a line on; waits when the reader is slow, until the build must stop. Beyond the bound only the last line is kept.
     pub(super) async fn say(&mut self, line: &str) {
         let line = cut(self.mask(line), LINE);
         let plain = without_escapes(&line);
@@ -77,8 +81,11 @@ impl Voice {
             self.left -= size;
             line
         };
-        // Nobody listens any more: the build goes on all the same.
-        let _ = self.lines.send(line).await;
+        tokio::select! {
+            // Nobody listens any more: the build goes on all the same.
+            _ = self.lines.send(line) => {}
+            () = self.watch.over() => {}
+        }
     }
 
     /// Forgets the last line: another step begins.
@@ -177,7 +184,12 @@ mod tests {
     async fn secrets_are_masked_even_where_a_line_is_cut() {
         let (tx, mut rx) = mpsc::channel(10);
         let secret = Secret::new("correct-horse-battery");
-        let mut voice = Voice::new(tx, [&secret].into_iter(), 1 << 20);
+        let watch = Watch {
+            cancel: tokio_util::sync::CancellationToken::new(),
+            deadline: tokio::time::Instant::now() + std::time::Duration::from_secs(60),
+            allowed: std::time::Duration::from_secs(60),
+        };
+        let mut voice = Voice::new(tx, watch, [&secret].into_iter(), 1 << 20);
         let line = format!("{}{}", "x".repeat(LINE - 8), secret.expose());
         voice.say(&line).await;
         assert!(!rx.recv().await.unwrap().contains("correct"));

@@ -35,7 +35,7 @@ pub(super) const GUARD: &str = r#"umask 027
 exec 3<&0 </dev/null
 ( exec >/dev/null 2>&1; read -r _ <&3; kill -9 0 ) &
 exec 3<&-
-mkdir -p "$HOME" || exit 1
+mkdir -p "$HOME" 2>/dev/null
 exec nice -n 5 "$@"
 "#;
 
@@ -49,7 +49,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Resolves when the build must stop.
-    async fn over(&self) {
+    pub(super) async fn over(&self) {
         tokio::select! {
             () = self.cancel.cancelled() => {}
             () = tokio::time::sleep_until(self.deadline) => {}

@@ -33,7 +33,9 @@ use tokio_util::sync::CancellationToken;
 
 type Body = BoxBody<Bytes, io::Error>;
 
-/// How long a client may take for the head of a request, and answers may take to end when we stop.
+/// How long a connection may stay without a request.
+const IDLE: Duration = Duration::from_secs(90);
+/// How long answers may take to end when we stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// HTTP dates, always in GMT.
 const DATE: &str = "%a, %d %b %Y %H:%M:%S GMT";
@@ -84,7 +86,7 @@ pub async fn serve(dir: &Path, listener: TcpListener, stop: CancellationToken) -
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(PATIENCE)
+            .header_read_timeout(IDLE)
             .serve_connection(TokioIo::new(stream), answer);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {

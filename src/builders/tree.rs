@@ -102,31 +102,50 @@ pub fn remove_version(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a tree whatever its modes; links are not followed.
+/// Removes a tree whatever its modes and depth, or a single file; links are not followed.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    for _ in 0..5 {
-        match fs::remove_dir_all(path) {
-            Ok(()) => return Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if !path.exists() {
-                    return Ok(());
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => unlock(path)?,
-            // Something was still being written.
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-            Err(e) => return Err(e),
+    let mut tries = 0;
+    loop {
+        let removed = match fs::symlink_metadata(path) {
+            Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+            Ok(_) => fs::remove_file(path),
+            Err(e) => Err(e),
+        };
+        match removed {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !path.exists() => return Ok(()),
+            Err(_) if tries < 5 => flatten(path)?,
+            other => return other,
         }
+        tries += 1;
     }
-    fs::remove_dir_all(path)
 }
 
-fn unlock(folder: &Path) -> io::Result<()> {
-    fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            unlock(&entry.path())?;
+/// Makes a tree removable: opens each folder, and moves those that lie deep to the top, where paths are
+/// short. A build can nest folders deeper than any path or the number of open files allows.
+fn flatten(top: &Path) -> io::Result<()> {
+    const DEEP: usize = 50;
+    let me = nix::unistd::Uid::effective().as_raw();
+    let mut folders = vec![(top.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        // From the top down ours alone, so that nobody exchanges a folder for a link meanwhile.
+        lchown(&folder, Some(me), None)?;
+        fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            let path = entry.path();
+            if depth < DEEP {
+                folders.push((path, depth + 1));
+                continue;
+            }
+            // Moving a folder needs the right to write it.
+            lchown(&path, Some(me), None)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o700))?;
+            let higher = top.join(format!(".deep-{}", uuid::Uuid::new_v4().simple()));
+            fs::rename(&path, &higher)?;
+            folders.push((higher, 1));
         }
     }
     Ok(())
@@ -155,8 +174,10 @@ pub fn sweep(versions_dir: &Path) -> io::Result<usize> {
             continue;
         }
         kill_strays(&path);
-        remove_tree(&path)?;
-        removed += 1;
+        match remove_tree(&path) {
+            Ok(()) => removed += 1,
+            Err(error) => tracing::error!(path = %path.display(), %error, "cannot remove a leftover"),
+        }
     }
     Ok(removed)
 }

@@ -5,7 +5,7 @@ use axum::http::Method;
 use crate::http::table::Door::{May, Open, Token, User, UserOrItsApp};
 use crate::http::table::Table;
 use crate::kernel::permission::Permission;
-use crate::{apps, lifecycle, platforms, quotas, releases, teams, users};
+use crate::{apps, lifecycle, platforms, quotas, releases, teams, units, users};
 
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
@@ -54,4 +54,11 @@ pub fn table() -> Table {
         .on(PUT, "/teams/{team}/{user}", User, teams::classic::add_member)
         .on(DELETE, "/teams/{team}/{user}", User, teams::classic::remove_member)
         .on(POST, "/tokens", May(Permission::ALL), users::classic::app_token)
+        // Units and logs
+        .on(PUT, "/apps/{app}/units", User, units::classic::add)
+        .on(DELETE, "/apps/{app}/units", User, units::classic::remove)
+        .on(POST, "/apps/{app}/start", User, units::classic::start)
+        .on(POST, "/apps/{app}/stop", User, units::classic::stop)
+        .on(GET, "/apps/{app}/log", User, units::classic::log)
+        .on(POST, "/apps/{app}/log", UserOrItsApp, units::classic::add_log)
 }

@@ -8,7 +8,7 @@ use crate::http::table::Table;
 use crate::http::{events, health};
 use crate::kernel::permission::Permission;
 use crate::teams::roles;
-use crate::{apps, deploys, lifecycle, plans, platforms, pools, releases, teams, users};
+use crate::{apps, deploys, lifecycle, plans, platforms, pools, releases, teams, units, users};
 
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
@@ -96,6 +96,14 @@ fn apps(table: Table) -> Table {
         .since("1.0", POST, "/apps/{app}/env", User, releases::modern::set_env)
         .since("1.0", DELETE, "/apps/{app}/env", User, releases::modern::unset_env)
         .since("1.0", POST, "/apps/{app}/restart", User, releases::modern::restart)
+        // Units and logs
+        .since("1.0", PUT, "/apps/{app}/units", User, units::modern::add)
+        .since("1.0", DELETE, "/apps/{app}/units", User, units::modern::remove)
+        .since("1.12", DELETE, "/apps/{app}/units/{unit}", User, units::modern::kill)
+        .since("1.0", POST, "/apps/{app}/start", User, units::modern::start)
+        .since("1.0", POST, "/apps/{app}/stop", User, units::modern::stop)
+        .since("1.0", GET, "/apps/{app}/log", User, units::modern::log)
+        .since("1.0", POST, "/apps/{app}/log", UserOrItsApp, units::modern::add_log)
         // Deploys
         .since("1.0", POST, "/apps/{app}/deploy", User, deploys::modern::deploy)
         .uploading()

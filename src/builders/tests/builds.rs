@@ -275,6 +275,16 @@ async fn a_procfile_that_a_hook_makes_a_link_is_not_followed() {
 }
 
 #[tokio::test]
+async fn what_an_archive_brings_as_ours_is_dropped() {
+    let home = Home::new();
+    for (number, name) in [(1, ".tancho"), (2, ".tancho/bin/sh")] {
+        let files = [("Procfile", "web: true"), (name, "#!/bin/sh\necho hijacked\n")];
+        let (version, _) = built(&home.request("procfile", number, &files)).await;
+        assert!(!version.dir.join(".tancho").exists());
+    }
+}
+
+#[tokio::test]
 async fn a_hook_may_write_the_procfile_and_sees_the_apps_variables() {
     let home = Home::new();
     let yaml = "hooks: {build: ['test -n \"$DATABASE_URL\"', 'echo \"web: ./$NAME\" > Procfile', 'echo got $DATABASE_URL; env | grep -c SECRET_OF_SERVER || true']}";

@@ -100,6 +100,37 @@ async fn a_slow_reader_does_not_keep_a_cancelled_build() {
 }
 
 #[tokio::test]
+async fn nor_does_a_reader_that_never_reads_keep_a_late_one() {
+    let home = Home::new();
+    let mut request = hooked(&home, 1, "true");
+    request.limits.deadline = Duration::from_secs(1);
+    let (tx, _rx) = mpsc::channel(1);
+    let result = build(&request, tx, CancellationToken::new()).await;
+    assert!(matches!(result, Err(BuildError::TimedOut(_))), "{result:?}");
+    assert!(home.leftovers().is_empty());
+}
+
+#[tokio::test]
+async fn a_build_goes_on_when_its_reader_has_gone() {
+    let home = Home::new();
+    let request = hooked(&home, 1, "seq 1 1000");
+    let (tx, rx) = mpsc::channel(1);
+    drop(rx);
+    build(&request, tx, CancellationToken::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tree_deeper_than_any_path_is_refused_and_removed() {
+    let home = Home::new();
+    let hook = "/usr/bin/python3 -c 'import os\nfor _ in range(3000): os.mkdir(\"deep-deep\", 0o700); os.chdir(\"deep-deep\")'";
+    let (result, lines) = build_all(&hooked(&home, 1, &hook)).await;
+    let error = result.unwrap_err();
+    assert!(matches!(error, BuildError::Refused(_)), "{error:?} {lines:#?}");
+    assert!(error.to_string().contains("too long"), "{error}");
+    assert!(home.leftovers().is_empty());
+}
+
+#[tokio::test]
 async fn a_failing_hook_is_named_with_its_status_and_last_line() {
     let home = Home::new();
     let mut request = hooked(

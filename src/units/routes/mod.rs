@@ -1,0 +1,97 @@
+//! Routes: which addresses stand behind which host. A unit stands there while it is of the main process
+//! of its version, in phase *serving*, ready, and has an address; so a switch to a release whose main
+//! process has another name has no gap either.
+//!
+//! Whoever routes follows the table: a notice says that it may have changed, a cheap look now and then
+//! makes up for lost notices, and while the database is away the last table stays.
+
+mod store;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::db::Db;
+use crate::db::listen::{Channel, Notices};
+use crate::kernel::problem::Problem;
+use crate::proxy::{Backends, Proxy, Route, Routes};
+use crate::units::routes::store::AppRow;
+
+/// The shortest time between two tables.
+const PACE: Duration = Duration::from_millis(50);
+/// How often the table is looked at without a notice.
+const POLL: Duration = Duration::from_secs(2);
+
+/// All routes as they are now. `domain` is the one below which apps have their addresses.
+pub async fn table(db: &Db, domain: &str) -> Result<Routes, Problem> {
+    let mut ready: HashMap<uuid::Uuid, Vec<SocketAddr>> = HashMap::new();
+    for (app, address) in store::list_ready(db).await? {
+        if let Ok(address) = address.parse() {
+            ready.entry(app.0).or_default().push(address);
+        }
+    }
+    let apps = store::list_apps(db).await?;
+    let routes = apps.into_iter().flat_map(|app| {
+        let state = match ready.remove(&app.app_id.0) {
+            Some(addresses) => Backends::Ready(addresses),
+            None => Backends::None {
+                reason: reason(&app).to_owned(),
+            },
+        };
+        let own = format!("{}.{domain}", app.label);
+        let hosts = std::iter::once(own).chain(app.cnames);
+        hosts.map(move |host| Route {
+            host: host.to_ascii_lowercase(),
+            app: app.name.clone(),
+            state: state.clone(),
+        })
+    });
+    Ok(routes.collect::<Vec<_>>().into_iter().collect())
+}
+
+fn reason(app: &AppRow) -> &'static str {
+    match app {
+        AppRow { deployed: false, .. } => "the app has no version deployed yet",
+        AppRow { stopped: true, .. } => "the app is stopped",
+        AppRow { units: 0, .. } => "it has no units",
+        _ => "no unit is ready",
+    }
+}
+
+/// Keeps the table of a proxy true until `stop`.
+pub async fn follow(db: Db, notices: Notices, domain: String, proxy: Proxy, stop: CancellationToken) {
+    let mut notices = notices.subscribe();
+    let mut loaded: Option<String> = None;
+    loop {
+        let began = Instant::now();
+        let told = match refresh(&db, &domain, &proxy, &mut loaded).await {
+            Ok(()) => PACE.max(began.elapsed() * 5),
+            Err(problem) => {
+                tracing::warn!(problem = %problem.chain(), "the routes cannot be read; the last ones stay");
+                loaded = None;
+                Duration::from_millis(500)
+            }
+        };
+        let next = async {
+            tokio::time::sleep(told).await;
+            notices.wait(&[Channel::Routes], POLL).await;
+        };
+        tokio::select! {
+            () = next => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Loads the table if it may have changed.
+async fn refresh(db: &Db, domain: &str, proxy: &Proxy, loaded: &mut Option<String>) -> Result<(), Problem> {
+    // Read before the table, so that a change in between is seen the next time.
+    let mark = store::mark(db).await?;
+    if loaded.as_ref() != Some(&mark) {
+        proxy.set_routes(table(db, domain).await?);
+        *loaded = Some(mark);
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The numbers of units in SQL.
+
+use serde_json::Value;
+use sqlx::{PgConnection, PgExecutor};
+
+use crate::kernel::ids::AppId;
+
+/// What an app runs, and how many units of each process it should have.
+pub(super) struct AppRow {
+    pub(super) quota_limit: i32,
+    pub(super) version: Option<i32>,
+    pub(super) processes: Option<Value>,
+    /// Process → units and whether it is stopped.
+    pub(super) counts: Value,
+}
+
+/// An app; `None` if it is gone or going.
+pub(super) async fn find(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<AppRow>> {
+    sqlx::query_as!(
+        AppRow,
+        r#"select a.quota_limit, r.version as "version?", v.processes as "processes?",
+                  coalesce((select jsonb_object_agg(p.process, jsonb_build_array(p.units, p.stopped))
+                            from app_process p where p.app_id = a.app_id), '{}') as "counts!"
+           from app a
+           left join release r on r.release_id = a.current_release
+           left join version v on v.app_id = r.app_id and v.version = r.version
+           where a.app_id = $1 and a.state = 'live'"#,
+        app.0
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// Keeps the app's row as it is until the transaction ends.
+pub(super) async fn hold(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
+    sqlx::query!("select from app where app_id = $1 for no key update", app.0)
+        .execute(tx)
+        .await
+        .map(drop)
+}
+
+/// Sets the number of units of a process.
+pub(super) async fn set_units(
+    tx: &mut PgConnection,
+    app: AppId,
+    process: &str,
+    units: i32,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into app_process (app_id, process, units) values ($1, $2, $3)
+         on conflict (app_id, process) do update set units = excluded.units",
+        app.0,
+        process,
+        units
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Takes a change of the number back, unless it has changed again.
+pub(super) async fn reset_units(
+    tx: &mut PgConnection,
+    app: AppId,
+    process: &str,
+    from: i32,
+    to: i32,
+) -> sqlx::Result<bool> {
+    sqlx::query!(
+        "update app_process set units = $4 where app_id = $1 and process = $2 and units = $3",
+        app.0,
+        process,
+        from,
+        to
+    )
+    .execute(tx)
+    .await
+    .map(|done| done.rows_affected() == 1)
+}
+
+/// Stops or starts processes.
+pub(super) async fn set_stopped(
+    tx: &mut PgConnection,
+    app: AppId,
+    processes: &[String],
+    stopped: bool,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into app_process (app_id, process, units, stopped)
+         select $1, process, 1, $3 from unnest($2::text[]) process
+         on conflict (app_id, process) do update set stopped = excluded.stopped",
+        app.0,
+        processes,
+        stopped
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// How it stands with the units of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) process: String,
+    /// All there are, those that are leaving too.
+    pub(super) total: i64,
+    /// Those of the current release that do their work.
+    pub(super) ready: i64,
+    /// Why one of them does not.
+    pub(super) reason: Option<String>,
+}
+
+/// How it stands with the units of an app, by process.
+pub(super) async fn list_standing(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Vec<Standing>> {
+    sqlx::query_as!(
+        Standing,
+        r#"select u.process, count(*) as "total!",
+                  count(*) filter (where u.ready and u.phase = 'serving' and u.release_id = a.current_release) as "ready!",
+                  max(u.reason) filter (where not u.ready and u.reason <> '') as reason
+           from unit u join app a on a.app_id = u.app_id
+           where u.app_id = $1 group by u.process"#,
+        app.0
+    )
+    .fetch_all(db)
+    .await
+}

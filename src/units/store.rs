@@ -1,0 +1,333 @@
+//! Units in SQL.
+
+use serde_json::Value;
+use sqlx::{PgConnection, PgExecutor};
+
+use crate::kernel::ids::AppId;
+use crate::kernel::problem::Problem;
+use crate::units::model::{Phase, Row, Seen};
+
+/// Takes the lock of a host for as long as the connection lives; false if another has it.
+pub(super) async fn try_lock(connection: &mut PgConnection, host: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select pg_try_advisory_lock(hashtextextended('tancho.units.' || $1, 0)) as "taken!""#,
+        host
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Says that this host is alive.
+pub(super) async fn renew_host(connection: &mut PgConnection, host: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into host (host) values ($1) on conflict (host) do update set seen_at = now()",
+        host
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Apps of which something runs or should run on this host, and which are not as they should be. Compares
+/// numbers and a checksum of the names of processes, so that thousands of settled apps cost one pass.
+pub(super) async fn list_unsettled(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Vec<AppId>> {
+    sqlx::query_scalar!(
+        r#"with want as (
+               select a.app_id, sum(n.units) as units, sum(n.units * hashtext(e.value->>'name')) as mark
+               from app a
+               join release r on r.release_id = a.current_release
+               join version v on v.app_id = r.app_id and v.version = r.version
+               cross join lateral jsonb_array_elements(v.processes) e
+               left join app_process p on p.app_id = a.app_id and p.process = e.value->>'name'
+               cross join lateral (select case when p.stopped then 0 else coalesce(p.units, 1) end::bigint as units) n
+               where a.state = 'live' and (v.host is null or v.host = $1)
+               group by a.app_id
+           ), have as (
+               select u.app_id, count(*) as units, sum(hashtext(u.process)::bigint) as mark,
+                      bool_and(u.phase = 'serving' and u.ready and u.release_id = a.current_release
+                               and a.state = 'live' and a.candidate_release is null) as well
+               from unit u join app a on a.app_id = u.app_id
+               where u.app_id in (select app_id from want) or u.host = $1
+               group by u.app_id
+           )
+           select coalesce(w.app_id, h.app_id) as "app_id!: AppId"
+           from want w full join have h on h.app_id = w.app_id
+           where not coalesce(h.well, true) or coalesce(w.units, 0) <> coalesce(h.units, 0)
+              or coalesce(w.mark, 0) <> coalesce(h.mark, 0)
+           union
+           select a.app_id from app a join release r on r.release_id = a.candidate_release
+           join version v on v.app_id = r.app_id and v.version = r.version
+           where v.host is null or v.host = $1"#,
+        host
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// What should run of an app, as kept.
+pub(super) struct DesiredRow {
+    pub(super) app_id: AppId,
+    pub(super) name: String,
+    pub(super) provisioner: String,
+    pub(super) current: Option<i64>,
+    pub(super) current_version: Option<i32>,
+    pub(super) current_here: bool,
+    pub(super) current_processes: Option<Value>,
+    pub(super) candidate: Option<i64>,
+    pub(super) candidate_version: Option<i32>,
+    pub(super) candidate_here: bool,
+    pub(super) candidate_processes: Option<Value>,
+    /// Process → units, null for stopped ones.
+    pub(super) counts: Value,
+}
+
+/// What should run of some apps. An app that is being removed should have nothing.
+pub(super) async fn list_desired(
+    db: impl PgExecutor<'_>,
+    host: &str,
+    apps: &[AppId],
+) -> sqlx::Result<Vec<DesiredRow>> {
+    sqlx::query_as!(
+        DesiredRow,
+        r#"select a.app_id as "app_id: AppId", a.name, pool.provisioner,
+                  cr.release_id as "current?", cr.version as "current_version?",
+                  coalesce(cv.host, $1) = $1 as "current_here!", cv.processes as "current_processes?",
+                  nr.release_id as "candidate?", nr.version as "candidate_version?",
+                  coalesce(nv.host, $1) = $1 as "candidate_here!", nv.processes as "candidate_processes?",
+                  coalesce((select jsonb_object_agg(p.process, case when not p.stopped then p.units end)
+                            from app_process p where p.app_id = a.app_id), '{}') as "counts!"
+           from app a
+           join pool on pool.name = a.pool
+           left join release cr on cr.release_id = a.current_release and a.state = 'live'
+           left join version cv on cv.app_id = cr.app_id and cv.version = cr.version
+           left join release nr on nr.release_id = a.candidate_release and a.state = 'live'
+           left join version nv on nv.app_id = nr.app_id and nv.version = nr.version
+           where a.app_id = any($2)"#,
+        host,
+        apps as &[AppId],
+    )
+    .fetch_all(db)
+    .await
+}
+
+struct UnitRow {
+    unit_id: String,
+    app_id: AppId,
+    release_id: i64,
+    process: String,
+    version: i32,
+    host: String,
+    phase: String,
+    state: String,
+    reason: String,
+    address: Option<String>,
+    pid: Option<i32>,
+    restarts: i32,
+    ready: bool,
+    phase_age: f64,
+    routed: bool,
+    checked: bool,
+}
+
+impl TryFrom<UnitRow> for Row {
+    type Error = Problem;
+
+    fn try_from(row: UnitRow) -> Result<Self, Problem> {
+        Ok(Row {
+            id: row.unit_id.try_into()?,
+            app_id: row.app_id,
+            release: row.release_id,
+            process: row.process,
+            version: row.version,
+            host: row.host,
+            phase: row.phase.parse()?,
+            phase_age: std::time::Duration::from_secs_f64(row.phase_age.max(0.0)),
+            routed: row.routed,
+            checked: row.checked,
+            seen: Seen {
+                state: row.state,
+                reason: row.reason,
+                address: row.address.and_then(|a| a.parse().ok()),
+                pid: row.pid,
+                restarts: row.restarts,
+                ready: row.ready,
+            },
+        })
+    }
+}
+
+/// All units of some apps, or of this host if none is named; the oldest first.
+pub(super) async fn list_units(
+    db: impl PgExecutor<'_>,
+    host: &str,
+    apps: Option<&[AppId]>,
+) -> Result<Vec<Row>, Problem> {
+    let rows = sqlx::query_as!(
+        UnitRow,
+        r#"select u.unit_id, u.app_id as "app_id: AppId", u.release_id, u.process, u.version, u.host, u.phase,
+                  u.state, u.reason, u.address, u.pid, u.restarts, u.ready,
+                  extract(epoch from clock_timestamp() - u.phase_at)::double precision as "phase_age!",
+                  case when v.processes @> '[{"name": "web"}]' then u.process = 'web'
+                       else not exists (select from jsonb_array_elements(v.processes) e
+                                        where e.value->>'name' < u.process collate "C") end as "routed!",
+                  (jsonb_path_exists(v.yaml, '$.healthcheck.path ? (@ != "")')
+                   or jsonb_path_exists(v.yaml, '$.healthcheck.command[*]')
+                   or jsonb_path_exists(v.yaml, '$.processes[*].healthcheck.path ? (@ != "")')
+                   or jsonb_path_exists(v.yaml, '$.processes[*].healthcheck.command[*]')) as "checked!"
+           from unit u join version v on v.app_id = u.app_id and v.version = u.version
+           where (u.app_id = any($2)) or ($2 is null and u.host = $1)
+           order by u.created_at, u.unit_id"#,
+        host,
+        apps as Option<&[AppId]>,
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Row::try_from).collect()
+}
+
+/// The ids of this host's units.
+pub(super) async fn list_ids(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!("select unit_id from unit where host = $1", host)
+        .fetch_all(db)
+        .await
+}
+
+/// Writes rows of units to be started. An app or release that has just gone gets none.
+pub(super) async fn insert_units(tx: &mut PgConnection, rows: &[Row]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into unit (unit_id, app_id, release_id, process, version, host, created_at)
+         select n.unit_id, n.app_id, n.release_id, n.process, n.version, n.host,
+                clock_timestamp() + n.place * interval '1 microsecond'
+         from unnest($1::text[], $2::uuid[], $3::bigint[], $4::text[], $5::integer[], $6::text[])
+              with ordinality as n (unit_id, app_id, release_id, process, version, host, place)
+         join release r on r.release_id = n.release_id
+         join app a on a.app_id = n.app_id",
+        &rows.iter().map(|r| r.id.to_string()).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.app_id.0).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.release).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.process.clone()).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.version).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.host.clone()).collect::<Vec<_>>(),
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Writes what was seen of units.
+pub(super) async fn update_seen(tx: &mut PgConnection, rows: &[&Row]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update unit u set state = n.state, reason = n.reason, address = n.address, pid = n.pid,
+                restarts = n.restarts, ready = n.ready
+         from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::integer[], $7::boolean[])
+              as n (unit_id, state, reason, address, pid, restarts, ready)
+         where u.unit_id = n.unit_id",
+        &rows.iter().map(|r| r.id.to_string()).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.seen.state.clone()).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.seen.reason.clone()).collect::<Vec<_>>(),
+        &rows
+            .iter()
+            .map(|r| r.seen.address.map(|a| a.to_string()))
+            .collect::<Vec<_>>() as &[Option<String>],
+        &rows.iter().map(|r| r.seen.pid).collect::<Vec<_>>() as &[Option<i32>],
+        &rows.iter().map(|r| r.seen.restarts).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.seen.ready).collect::<Vec<_>>(),
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Moves units on to phases; never back.
+pub(super) async fn update_phases(tx: &mut PgConnection, units: &[(String, Phase)]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update unit u set phase = n.phase, phase_at = clock_timestamp()
+         from unnest($1::text[], $2::text[]) as n (unit_id, phase)
+         where u.unit_id = n.unit_id
+           and array_position(array['starting', 'serving', 'draining', 'stopping'], u.phase)
+             < array_position(array['starting', 'serving', 'draining', 'stopping'], n.phase)",
+        &units.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>(),
+        &units
+            .iter()
+            .map(|(_, phase)| phase.as_str().to_owned())
+            .collect::<Vec<_>>(),
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Deletes units that are gone, with how far their logs were read.
+pub(super) async fn delete_units(tx: &mut PgConnection, units: &[String]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "with gone as (delete from unit where unit_id = any($1) returning unit_id)
+         delete from log_position where unit_id = any($1)",
+        units
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// All that a unit's spec is made of, but its environment.
+pub(super) struct SpecRow {
+    pub(super) app_id: AppId,
+    pub(super) app: String,
+    pub(super) number: i32,
+    pub(super) release_id: i64,
+    pub(super) process: String,
+    pub(super) version: i32,
+    pub(super) processes: Value,
+    pub(super) yaml: Value,
+    pub(super) memory_bytes: i64,
+}
+
+/// What the spec of a unit is made of; `None` when the row is gone or the unit is to end.
+pub(super) async fn find_spec(db: impl PgExecutor<'_>, unit: &str) -> sqlx::Result<Option<SpecRow>> {
+    sqlx::query_as!(
+        SpecRow,
+        r#"select u.app_id as "app_id: AppId", a.name as app, a.number, u.release_id, u.process, u.version,
+                  v.processes, v.yaml, p.memory_bytes
+           from unit u join app a on a.app_id = u.app_id
+           join version v on v.app_id = u.app_id and v.version = u.version
+           join plan p on p.name = a.plan
+           where u.unit_id = $1 and u.phase <> 'stopping'"#,
+        unit
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// The tsuru.yaml of a version.
+pub(super) async fn find_yaml(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    version: i32,
+) -> sqlx::Result<Option<Value>> {
+    sqlx::query_scalar!(
+        "select yaml from version where app_id = $1 and version = $2",
+        app.0,
+        version
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// A user wants this very unit to end; `None` if the app has no such unit.
+pub(super) async fn kill(
+    tx: &mut PgConnection,
+    app: AppId,
+    unit: &str,
+    at_once: bool,
+) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar!(
+        "update unit set phase_at = case when phase in ('starting', 'serving') then clock_timestamp() else phase_at end,
+                phase = case when $3 then 'stopping' when phase = 'stopping' then phase else 'draining' end
+         where app_id = $1 and unit_id = $2 returning host",
+        app.0,
+        unit,
+        at_once,
+    )
+    .fetch_optional(tx)
+    .await
+}
