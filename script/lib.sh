@@ -81,7 +81,14 @@ need_debian() {
     apt_install "${missing[@]}" || { apt_get update && apt_install "${missing[@]}"; }
 }
 
-apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" </dev/null >/dev/null; }
+# apt-get without its chatter, unless it fails.
+apt_get() {
+    local said
+    said=$(DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@" 2>&1 </dev/null) || {
+        printf '%s\n' "$said" | tail -n 15 >&2
+        return 1
+    }
+}
 
 # Installs without starting what a package would start as a service.
 apt_install() {
@@ -248,8 +255,9 @@ start_tancho() {
     shift
     at_exit stop_tancho "$folder"
     # A session of its own: Ctrl-C reaches this script alone, which then stops things in order.
+    : >"$folder/tancho.out"
     setsid "$TANCHO" serve --data-dir "$folder/data" --api 127.0.0.1:0 --router 127.0.0.1:0 "$@" \
-        >"$folder/tancho.out" 2>>"$folder/tancho.log" </dev/null &
+        >>"$folder/tancho.out" 2>>"$folder/tancho.log" </dev/null &
     TANCHO_PID=$!
     ready_line "$TANCHO_PID" "$folder/tancho.out" 'tancho ready' || {
         tail -n 20 "$folder/tancho.log" >&2
