@@ -15,6 +15,7 @@ use crate::db::listen::{Channel, Notices};
 use crate::kernel::call::{Actor, Grant};
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::seal::Keyring;
+use crate::outbound::Outbound;
 
 /// See the module.
 #[derive(Clone)]
@@ -35,6 +36,8 @@ pub struct Parts {
     pub public: Public,
     /// Callers lately seen, by the digest of their token.
     pub callers: Callers,
+    /// The way to services.
+    pub outbound: Outbound,
     /// Room for password hashes, which are heavy on purpose.
     pub hashing: Arc<Semaphore>,
     /// Everything spawned is counted here, and stops when `stop` says so.

@@ -8,6 +8,7 @@ pub mod kernel;
 pub mod config;
 pub mod db;
 pub mod events;
+pub mod outbound;
 pub mod sagas;
 
 pub mod core;

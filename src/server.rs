@@ -17,6 +17,7 @@ use crate::http;
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
 use crate::kernel::seal::Keyring;
+use crate::outbound::Outbound;
 use crate::sagas::{Registry, Runner};
 
 /// What `start` needs; all of it is ready to use.
@@ -46,7 +47,11 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     let api_addr = wanted.api.local_addr().map_err(Problem::internal)?;
     let notices = Notices::start(wanted.db.clone(), stop.clone());
     let settings = wanted.settings;
+    // Whoever starts first installs the TLS provider; a second one changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let may_call_private = settings.services.may_call_private(&settings.database);
     let core = Core::new(Parts {
+        outbound: Outbound::new(&settings.services, may_call_private)?,
         public: Public {
             api_url: settings.api.public_url(api_addr),
             domain: settings.router.domain.clone(),

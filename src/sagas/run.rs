@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use crate::db::Db;
@@ -100,6 +100,11 @@ impl Run {
         store::save_data(&mut tx, self.saga, &self.data).await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// Keeps the data in a transaction from `begin`, together with what it speaks of.
+    pub async fn keep_in(&self, tx: &mut PgConnection) -> Result<(), StepError> {
+        Ok(store::save_data(tx, self.saga, &self.data).await?)
     }
 
     /// A line of progress for whoever follows the event. A lost line is no reason to stop.
