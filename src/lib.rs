@@ -15,5 +15,10 @@ pub mod core;
 
 pub mod users;
 
+pub mod apps;
+pub mod units;
+
+pub mod services;
+
 pub mod http;
 pub mod server;
