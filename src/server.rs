@@ -18,7 +18,9 @@ use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
 use crate::kernel::seal::Keyring;
 use crate::outbound::Outbound;
-use crate::sagas::{Registry, Runner};
+use crate::sagas::{Reconciler, Registry, Runner, supervise};
+use crate::services::orphans::Orphans;
+use crate::services::{binds, instances};
 
 /// What `start` needs; all of it is ready to use.
 pub struct Wanted {
@@ -72,13 +74,16 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     if core.settings.roles.contains(&Role::Worker) {
         let runner = Runner::new(
             core.db.clone(),
-            notices,
+            notices.clone(),
             sagas(&core),
             &core.host,
             core.replica,
             stop.clone(),
         );
         runner.start(&tasks);
+        for reconciler in reconcilers(&core) {
+            tasks.spawn(supervise(reconciler, notices.clone(), stop.clone()));
+        }
     }
     if core.settings.roles.contains(&Role::Api) {
         tasks.spawn(serve(wanted.api, core.clone()));
@@ -87,8 +92,23 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
 }
 
 /// Every kind of saga there is.
-pub fn sagas(_core: &Core) -> Registry {
+pub fn sagas(core: &Core) -> Registry {
     Registry::default()
+        // Services.
+        .with(instances::Create::new(core))
+        .with(instances::Update::new(core))
+        .with(instances::Remove::new(core))
+        .with(binds::Bind::new(core))
+        .with(binds::Unbind::new(core))
+}
+
+/// Every reconciler there is.
+pub fn reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
+    vec![
+        // Services.
+        Arc::new(Orphans::new(core)),
+        Arc::new(binds::UnitBinds::new(core)),
+    ]
 }
 
 impl Running {

@@ -166,7 +166,7 @@ pub fn base_url(text: &str) -> Result<String, Problem> {
         return Err(Problem::invalid("Service production endpoint is required."));
     }
     let lower = text.to_ascii_lowercase();
-    let full = match lower.starts_with("http://") || lower.starts_with("https://") {
+    let full = match lower.contains("://") {
         true => text.to_owned(),
         false => format!("http://{text}"),
     };

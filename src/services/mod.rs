@@ -24,5 +24,6 @@ pub mod manifest;
 pub mod model;
 pub mod orphans;
 mod sagas;
+mod wire;
 
 pub use binds::unbind_everything;

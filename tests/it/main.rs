@@ -2,4 +2,5 @@
 //! Postgres, whose address is in `TANCHO_TEST_DATABASE_URL` (`script/test` starts one).
 
 mod house;
+mod services;
 mod smoke;
