@@ -69,7 +69,7 @@ def failure():
     if mode == "garbage":
         return Response("<html>not json", status=200)
     if mode == "cut":
-        return Response("{", status=200, headers={"Content-Length": "100"})
+        return Response(iter([b"{"]), status=200, headers={"Content-Length": "100"})
     released.wait(30)
     return Response("late", status=500)
 
