@@ -42,7 +42,7 @@ pub async fn tell_unbound(core: &Core, by: &Behalf, bind: &Bind) -> Result<Resul
     if let Err(fault) = tell_units_unbound(core, &broker, by, bind, &app).await? {
         return Ok(Err(fault));
     }
-    Ok(broker.unbind_app(by, &bind.instance, &app).await)
+    Ok(broker.unbind_app(by, &bind.instance, &app).await.map(drop))
 }
 
 /// Tells the service of each unit it may know, and forgets those as it confirms.

@@ -54,6 +54,15 @@ impl Fault {
     }
 }
 
+/// How a service confirms that a thing is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It has just done away with it.
+    Now,
+    /// It knows of no such thing; a request that is still on its way may yet make it.
+    NotThere,
+}
+
 /// On whose behalf a call is made.
 #[derive(Clone, Debug, Default)]
 pub struct Behalf {
@@ -172,15 +181,16 @@ impl Broker {
         }
     }
 
-    /// `DELETE /resources/<name>`: destroy an instance. Gone already is fine.
-    pub async fn destroy(&self, by: &Behalf, name: &InstanceName) -> Result<(), Fault> {
+    /// `DELETE /resources/<name>`: destroy an instance. Gone already, or no such route, is fine.
+    pub async fn destroy(&self, by: &Behalf, name: &InstanceName) -> Result<Gone, Fault> {
         let answer = self
             .call(by, Method::DELETE, &[name.as_str()], Pairs::new())
             .await?;
         let what = format!("Failed to remove the instance {name}");
         match self.accept(&what, answer) {
-            Err(fault) if fault.fate != Fate::Refused(404) => Err(fault),
-            _ => Ok(()),
+            Ok(_) => Ok(Gone::Now),
+            Err(fault) if fault.is_missing() => Ok(Gone::NotThere),
+            Err(fault) => Err(fault),
         }
     }
 
@@ -271,7 +281,7 @@ impl Broker {
     }
 
     /// Unbinds an app. Not bound there, or no such route, is fine.
-    pub async fn unbind_app(&self, by: &Behalf, name: &InstanceName, app: &Bound) -> Result<(), Fault> {
+    pub async fn unbind_app(&self, by: &Behalf, name: &InstanceName, app: &Bound) -> Result<Gone, Fault> {
         let what = format!("Failed to unbind the app {} from the instance {name}", app.name);
         let ways = dialect::ways_to_unbind(self.dialect, &app.host);
         self.until_understood(by, name, &ways, &app_fields(app), &what)
@@ -314,7 +324,9 @@ impl Broker {
         let mut fields = app_fields(app);
         fields.extend(pairs(&[("unit-host", unit_host)]));
         let what = format!("Failed to unbind the unit {unit_host} from the instance {name}");
-        self.until_understood(by, name, &ways, &fields, &what).await
+        self.until_understood(by, name, &ways, &fields, &what)
+            .await
+            .map(drop)
     }
 
     async fn until_understood(
@@ -324,15 +336,15 @@ impl Broker {
         ways: &[Way],
         fields: &[(String, String)],
         what: &str,
-    ) -> Result<(), Fault> {
+    ) -> Result<Gone, Fault> {
         for way in ways {
             let answer = self.take(by, Method::DELETE, name, way, fields).await?;
             match self.accept(what, answer) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(Gone::Now),
                 Err(fault) if fault.is_missing() => {}
                 Err(fault) => return Err(fault),
             }
         }
-        Ok(())
+        Ok(Gone::NotThere)
     }
 }

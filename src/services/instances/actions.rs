@@ -79,13 +79,14 @@ pub async fn find_for(
     }
     let denied = || Problem::forbidden("You don't have access to this service instance.");
     let instance = found.pop().ok_or_else(denied)?;
-    if !call.may(Permission::SERVICE_INSTANCE_READ, &instance.contexts()) {
+    let contexts = instance.contexts();
+    if !call.may(permission, &contexts) && !call.may(Permission::SERVICE_INSTANCE_READ, &contexts) {
         return Err(match edition {
             Edition::Classic => denied(),
             Edition::Modern => not_found(),
         });
     }
-    call.allow(permission, &instance.contexts())?;
+    call.allow(permission, &contexts)?;
     Ok(instance)
 }
 

@@ -14,7 +14,7 @@ use crate::kernel::permission::Permission;
 use crate::kernel::problem::{Kind, Problem};
 use crate::sagas::{Reconciler, Report};
 use crate::services::binds;
-use crate::services::broker::{Behalf, Broker, Fault};
+use crate::services::broker::{Behalf, Broker, Fault, Gone};
 use crate::services::catalogue;
 use crate::services::crews::Crews;
 use crate::services::instances;
@@ -93,8 +93,13 @@ async fn hunt(core: &Core, due: &Due) -> Result<(), Problem> {
         "instance" => broker.destroy(&Behalf::default(), &due.instance).await,
         _ => tell_unbound(&broker, due).await?,
     };
-    if let Err(fault) = told {
-        return postpone(core, due, fault.problem.words()).await;
+    match told {
+        Err(fault) => return postpone(core, due, fault.problem.words()).await,
+        // A request that we gave up may arrive late: what is not there yet is asked for once more.
+        Ok(Gone::NotThere) if due.age < core.settings.services.timeout.as_secs_f64() => {
+            return postpone(core, due, "the service knows nothing of it so far").await;
+        }
+        Ok(_) => {}
     }
     let settled = match due.what.as_str() {
         "instance" => settle_instance(core, due, service.name.as_str()).await?,
@@ -107,7 +112,7 @@ async fn hunt(core: &Core, due: &Due) -> Result<(), Problem> {
     Ok(store::end(&core.db, due.id).await?)
 }
 
-async fn tell_unbound(broker: &Broker, due: &Due) -> Result<Result<(), Fault>, Problem> {
+async fn tell_unbound(broker: &Broker, due: &Due) -> Result<Result<Gone, Fault>, Problem> {
     let detail: BindDetail = serde_json::from_value(due.detail.clone()).map_err(Problem::internal)?;
     let by = Behalf::default();
     for unit in &detail.units {

@@ -120,6 +120,8 @@ pub(super) struct Due {
     pub(super) what: String,
     pub(super) detail: Value,
     pub(super) attempts: i32,
+    /// Seconds since it was left.
+    pub(super) age: f64,
 }
 
 /// Services with orphans that are due, but those that somebody here is busy with.
@@ -152,7 +154,8 @@ pub(super) async fn claim(
                  and service_id = $1
                order by wake_at limit 1 for update skip locked)
            returning orphan_id as id, service_id as "service_id!: ServiceId", instance as "instance: InstanceName",
-                     what, detail, attempts"#,
+                     what, detail, attempts,
+                     extract(epoch from now() - created_at)::double precision as "age!""#,
         service.0,
         lease_seconds,
     )

@@ -433,3 +433,35 @@ async fn a_hung_service_delays_only_itself() {
     }
     scene.end().await;
 }
+
+#[tokio::test]
+async fn a_cancelled_bind_is_undone_at_once_and_the_service_told_later() {
+    let flask = Flask::start("today").await;
+    let scene = Scene::new().await;
+    scene.app("shop", "red").await;
+    scene.service("mysql", &flask).await;
+    scene.ok("POST", "/services/instances", NEW).await;
+    flask
+        .fail(json!({"mode": "hang", "path": "/bind-app", "method": "POST", "do": true}))
+        .await;
+    let request = scene.house.request(Method::PUT, "/services/instances/my-db/shop");
+    let bind = tokio::spawn(request.bearer_auth("ana").send());
+    scene
+        .until("saga where kind = 'app.bind' and data ->> 'heard' = 'sent'", 1)
+        .await;
+    let id: String = sqlx::query_scalar("select event_id from event where ended_at is null")
+        .fetch_one(scene.db())
+        .await
+        .unwrap();
+    let mut tx = scene.db().begin().await.unwrap();
+    let asked = tancho::events::ask_cancel(&mut tx, &id.parse().unwrap(), "ana", "enough").await;
+    assert!(asked.unwrap());
+    tx.commit().await.unwrap();
+    let answer = bind.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 409, "{}", answer.text().await.unwrap());
+    scene.settled().await;
+    assert_eq!(scene.count("bind").await, 0);
+    let binds = flask.get("/__state").await["binds"]["my-db"].clone();
+    assert!(binds.is_null() || binds == json!([]), "{binds}");
+    scene.end().await;
+}

@@ -51,6 +51,7 @@ impl Flask {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let path = format!("{}/tests/services/{script}.py", env!("CARGO_MANIFEST_DIR"));
         let mut child = Command::new(python())
+            .arg("-B")
             .arg(path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
