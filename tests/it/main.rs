@@ -10,4 +10,5 @@
 mod apps;
 mod house;
 mod people;
+mod services;
 mod smoke;
