@@ -29,8 +29,12 @@ use crate::units::work::Works;
 
 /// How often the host's row is renewed.
 const RENEW: Duration = Duration::from_secs(5);
+/// How often provisioners are asked though they tell of no change.
+const LOOK: Duration = Duration::from_secs(5);
 /// For a provisioner to tell what it has.
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one round; it waits for nothing but the database and what is above.
+const LONGEST: Duration = Duration::from_secs(60);
 /// How often everything is looked at.
 const FULL: Duration = Duration::from_secs(15);
 /// A look at everything that takes longer than this is followed by a rest.
@@ -79,6 +83,8 @@ struct State {
     full: Option<(Instant, Duration)>,
     /// This host's rows as last read.
     rows: HashMap<UnitId, Row>,
+    /// What the provisioners' counters of changes were, and when.
+    marks: Option<(Instant, Vec<u64>)>,
     unsettled: HashSet<AppId>,
     strays: HashMap<UnitId, Instant>,
 }
@@ -161,25 +167,25 @@ impl Units {
     /// One round over what may have changed.
     async fn step(&self) -> Result<Report, Problem> {
         let mut state = self.state.lock().await;
-        match self.go(&mut state).await {
-            Ok(report) => Ok(report),
-            Err(problem) => {
-                // Whatever was lost, look at everything again.
-                self.hint("");
-                if let Some(lock) = &mut state.lock
-                    && lock.ping().await.is_err()
-                {
-                    state.lock = None;
-                }
-                Err(problem)
-            }
+        let went = tokio::time::timeout(LONGEST, self.go(&mut state)).await;
+        let result =
+            went.unwrap_or_else(|_| Err(Problem::unavailable("A round of the units took too long.")));
+        if result.is_err() {
+            // Whatever was lost, look at everything again; and let another process try.
+            state.lock = None;
         }
+        result
     }
 
     async fn go(&self, state: &mut State) -> Result<Report, Problem> {
         if !self.hold(state).await? {
             return Ok(Report::default());
         }
+        let marks = self.marks();
+        if self.is_quiet(state, &marks) {
+            return Ok(Report::default());
+        }
+        state.marks = Some((Instant::now(), marks));
         // Read first: what ends meanwhile counts as under way, so nothing is judged by an older report.
         let busy = self.works.busy();
         let observed = self.observe().await?;
@@ -231,6 +237,21 @@ impl Units {
             state.renewed = Some(Instant::now());
         }
         Ok(true)
+    }
+
+    fn marks(&self) -> Vec<u64> {
+        let provisioners = self.core.provisioners.values();
+        provisioners.map(|p| *p.changes().borrow()).collect()
+    }
+
+    /// True if nobody has said that anything has changed, and it is not yet time to look by ourselves.
+    fn is_quiet(&self, state: &State, marks: &[u64]) -> bool {
+        let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = hints.all || !hints.apps.is_empty() || self.health.has_changed();
+        let open = !state.unsettled.is_empty() || !state.strays.is_empty() || self.works.is_any_busy();
+        let seen = |(at, seen): &(Instant, Vec<u64>)| at.elapsed() < LOOK && seen == marks;
+        let looked = |(at, _): &(Instant, Duration)| at.elapsed() < FULL;
+        !told && !open && state.marks.as_ref().is_some_and(seen) && state.full.as_ref().is_some_and(looked)
     }
 
     async fn observe(&self) -> Result<Observed, Problem> {

@@ -1,5 +1,6 @@
 //! A house for one test: a database of its own, a server on ports of its own, people to act.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -7,7 +8,10 @@ use reqwest::{Method, RequestBuilder};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 use tancho::config::Settings;
+use tancho::core::Provisioners;
 use tancho::kernel::seal::Keyring;
+use tancho::provisioners::Provisioner;
+use tancho::provisioners::fake::Fake;
 use tancho::server::{self, Running, Wanted};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
@@ -17,6 +21,8 @@ pub struct House {
     pub running: Running,
     pub url: String,
     pub http: reqwest::Client,
+    /// Where its units "run".
+    pub fake: Fake,
 }
 
 static TEMPLATE: OnceCell<(PgConnectOptions, String)> = OnceCell::const_new();
@@ -55,6 +61,11 @@ async fn new_database() -> PgConnectOptions {
     options.clone().database(&name)
 }
 
+/// The fake in the place of the local provisioner.
+pub fn provisioners(fake: &Fake) -> Provisioners {
+    Arc::new([("local".to_owned(), Arc::new(fake.clone()) as Arc<dyn Provisioner>)].into())
+}
+
 impl House {
     /// A house with the default settings.
     pub async fn start() -> Self {
@@ -71,12 +82,14 @@ impl House {
             .await
             .unwrap();
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fake = Fake::new();
         let keys = Keyring::parse(Keyring::generate().expose()).unwrap();
         let wanted = Wanted {
             settings,
             db,
             keys,
             host: "test".into(),
+            provisioners: provisioners(&fake),
             api,
             router_addr: "127.0.0.1:8888".parse().unwrap(),
         };
@@ -86,7 +99,12 @@ impl House {
             .timeout(Duration::from_secs(60))
             .build()
             .unwrap();
-        Self { running, url, http }
+        Self {
+            running,
+            url,
+            http,
+            fake,
+        }
     }
 
     /// A request to a path of the API.

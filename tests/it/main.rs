@@ -3,3 +3,4 @@
 
 mod house;
 mod smoke;
+mod units;
