@@ -60,7 +60,8 @@ create table app (
     candidate_release bigint,
     created_at timestamptz not null default now(),
     constraint app_name_key unique (name),
-    constraint app_label_key unique (label),
+    -- Deferrable, so that one statement may exchange two labels.
+    constraint app_label_key unique (label) deferrable initially immediate,
     constraint app_state_check check (state in ('live', 'removing'))
 );
 comment on column app.number is 'small and unique for ever: the uid of its units is made of it';

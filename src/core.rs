@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
+use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::listen::{Channel, Notices};
 use crate::kernel::call::{Actor, Grant};
@@ -41,6 +43,14 @@ pub struct Parts {
     pub callers: Callers,
     /// Room for password hashes, which are heavy on purpose.
     pub hashing: Arc<Semaphore>,
+    /// The folder of everything on disk.
+    pub dirs: Arc<DataDir>,
+    /// Where the platforms of the binary lie.
+    pub platforms_dir: PathBuf,
+    /// Variables of the operator that builds get: mirrors, proxies, certificates.
+    pub pass_env: Vec<(String, String)>,
+    /// Room for builds.
+    pub building: Arc<Semaphore>,
     /// Everything spawned is counted here, and stops when `stop` says so.
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
@@ -79,6 +89,14 @@ impl Core {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
+    }
+
+    /// The uid under which an app's builds and units run on this host; `None`: our own.
+    pub fn unit_user(&self, app_number: i32) -> Option<u32> {
+        match (self.dirs.is_root(), self.settings.local.first_uid) {
+            (true, first) if first > 0 => first.checked_add(u32::try_from(app_number).ok()?),
+            _ => None,
+        }
     }
 }
 

@@ -5,9 +5,14 @@
 
 pub mod kernel;
 
-pub mod builders;
 pub mod config;
+
+pub mod datadir;
+pub mod telemetry;
+
 pub mod db;
+
+pub mod builders;
 pub mod events;
 pub mod provisioners;
 pub mod proxy;
@@ -15,11 +20,32 @@ pub mod sagas;
 
 pub mod core;
 
+pub mod plans;
+pub mod platforms;
+pub mod pools;
+pub mod quotas;
+
 pub mod users;
 
+pub mod teams;
+
+pub mod envs;
+
 pub mod apps;
+
 pub mod releases;
+
 pub mod units;
 
+pub mod deploys;
+pub mod services;
+
+pub mod lifecycle;
+
 pub mod http;
+
 pub mod server;
+
+pub mod cli;
+
+pub mod commands;

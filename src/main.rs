@@ -1,13 +1,33 @@
+use std::io::Write;
 use std::process::ExitCode;
 
+use tancho::builders::static_server;
+use tancho::config::environment;
 use tancho::provisioners::local::{shim, stage};
+use tancho::{cli, commands};
 
 fn main() -> ExitCode {
     // The long-lived companions of local units: before any runtime, log or command line exists.
     match std::env::args_os().nth(1) {
         Some(first) if first == "unit-shim" => return shim::main(),
         Some(first) if first == "unit-exec" => return stage::main(),
+        Some(first) if first == "static-server" => return serve_files(),
         _ => {}
     }
-    ExitCode::SUCCESS
+    cli::close_inherited();
+    let invocation = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    commands::run(invocation)
+}
+
+/// `static-server <dir>` in a unit of the platform `static`, on the unit's port.
+fn serve_files() -> ExitCode {
+    let dir = std::env::args_os().nth(2).unwrap_or_else(|| ".".into());
+    let port = environment().find_map(|(name, value)| (name == "PORT").then(|| value.parse().ok()).flatten());
+    match static_server::main(dir.as_ref(), port.unwrap_or(8888)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "static-server: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! bound to the drain at its end. The command line and the tests start it alike.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -11,14 +12,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Role, Settings};
 use crate::core::{Callers, Core, Parts, Provisioners, Public};
+use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::listen::Notices;
 use crate::http;
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
 use crate::kernel::seal::Keyring;
+use crate::proxy::{Proxy, ProxySettings};
 use crate::sagas::{Registry, Runner};
-use crate::units;
+use crate::{deploys, lifecycle, releases, units};
 
 /// What `start` needs; all of it is ready to use.
 pub struct Wanted {
@@ -26,12 +29,19 @@ pub struct Wanted {
     /// Migrated.
     pub db: Db,
     pub keys: Keyring,
+    pub dirs: DataDir,
+    /// Where the platforms of the binary were installed.
+    pub platforms_dir: PathBuf,
+    /// Variables of the operator that builds get.
+    pub pass_env: Vec<(String, String)>,
     /// This machine's name for units and versions.
     pub host: String,
     /// Where units of this host run.
     pub provisioners: Provisioners,
-    /// Bound, if the process has the role.
+    /// Bound; served if the process has the role.
     pub api: TcpListener,
+    /// Bound, if the process has the role.
+    pub router: Option<TcpListener>,
     /// Where the router listens or will listen, for the URLs of apps.
     pub router_addr: SocketAddr,
 }
@@ -40,6 +50,8 @@ pub struct Wanted {
 pub struct Running {
     pub core: Core,
     pub api_addr: SocketAddr,
+    /// `None` without the role.
+    pub router_addr: Option<SocketAddr>,
 }
 
 /// Starts everything that the roles ask for.
@@ -56,6 +68,10 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
             router_port: settings.router.public_port(wanted.router_addr),
         },
         hashing: Arc::new(Semaphore::new(settings.auth.hash_concurrency)),
+        building: Arc::new(Semaphore::new(settings.builds.concurrency)),
+        dirs: Arc::new(wanted.dirs),
+        platforms_dir: wanted.platforms_dir,
+        pass_env: wanted.pass_env,
         settings,
         db: wanted.db,
         notices: notices.clone(),
@@ -71,7 +87,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     if core.settings.roles.contains(&Role::Worker) {
         let runner = Runner::new(
             core.db.clone(),
-            notices,
+            notices.clone(),
             sagas(&core),
             &core.host,
             core.replica,
@@ -83,12 +99,35 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     if core.settings.roles.contains(&Role::Api) {
         tasks.spawn(serve(wanted.api, core.clone()));
     }
-    Ok(Running { core, api_addr })
+    let router_addr = match wanted.router {
+        Some(listener) => {
+            let bound = listener.local_addr().map_err(Problem::internal)?;
+            tasks.spawn(route(
+                core.settings.clone(),
+                core.db.clone(),
+                notices,
+                listener,
+                stop,
+            ));
+            Some(bound)
+        }
+        None => None,
+    };
+    Ok(Running {
+        core,
+        api_addr,
+        router_addr,
+    })
 }
 
 /// Every kind of saga there is.
 pub fn sagas(core: &Core) -> Registry {
-    Registry::default().with(units::scale_saga(core))
+    Registry::default()
+        .with(releases::Rollout::new(core))
+        .with(deploys::Deploy::new(core))
+        .with(deploys::Rollback::new(core))
+        .with(units::scale_saga(core))
+        .with(lifecycle::RemoveApp::new(core))
 }
 
 impl Running {
@@ -103,6 +142,27 @@ impl Running {
         }
         self.core.db.close().await;
     }
+}
+
+/// Runs the router until `stop`, fed with the addresses that the database knows.
+pub async fn route(
+    settings: Settings,
+    db: Db,
+    notices: Notices,
+    listener: TcpListener,
+    stop: CancellationToken,
+) {
+    let settings = settings.router;
+    let proxy = Proxy::new(ProxySettings {
+        first_byte_timeout: settings.first_byte_timeout,
+        idle_timeout: settings.idle_timeout,
+        max_connections: settings.max_connections,
+        drain: settings.drain,
+        trust_forwarded: settings.trust_forwarded,
+        ..ProxySettings::default()
+    });
+    let feed = units::routes::follow(db, notices, settings.domain, proxy.clone(), stop.clone());
+    tokio::join!(feed, proxy.serve(listener, stop));
 }
 
 async fn serve(listener: TcpListener, core: Core) {

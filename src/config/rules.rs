@@ -9,6 +9,9 @@ use crate::kernel::problem::Problem;
 
 /// Checks everything; the first fault is the answer.
 pub(super) fn check(settings: &Settings) -> Result<(), Problem> {
+    if settings.data_dir.as_os_str().is_empty() {
+        return Err(wrong("data_dir", "name a folder"));
+    }
     if settings.roles.is_empty() {
         return Err(wrong("roles", "name at least one of api, worker and router"));
     }

@@ -118,3 +118,15 @@ pub async fn notify(
         .await
         .map(drop)
 }
+
+/// Asks the database for a sign of life, for a short while. Errors: `Unavailable`.
+pub async fn ping(db: &Db) -> Result<(), Problem> {
+    let asked = tokio::time::timeout(
+        Duration::from_secs(3),
+        sqlx::query!("select 1 as one").fetch_one(db),
+    );
+    match asked.await {
+        Ok(answered) => Ok(answered.map(drop)?),
+        Err(_) => Err(Problem::unavailable("no answer within 3 seconds")),
+    }
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgExecutor};
 
 use crate::db::Db;
 use crate::db::listen::{Channel, Notices, Subscription};
@@ -68,18 +68,31 @@ pub async fn record(tx: &mut PgConnection, call: &Call, new: &NewEvent) -> Resul
 }
 
 /// Adds a line to the progress of an event. Empty lines are left out (they crash a client).
-pub async fn say(db: &Db, id: &EventId, message: &str) -> Result<(), Problem> {
-    let message = message.trim_end_matches(['\n', '\r']);
-    if message.is_empty() {
-        return Ok(());
+pub async fn say(db: impl PgExecutor<'_>, id: &EventId, message: &str) -> Result<(), Problem> {
+    say_all(db, id, &[message.to_owned()]).await
+}
+
+/// Adds lines to the progress of an event, in their order.
+pub async fn say_all(db: impl PgExecutor<'_>, id: &EventId, messages: &[String]) -> Result<(), Problem> {
+    let lines: Vec<String> = messages
+        .iter()
+        .map(|m| clean(m))
+        .filter(|m| !m.is_empty())
+        .collect();
+    match lines.is_empty() {
+        true => Ok(()),
+        false => Ok(store::insert_lines(db, id, &lines).await?),
     }
+}
+
+/// A line of bounded length that Postgres can hold: its text has no zero character.
+fn clean(message: &str) -> String {
+    let message = message.trim_end_matches(['\n', '\r']);
     let mut cut = message.len().min(MAX_LINE);
     while !message.is_char_boundary(cut) {
         cut -= 1;
     }
-    // Text in Postgres cannot hold the zero character.
-    let message = message[..cut].replace('\0', "\u{fffd}");
-    Ok(store::insert_line(db, id, &message).await?)
+    message[..cut].replace('\0', "\u{fffd}")
 }
 
 /// What a follower hears.

@@ -152,12 +152,18 @@ pub(super) async fn end(
     db::notify(tx, Channel::Event, id.as_str()).await
 }
 
-pub(super) async fn insert_line(db: impl PgExecutor<'_>, id: &EventId, message: &str) -> sqlx::Result<()> {
+pub(super) async fn insert_lines(
+    db: impl PgExecutor<'_>,
+    id: &EventId,
+    messages: &[String],
+) -> sqlx::Result<()> {
     sqlx::query!(
-        "with line as (insert into event_line (event_id, message) values ($1, $2))
+        "with lines as (
+             insert into event_line (event_id, message)
+             select $1, message from unnest($2::text[]) with ordinality as said(message, nth) order by nth)
          select pg_notify('tancho_event', $1)",
         id.as_str(),
-        message,
+        messages,
     )
     .fetch_one(db)
     .await

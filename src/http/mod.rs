@@ -6,7 +6,9 @@
 //! (contract/modern 1.2).
 
 pub mod classic;
+mod events;
 mod guard;
+mod health;
 pub mod kit;
 pub mod modern;
 pub mod table;

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,11 +20,15 @@ const MOST_IDLE: usize = 256;
 /// cannot be repeated is sent on it.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// For so long others are preferred to an address that took no connection.
+const SHUNNED: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub(super) struct Backend {
     addr: SocketAddr,
     idle: Mutex<Idle>,
     in_flight: AtomicUsize,
+    is_suspect: AtomicBool,
 }
 
 #[derive(Default)]
@@ -32,6 +36,7 @@ struct Idle {
     /// The longest idle first.
     wires: Vec<(Wire, Instant)>,
     retired: bool,
+    refused_at: Option<Instant>,
 }
 
 impl Backend {
@@ -40,26 +45,54 @@ impl Backend {
             addr,
             idle: Mutex::default(),
             in_flight: AtomicUsize::new(0),
+            is_suspect: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     /// An idle connection that still lives. `repeatable` says whether the request may be sent again if
     /// the connection turns out to be dead.
     pub(super) fn take(&self, repeatable: bool) -> Option<Wire> {
+        let mut idle = self.idle();
         loop {
-            let (wire, since) = self.idle().wires.pop()?;
-            if !wire.is_alive() {
-                continue;
+            let (_, since) = idle.wires.last()?;
+            if !repeatable && since.elapsed() >= FRESH {
+                return None;
             }
-            return (repeatable || since.elapsed() < FRESH).then_some(wire);
+            let (wire, _) = idle.wires.pop()?;
+            if wire.is_alive() {
+                return Some(wire);
+            }
         }
     }
 
     /// A new connection.
     pub(super) async fn connect(&self, within: Duration) -> io::Result<Wire> {
-        let stream = tokio::time::timeout(within, TcpStream::connect(self.addr)).await??;
+        let connected = tokio::time::timeout(within, TcpStream::connect(self.addr)).await;
+        let stream = connected
+            .map_err(io::Error::from)
+            .flatten()
+            .inspect_err(|_| self.shun())?;
         stream.set_nodelay(true)?;
         Ok(Wire::new(stream))
+    }
+
+    fn shun(&self) {
+        self.idle().refused_at = Some(Instant::now());
+        self.is_suspect.store(true, Ordering::Relaxed);
+    }
+
+    /// A connection was refused a moment ago. The flag spares everybody else the lock and the clock.
+    fn is_shunned(&self) -> bool {
+        if !self.is_suspect.load(Ordering::Relaxed) {
+            return false;
+        }
+        let still = self.idle().refused_at.is_some_and(|at| at.elapsed() < SHUNNED);
+        self.is_suspect.store(still, Ordering::Relaxed);
+        still
     }
 
     /// Keeps a connection for the next request, unless there are enough or the address is retired.
@@ -141,18 +174,21 @@ impl Live {
         }
     }
 
-    /// The least loaded of the next few in turn that were not tried yet.
-    pub(super) fn pick(&self, tried: &[usize]) -> Option<usize> {
+    /// The least loaded of the next few in turn that were not tried yet; one that refused a connection
+    /// a moment ago only when there is no other.
+    pub(super) fn pick(&self, tried: &[SocketAddr]) -> Option<Arc<Backend>> {
         const LOOKED_AT: usize = 8;
         let count = self.backends.len();
-        if count <= 1 {
-            return (count == 1 && tried.is_empty()).then_some(0);
-        }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = if count > 1 {
+            self.turn.fetch_add(1, Ordering::Relaxed)
+        } else {
+            0
+        };
         (0..count)
-            .map(|step| turn.wrapping_add(step) % count)
-            .filter(|index| !tried.contains(index))
+            .map(|step| &self.backends[turn.wrapping_add(step) % count])
+            .filter(|backend| !tried.contains(&backend.addr))
             .take(LOOKED_AT)
-            .min_by_key(|index| self.backends[*index].load())
+            .min_by_key(|backend| (backend.is_shunned(), backend.load()))
+            .cloned()
     }
 }

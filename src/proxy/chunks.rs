@@ -77,3 +77,67 @@ impl Chunks {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The data of a chunked body that comes in the given pieces, and whether its last chunk was seen.
+    fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<(Vec<u8>, bool), BadChunk> {
+        let (mut chunks, mut data) = (Chunks::default(), Vec::new());
+        for mut piece in pieces {
+            while !piece.is_empty() {
+                let (skip, next) = chunks.step(piece)?;
+                piece = &piece[skip..];
+                match next {
+                    Next::More => {}
+                    Next::Data(left) => {
+                        let count = piece.len().min(usize::try_from(left).unwrap());
+                        data.extend_from_slice(&piece[..count]);
+                        chunks.took(count as u64);
+                        piece = &piece[count..];
+                    }
+                    Next::Last => return Ok((data, true)),
+                }
+            }
+        }
+        Ok((data, false))
+    }
+
+    #[test]
+    fn loose_framing_is_refused() {
+        let bad = [
+            "\r\n",
+            "g\r\n",
+            "1\na\n",
+            "1\r\nab",
+            "-1\r\n",
+            " 1\r\n",
+            "1\r\na\n",
+            "fffffffffffffffff\r\n",
+            "1;x\n",
+        ];
+        for raw in bad {
+            assert_eq!(read([raw.as_bytes()].into_iter()), Err(BadChunk), "{raw:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn data_survive_any_framing_in_any_pieces(
+            parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 0..6),
+            size in 1_usize..50,
+        ) {
+            let mut raw = Vec::new();
+            for part in &parts {
+                raw.extend_from_slice(format!("{:X};x=y\r\n", part.len()).as_bytes());
+                raw.extend_from_slice(part);
+                raw.extend_from_slice(b"\r\n");
+            }
+            raw.extend_from_slice(b"0\r\n");
+            prop_assert_eq!(read(raw.chunks(size)), Ok((parts.concat(), true)));
+        }
+    }
+}

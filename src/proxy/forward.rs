@@ -18,11 +18,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{Level, debug, enabled};
 
 use super::backend::{Backend, Lease, Live};
-use super::exchange::{Exchange, Fault, UnitBody};
+use super::exchange::{Exchange, Fault};
 use super::headers::{self, UnitHead, X_REQUEST_ID};
 use super::pages::Refusal;
 use super::routes::Host;
 use super::serve::Place;
+use super::unit_body::UnitBody;
 use super::wire::{Answer, Wire};
 use super::{Inner, upgrade};
 
@@ -41,6 +42,10 @@ pub(super) struct ReplyBody {
     client: Arc<Client>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every answer is a unit's: a box would cost each one"
+)]
 enum ReplyKind {
     Unit(UnitBody),
     /// Our own page, until it is taken.
@@ -92,7 +97,7 @@ pub(super) async fn handle(
     if let Some(begun) = begun {
         debug!(
             request_id = id.to_str().unwrap_or_default(),
-            host = ?parts.headers.get(HOST),
+            host = %String::from_utf8_lossy(host_of(&parts).unwrap_or(b"-")),
             app = &*app,
             status = status.as_u16(),
             ms = begun.elapsed().as_secs_f64() * 1000.0,
@@ -125,7 +130,6 @@ async fn route(
     }
     let raw_host = host_of(parts)?;
     let host = Host::read(raw_host).ok_or(Refusal::NoHost)?;
-    let live = find(&client.proxy, host.as_str())?;
     let asking = Asking {
         client,
         head: UnitHead {
@@ -139,8 +143,7 @@ async fn route(
         repeatable: body.is_end_stream() && headers::is_idempotent(&parts.method),
         host: host.as_str(),
     };
-    let (live, answer, exchange) = asking.answer(live, body).await?;
-    let app = Arc::clone(&live.app);
+    let (app, answer, exchange) = asking.answer(body).await?;
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         let Some(on_upgrade) = on_upgrade else {
             return Err(Refusal::Broken {
@@ -200,48 +203,39 @@ enum Missed {
 }
 
 impl Asking<'_> {
-    async fn answer(
-        &self,
-        mut live: Arc<Live>,
-        body: Incoming,
-    ) -> Result<(Arc<Live>, Answer, Exchange), Refusal> {
+    async fn answer(&self, body: Incoming) -> Result<(Arc<str>, Answer, Exchange), Refusal> {
         let mut body = (!body.is_end_stream()).then_some(body);
         let mut tried = Vec::new();
-        let mut looked_again = false;
         // A kept connection may be dead without us knowing; then the same backend gets a new one.
         let mut fresh = None;
         let mut first = true;
         loop {
-            let Some(index) = fresh.or_else(|| live.pick(&tried)) else {
-                let newer = find(&self.client.proxy, self.host)?;
-                if looked_again || Arc::ptr_eq(&newer, &live) {
-                    return Err(Refusal::Unreachable {
-                        app: Arc::clone(&live.app),
-                    });
-                }
-                looked_again = true;
-                live = newer;
-                tried.clear();
-                continue;
+            // Each try looks into the newest table, and none holds on to one while it waits: what left
+            // the table must not seem in use (`Proxy::is_through_with`).
+            let live = find(&self.client.proxy, self.host)?;
+            let app = Arc::clone(&live.app);
+            let is_fresh = fresh.is_some();
+            let Some(backend) = fresh.take().or_else(|| live.pick(&tried)) else {
+                return Err(Refusal::Unreachable { app });
             };
+            drop(live);
             if !std::mem::take(&mut first) {
                 self.client.proxy.counters.retried.fetch_add(1, Ordering::Relaxed);
             }
-            let backend = &live.backends[index];
-            let Some(wire) = self.wire_to(backend, fresh.take().is_some()).await else {
-                tried.push(index);
+            let Some(wire) = self.wire_to(&backend, is_fresh).await else {
+                tried.push(backend.addr());
                 continue;
             };
             let reused = wire.is_reused();
-            match self.ask(&live, backend, wire, body).await {
-                Ok((answer, exchange)) => return Ok((live, answer, exchange)),
+            match self.ask(&app, &backend, wire, body).await {
+                Ok((answer, exchange)) => return Ok((app, answer, exchange)),
                 Err(Missed::Over(refusal)) => return Err(refusal),
                 Err(Missed::Again(unused)) => {
                     body = unused;
                     if reused {
-                        fresh = Some(index);
+                        fresh = Some(backend);
                     } else {
-                        tried.push(index);
+                        tried.push(backend.addr());
                     }
                 }
             }
@@ -261,7 +255,7 @@ impl Asking<'_> {
 
     async fn ask(
         &self,
-        live: &Live,
+        app: &Arc<str>,
         backend: &Arc<Backend>,
         mut wire: Wire,
         body: Option<Incoming>,
@@ -270,12 +264,13 @@ impl Asking<'_> {
         let expects = body.is_some() && self.head.parts.headers.contains_key(EXPECT);
         let mut exchange = Exchange::new(wire, Lease::new(Arc::clone(backend)), body, expects);
         let within = self.client.proxy.settings.first_byte_timeout;
-        let app = || Arc::clone(&live.app);
+        let app = || Arc::clone(app);
         let refusal = match exchange.answer(&self.head.parts.method, within).await {
             Ok(answer) => return Ok((answer, exchange)),
             Err(Fault::Late) => Refusal::Late { app: app() },
             Err(Fault::Nonsense(how)) => Refusal::Broken { app: app(), how },
             Err(Fault::Client) => Refusal::Malformed("its body broke off or is badly framed"),
+            Err(Fault::Stalled) => Refusal::Stalled,
             Err(Fault::Silent) if self.repeatable || exchange.is_unsent() => match exchange.into_body() {
                 Some(body) => return Err(Missed::Again(body)),
                 None => Refusal::Broken {

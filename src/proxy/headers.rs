@@ -14,7 +14,7 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const LONGEST_ID: usize = 128;
 
 /// The parts of a comma-separated header, trimmed, without the empty ones.
-pub(super) fn tokens(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+pub(super) fn listed(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     value
         .split(|b| *b == b',')
         .map(<[u8]>::trim_ascii)
@@ -57,7 +57,7 @@ impl ConnectionHeader {
     }
 
     pub(super) fn add(&mut self, value: &[u8]) {
-        for token in tokens(value) {
+        for token in listed(value) {
             if token.eq_ignore_ascii_case(b"close") {
                 self.close = true;
             } else if token.eq_ignore_ascii_case(b"keep-alive") {
@@ -123,7 +123,7 @@ pub(super) fn upgrade_of(headers: &HeaderMap) -> Option<&HeaderValue> {
     let upgrade = headers.get(header::UPGRADE)?;
     let wanted = ConnectionHeader::of(headers).upgrade
         && headers.get_all(header::UPGRADE).iter().count() == 1
-        && !tokens(upgrade.as_bytes()).any(|t| t.to_ascii_lowercase().starts_with(b"h2"));
+        && !listed(upgrade.as_bytes()).any(|t| t.to_ascii_lowercase().starts_with(b"h2"));
     wanted.then_some(upgrade)
 }
 
@@ -236,7 +236,7 @@ impl UnitHead<'_> {
         self.parts
             .headers
             .get(header::TE)
-            .is_some_and(|te| tokens(te.as_bytes()).any(|token| token.eq_ignore_ascii_case(b"trailers")))
+            .is_some_and(|te| listed(te.as_bytes()).any(|token| token.eq_ignore_ascii_case(b"trailers")))
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! **Promises.** A swap loses no request: what is in flight with a backend that left finishes, idle
 //! connections to it close at once, and whoever finds only closed doors looks into the new table before
-//! giving up. A request is sent twice only if the first unit cannot have acted on it: nothing was sent,
+//! giving up. [`Proxy::is_through_with`] says when such a backend may be stopped. A request is sent twice only if the first unit cannot have acted on it: nothing was sent,
 //! or the method is idempotent and there is no body. Bodies are streamed with back-pressure, never
 //! collected. Everything that waits has a deadline, everything that is read or kept has a bound.
 //!
@@ -28,13 +28,14 @@ mod serve;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod unit_body;
 mod upgrade;
 mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -95,11 +96,20 @@ pub struct Proxy {
 struct Inner {
     settings: ProxySettings,
     table: ArcSwap<Hosts<Arc<Live>>>,
-    /// Every address in the table. Only a swap and the sweep lock it.
-    backends: Mutex<HashMap<SocketAddr, Arc<Backend>>>,
+    /// Only a swap, the sweep and who asks `is_through_with` lock it.
+    addresses: Mutex<Addresses>,
     counters: Counters,
     id_seed: u64,
     ids: AtomicU64,
+}
+
+#[derive(Default)]
+struct Addresses {
+    /// Every address in the table.
+    known: HashMap<SocketAddr, Arc<Backend>>,
+    /// Those that left it. A request holds its backend from the moment it picks among them, so what
+    /// can be held no more has no request and will get none.
+    leaving: HashMap<SocketAddr, Weak<Backend>>,
 }
 
 impl Proxy {
@@ -109,7 +119,7 @@ impl Proxy {
             inner: Arc::new(Inner {
                 settings,
                 table: ArcSwap::default(),
-                backends: Mutex::default(),
+                addresses: Mutex::default(),
                 counters: Counters::default(),
                 id_seed: uuid::Uuid::new_v4().as_u64_pair().0,
                 ids: AtomicU64::new(0),
@@ -120,7 +130,8 @@ impl Proxy {
     /// Replaces the table. Requests that come from now on see the new one; idle connections to
     /// addresses that are in it no more are closed before this returns.
     pub fn set_routes(&self, routes: Routes) {
-        let mut known = self.inner.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self.inner.addresses();
+        let mut known = std::mem::take(&mut addresses.known);
         let mut kept = HashMap::with_capacity(known.len());
         let table = routes.map(|route| {
             let (addresses, reason) = match route.state {
@@ -139,10 +150,24 @@ impl Proxy {
         });
         // First the table, then the old doors: nobody new is sent to what is being closed.
         self.inner.table.store(Arc::new(table));
-        for gone in known.values() {
+        addresses.known = kept;
+        for (addr, gone) in known {
             gone.retire();
+            addresses.leaving.insert(addr, Arc::downgrade(&gone));
         }
-        *known = kept;
+    }
+
+    /// Whether the unit at this address may be stopped without a request being lost: the address is not
+    /// in the table, and no request or tunnel that was sent to it before is left. A tunnel may last for
+    /// hours, so whoever waits for this bounds the wait. Looks only at this process: when the router
+    /// runs elsewhere, wait as long as its requests may take.
+    pub fn is_through_with(&self, addr: SocketAddr) -> bool {
+        let addresses = self.inner.addresses();
+        !addresses.known.contains_key(&addr)
+            && addresses
+                .leaving
+                .get(&addr)
+                .is_none_or(|backend| backend.strong_count() == 0)
     }
 
     /// Serves a listener until cancelled; then accepts no more, closes what is idle, lets requests in
@@ -158,13 +183,16 @@ impl Proxy {
 }
 
 impl Inner {
-    /// Closes connections to units that idle for too long.
+    fn addresses(&self) -> MutexGuard<'_, Addresses> {
+        // Nothing panics while it holds this lock.
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes connections to units that idle for too long, and forgets the units that are gone.
     fn sweep(&self) {
-        let backends: Vec<_> = {
-            let known = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
-            known.values().cloned().collect()
-        };
-        for backend in backends {
+        let mut addresses = self.addresses();
+        addresses.leaving.retain(|_, backend| backend.strong_count() > 0);
+        for backend in addresses.known.values() {
             backend.sweep(self.settings.unit_idle_timeout);
         }
     }

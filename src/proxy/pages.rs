@@ -14,6 +14,8 @@ pub(super) enum Refusal {
     NoHost,
     /// CONNECT, or a body that breaks its own framing.
     Malformed(&'static str),
+    /// The client's body did not come in time.
+    Stalled,
     /// Nobody's host.
     UnknownHost(String),
     /// The app has no ready unit.
@@ -30,6 +32,7 @@ impl Refusal {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::NoHost | Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Stalled => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownHost(_) => StatusCode::NOT_FOUND,
             Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable { .. } | Self::Broken { .. } => StatusCode::BAD_GATEWAY,
@@ -39,7 +42,7 @@ impl Refusal {
 
     pub(super) fn app(&self) -> &str {
         match self {
-            Self::NoHost | Self::Malformed(_) | Self::UnknownHost(_) => "-",
+            Self::NoHost | Self::Malformed(_) | Self::Stalled | Self::UnknownHost(_) => "-",
             Self::NotReady { app, .. }
             | Self::Unreachable { app }
             | Self::Broken { app, .. }
@@ -51,6 +54,7 @@ impl Refusal {
         match self {
             Self::NoHost => "The request names no valid host.".into(),
             Self::Malformed(how) => format!("The request is malformed: {how}."),
+            Self::Stalled => "The body of the request did not come in time.".into(),
             Self::UnknownHost(host) => format!("There is no app at the host {host}."),
             Self::NotReady { app, reason } => format!("The app {app} cannot answer now: {reason}."),
             Self::Unreachable { app } => format!("No unit of the app {app} accepts connections."),
@@ -85,7 +89,7 @@ impl Refusal {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if is_http1 && status == StatusCode::BAD_REQUEST {
+        if is_http1 && matches!(status, StatusCode::BAD_REQUEST | StatusCode::REQUEST_TIMEOUT) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -94,7 +98,7 @@ impl Refusal {
 
 /// For a client that has no place among the connections; there is no request yet, so no id.
 pub(super) const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: text/plain; charset=utf-8\r\ncontent-length: 45\r\n\
+    content-type: text/plain; charset=utf-8\r\ncontent-length: 46\r\n\
     retry-after: 1\r\nconnection: close\r\n\r\n\
     503\n\nToo many connections; try again shortly.\n";
 

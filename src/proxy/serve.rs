@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -35,7 +35,7 @@ const MOST_STREAMS: u32 = 128;
 /// All connections of one listener.
 #[derive(Default)]
 struct Places {
-    next: Mutex<u64>,
+    next: AtomicU64,
     all: Mutex<HashMap<u64, Weak<Place>>>,
 }
 
@@ -59,11 +59,7 @@ impl Places {
     }
 
     fn take(self: &Arc<Self>, proxy: &Arc<Inner>) -> Arc<Place> {
-        let number = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            *next += 1;
-            *next
-        };
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         proxy.counters.connections.fetch_add(1, Ordering::Relaxed);
         let place = Arc::new(Place {
             watch: Watch::default(),

@@ -5,6 +5,7 @@
 //! what decides whether it may be sent again.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -50,8 +51,13 @@ impl Wire {
         }
     }
 
+    /// Made ready to idle: without the large buffers that one large body asked for.
     pub(super) fn rested(mut self) -> Self {
         self.reused = true;
+        if self.input.capacity() > 2 * SMALL_READ {
+            self.input = BytesMut::new();
+        }
+        self.output.shrink_to(2 * SMALL_READ);
         self
     }
 
@@ -67,7 +73,12 @@ impl Wire {
 
     /// Nothing waits to be read or written: the next request may follow.
     pub(super) fn is_clean(&self) -> bool {
-        self.input.is_empty() && self.output.is_empty() && self.data.is_empty() && self.tail.is_empty()
+        self.input.is_empty() && self.is_flushed()
+    }
+
+    /// Nothing waits to be written.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.output.is_empty() && self.data.is_empty() && self.tail.is_empty()
     }
 
     /// Queues data behind what is in `output`, and what ends it.
@@ -78,7 +89,7 @@ impl Wire {
 
     /// Writes all that is queued. Returns how many bytes this call has written before it had to wait.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, sent: &mut u64) -> Poll<io::Result<()>> {
-        while !(self.output.is_empty() && self.data.is_empty() && self.tail.is_empty()) {
+        while !self.is_flushed() {
             let head = &self.output[self.written..];
             let stream = Pin::new(&mut self.stream);
             let count = if self.data.is_empty() && self.tail.is_empty() {
@@ -133,9 +144,10 @@ impl Wire {
 
     /// Takes the head of an answer off `input`. `None` when it is not whole yet.
     pub(super) fn parse_head(&mut self, method: &Method) -> Result<Option<Answer>, Nonsense> {
-        let mut room = [httparse::EMPTY_HEADER; MOST_HEADERS];
-        let mut parsed = httparse::Response::new(&mut room);
-        let len = match parsed.parse(&self.input) {
+        let mut room = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        let len = match parser.parse_response_with_uninit_headers(&mut parsed, &self.input, &mut room) {
             Ok(httparse::Status::Complete(len)) => len,
             Ok(httparse::Status::Partial) if self.input.len() < LONGEST_HEAD => return Ok(None),
             Ok(httparse::Status::Partial) => return Err(Nonsense("its head is too long")),
@@ -238,7 +250,7 @@ impl Lines {
             self.length = Some(length);
         } else if *name == http::header::TRANSFER_ENCODING {
             self.coded = true;
-            self.chunked = headers::tokens(value)
+            self.chunked = headers::listed(value)
                 .next_back()
                 .is_some_and(|t| t.eq_ignore_ascii_case(b"chunked"));
         }

@@ -1,35 +1,24 @@
-//! Releases (a stand-in until the slice is here).
+//! Releases: a version together with the environment it runs in. Everything that changes what an app
+//! runs (a deploy, a rollback, a restart, a variable, a bind) makes a new release and rolls it out.
+//!
+//! An app has a *current* release, which gets the requests, and while something is rolled out a
+//! *candidate* beside it. The candidate's units are started and checked while the current ones go on;
+//! once enough of them are ready, the candidate becomes current in one transaction and the old units are
+//! drained. If they never get ready, the candidate is dropped and nothing has changed for anybody.
+//!
+//! An app that is stopped, or has no units, takes a new release as current at once: there is nothing to
+//! protect.
 
-use std::collections::BTreeMap;
+mod actions;
+pub mod classic;
+pub mod modern;
+mod rollout;
+mod saga;
+pub(crate) mod store;
 
-use sqlx::PgConnection;
-
-use crate::core::Core;
-use crate::kernel::ids::AppId;
-use crate::kernel::names::EnvName;
-use crate::kernel::problem::Problem;
-use crate::kernel::seal::Place;
-use crate::kernel::secret::Secret;
-
-/// The environment of a release, opened.
-pub async fn environment(core: &Core, release_id: i64) -> Result<Vec<(EnvName, Secret)>, Problem> {
-    let row = sqlx::query!(
-        r#"select app_id as "app_id: AppId", version, env from release where release_id = $1"#,
-        release_id
-    )
-    .fetch_one(&core.db)
-    .await?;
-    let place = Place::new("release.env", &[&row.app_id, &row.version]);
-    let text = core.keys.open(&place, &row.env)?;
-    let map: BTreeMap<EnvName, Secret> = serde_json::from_str(text.expose()).map_err(Problem::internal)?;
-    Ok(map.into_iter().collect())
-}
-
-/// A release of the current version with today's environment, as candidate.
-pub async fn start_fresh(
-    _core: &Core,
-    _tx: &mut PgConnection,
-    _app_id: AppId,
-) -> Result<Option<i64>, Problem> {
-    Ok(None)
-}
+pub use actions::{EnvChange, environment_of, restart, set_env, unset_env};
+pub use rollout::{
+    abandon, adopt, await_gone, await_ready, environment, propose, propose_version, restore_user_environment,
+    start_fresh, user_environment,
+};
+pub use saga::{Rollout, RolloutData};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use crate::db::Db;
@@ -97,9 +97,14 @@ impl Run {
     /// Keeps the data now, before an effect that must be found again after a crash.
     pub async fn keep(&self) -> Result<(), StepError> {
         let mut tx = self.begin().await?;
-        store::save_data(&mut tx, self.saga, &self.data).await?;
+        self.keep_in(&mut tx).await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// Keeps the data in a transaction of `begin`, together with what it tells of.
+    pub async fn keep_in(&self, tx: &mut PgConnection) -> Result<(), StepError> {
+        Ok(store::save_data(tx, self.saga, &self.data).await?)
     }
 
     /// A line of progress for whoever follows the event. A lost line is no reason to stop.
@@ -108,6 +113,15 @@ impl Run {
             && let Err(problem) = events::say(&self.db, event, line).await
         {
             tracing::warn!(problem = %problem.chain(), "a line of progress was lost");
+        }
+    }
+
+    /// Many lines at once.
+    pub async fn say_all(&self, lines: &[String]) {
+        if let Some(event) = &self.event
+            && let Err(problem) = events::say_all(&self.db, event, lines).await
+        {
+            tracing::warn!(problem = %problem.chain(), "lines of progress were lost");
         }
     }
 

@@ -33,7 +33,7 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// Where the files of a version are.
 pub fn version_dir(core: &Core, app: AppId, version: i32) -> PathBuf {
-    let versions = core.settings.data_dir.join("versions");
+    let versions = core.dirs.versions();
     versions.join(app.to_string()).join(version.to_string())
 }
 

@@ -1,6 +1,14 @@
 //! The integration tests: one binary, one running server in each test, over real HTTP and a real
 //! Postgres, whose address is in `TANCHO_TEST_DATABASE_URL` (`script/test` starts one).
 
+#![expect(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test stops at what it did not expect"
+)]
+
+mod apps;
 mod house;
+mod people;
 mod smoke;
 mod units;

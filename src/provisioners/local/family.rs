@@ -14,8 +14,10 @@ use nix::unistd::Pid;
 /// What the shim waits for.
 #[derive(Debug)]
 pub(super) enum Note {
-    /// The shim was told to stop.
+    /// The shim was told to stop its unit nicely.
     Stop,
+    /// The shim was told to stop its unit at once.
+    StopNow,
     /// A child ended; `None` if nobody could tell how.
     Ended(u32, Option<ExitStatus>),
     /// No descendant is left of the first so many children.

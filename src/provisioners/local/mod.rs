@@ -13,27 +13,26 @@
 //! kills the units too.
 
 mod cgroup;
+mod exec;
 mod family;
 mod folder;
 mod handover;
+mod launch;
 mod log;
 mod proc;
 pub mod shim;
 pub mod stage;
+mod start;
 mod watch;
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, Uid};
-use tokio::process::{Child, Command};
+use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,7 +41,6 @@ use super::{
     Secret, Session, UnitId, UnitReport, UnitSpec, UnitState,
 };
 use folder::{Folder, Lock, State};
-use handover::Handover;
 
 /// Beside the folders of units: shims lock a byte of it for each port they use.
 const PORTS: &str = ".ports";
@@ -81,7 +79,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Opens the root, makes it if need be, and looks for changes there until `stop`.
+    /// Opens the root, makes it if need be, and looks for changes there until `stop`. Call it inside a runtime.
     pub fn new(
         mut settings: LocalSettings,
         tracker: &TaskTracker,
@@ -160,7 +158,7 @@ impl Local {
                         } else if asked == 1 && now > deadline && grace < state.grace {
                             asked = 2;
                             deadline = now;
-                            shim.signal(Signal::SIGTERM);
+                            shim.signal(Signal::SIGQUIT);
                         } else if now > deadline + EXTRA {
                             shim.signal(Signal::SIGKILL);
                         }
@@ -239,152 +237,6 @@ fn look_at(folder: &Folder) -> Option<UnitReport> {
     folder.read_state().ok().map(State::report)
 }
 
-/// Takes the lock of a unit that is to be started; `None` if it runs already.
-fn claim(folder: &Folder, unit: &UnitId) -> Result<Option<Lock>, ProvisionError> {
-    let refused = |error: io::Error| {
-        ProvisionError::Transient(format!("The folder of the unit {unit} cannot be used: {error}."))
-    };
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        folder.create().map_err(refused)?;
-        match folder.try_lock() {
-            Ok(Some(lock)) => return Ok(Some(lock)),
-            Ok(None) => {
-                let runs = |state: State| !state.stopping && state.living_shim().is_some();
-                if folder.read_state().is_ok_and(runs) {
-                    return Ok(None);
-                }
-            }
-            // Removed under our hands.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(refused(error)),
-        }
-        if Instant::now() > deadline {
-            return Err(ProvisionError::Transient(format!(
-                "The unit {unit} is still stopping; try again."
-            )));
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn start(settings: &LocalSettings, spec: &UnitSpec) -> Result<(), ProvisionError> {
-    if spec.user.is_some_and(|user| user != Uid::effective().as_raw()) && !Uid::effective().is_root() {
-        return Err(ProvisionError::Permanent(
-            "Units can have users of their own only if Tancho is started by root.".into(),
-        ));
-    }
-    let folder = Folder::of(&settings.root, &spec.unit);
-    let Some(lock) = claim(&folder, &spec.unit)? else {
-        return Ok(());
-    };
-    if let Ok(left) = folder.read_state() {
-        left.sweep();
-    }
-    let refused = |error: io::Error| {
-        ProvisionError::Transient(format!("The unit {} cannot be started: {error}.", spec.unit))
-    };
-    folder.write_state(&State::new(spec)).map_err(refused)?;
-    spawn_shim(settings, spec, &folder, lock).map_err(refused)?;
-    // The lock is the shim's now: either it says that it is there, or the lock falls.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if folder.read_state().is_ok_and(|state| state.shim.is_some()) {
-            return Ok(());
-        }
-        if !folder.is_locked() {
-            return Err(ProvisionError::Transient(format!(
-                "The unit {} cannot be started: its shim ended at once.",
-                spec.unit
-            )));
-        }
-        if Instant::now() > deadline {
-            // It is slow, not gone.
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn spawn_shim(settings: &LocalSettings, spec: &UnitSpec, folder: &Folder, lock: Lock) -> io::Result<()> {
-    let last_words = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(folder.path().join("shim.log"))?;
-    let mut command = Command::new(&settings.exe);
-    command
-        .arg0("tancho")
-        .arg("unit-shim")
-        .arg(folder.path())
-        .env_clear()
-        .current_dir("/")
-        .stdin(Handover::new(spec, settings.cgroup.clone()).write()?)
-        .stdout(lock.into_file())
-        .stderr(last_words);
-    // Dropped, not killed: the runtime reaps it if it ends in our lifetime.
-    command.spawn().map(drop)
-}
-
-/// What `exec` needs to know of a running unit.
-fn plan_exec(
-    folder: &Folder,
-    exe: &std::path::Path,
-    unit: &UnitId,
-    request: &ExecRequest,
-) -> Result<Command, ProvisionError> {
-    let refused =
-        |error: io::Error| ProvisionError::Transient(format!("The command cannot be run: {error}."));
-    let state = folder.read_state().map_err(|_| gone(unit))?;
-    let shim = state
-        .living_shim()
-        .filter(|_| !state.stopping)
-        .ok_or_else(|| gone(unit))?;
-    let spec = fs::File::open(format!("/proc/{}/fd/0", shim.pid))
-        .and_then(Handover::read)
-        .map_err(refused)?
-        .into_spec();
-    let unlimited = spec.memory_bytes == 0 || state.cgroup.is_some();
-    let stage = stage::Stage {
-        user: spec.user,
-        dir: spec.dir.clone(),
-        cgroup: state.cgroup,
-        data: (!unlimited).then_some(spec.memory_bytes),
-        parent: None,
-    };
-    let arguments = stage
-        .arguments(&request.argv)
-        .map_err(|error| refused(error.into()))?;
-    let port = state.port.unwrap_or_default();
-    let mut command = Command::new(exe);
-    command
-        .args(arguments)
-        .env_clear()
-        .envs(stage::wrapped(handover::environment(&spec, &folder.home(), port)));
-    Ok(command)
-}
-
-/// Kills the whole group of a command whose session was dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Without an id it was waited for, and its number may be another's.
-        if let Some(pid) = self.0.id().and_then(|pid| i32::try_from(pid).ok()) {
-            let _gone_already = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
-}
-
-fn exit_number(status: ExitStatus) -> i32 {
-    use std::os::unix::process::ExitStatusExt;
-    status
-        .code()
-        .or(status.signal().map(|signal| 128 + signal))
-        .unwrap_or(1)
-}
-
 #[async_trait::async_trait]
 impl Provisioner for Local {
     fn name(&self) -> &'static str {
@@ -393,7 +245,7 @@ impl Provisioner for Local {
 
     async fn ensure(&self, spec: &UnitSpec) -> Result<(), ProvisionError> {
         let (settings, spec) = (Arc::clone(&self.settings), spec.clone());
-        on_disk(move || Ok(start(&settings, &spec))).await?
+        on_disk(move || Ok(start::start(&settings, &spec))).await?
     }
 
     async fn remove(&self, unit: &UnitId) -> Result<(), ProvisionError> {
@@ -437,43 +289,8 @@ impl Provisioner for Local {
     }
 
     async fn exec(&self, unit: &UnitId, request: &ExecRequest) -> Result<Session, ProvisionError> {
-        if request.argv.is_empty() {
-            return Err(ProvisionError::Permanent("Say which command to run.".into()));
-        }
         let (settings, folder) = (Arc::clone(&self.settings), self.folder(unit));
         let (unit, request) = (unit.clone(), request.clone());
-        let mut child = on_disk(move || {
-            let mut command = match plan_exec(&folder, &settings.exe, &unit, &request) {
-                Ok(command) => command,
-                Err(error) => return Ok(Err(error)),
-            };
-            // A terminal, once there is one, takes the place of these three pipes.
-            command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .process_group(0);
-            command.spawn().map(|child| Ok(Running(child)))
-        })
-        .await??;
-        let (Some(input), Some(output), Some(errors)) =
-            (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take())
-        else {
-            return Err(ProvisionError::Transient(
-                "The command has no pipes; try again.".into(),
-            ));
-        };
-        let end = async move {
-            let status = child.0.wait().await;
-            status
-                .map(exit_number)
-                .map_err(|error| ProvisionError::Transient(format!("The command was lost: {error}.")))
-        };
-        Ok(Session {
-            input: Box::pin(input),
-            output: Box::pin(output),
-            errors: Box::pin(errors),
-            end: Box::pin(end),
-        })
+        on_disk(move || Ok(exec::exec(&folder, &settings.exe, &unit, &request))).await?
     }
 }

@@ -3,17 +3,14 @@
 //! threads that sleep.
 //!
 //! Standard input is the spec (see `handover`), standard output the held lock of the folder. Until it
-//! is told to stop (SIGTERM; a second one means at once), the unit is: hooks, command, hooks; and
+//! is told to stop (SIGTERM; SIGQUIT means at once), the unit is: hooks, command, hooks; and
 //! when the command ends, whatever is left of it is killed, and after a pause the command runs again.
 
-use std::fs::OpenOptions;
-use std::io::{self, PipeReader};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::io;
+use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
@@ -23,13 +20,13 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, setsid};
 
 use super::family::{Family, Note};
-use super::folder::{Folder, State, lock_range};
-use super::handover::{Handover, environment};
+use super::folder::{Folder, State};
+use super::handover::Handover;
+use super::launch::{helper, shorten};
 use super::log::{self, Writer};
 use super::proc::{self, Process};
-use super::stage::{FAILED, Stage, close_inherited, wrapped};
-use super::{LogStream, PORTS, UnitSpec, UnitState, cgroup};
-use crate::kernel::size::Bytes;
+use super::stage::close_inherited;
+use super::{UnitSpec, UnitState, cgroup};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -39,6 +36,8 @@ const SOUND: Duration = Duration::from_secs(60);
 const HOOK: Duration = Duration::from_secs(600);
 /// A state that could not be written (a full disk) is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long to wait for the last lines of what has ended.
+const LAST_LINES: Duration = Duration::from_millis(500);
 /// How long to wait for the end of what was killed.
 const KILLED: Duration = Duration::from_secs(5);
 
@@ -86,28 +85,30 @@ fn prepare(signals: &SigSet) -> io::Result<()> {
 }
 
 /// Why a run ended.
-enum End {
+pub(super) enum End {
     /// The shim was told to stop.
     Stop,
     /// The words for `reason`, and the exit status.
     Failed(String, Option<i32>),
 }
 
-struct Shim {
-    folder: Folder,
-    spec: UnitSpec,
-    state: State,
+pub(super) struct Shim {
+    pub(super) folder: Folder,
+    pub(super) spec: UnitSpec,
+    pub(super) state: State,
     /// The state on disk is older than `state`.
     unsaved: bool,
-    log: Arc<Mutex<Writer>>,
-    family: Family,
+    pub(super) log: Arc<Mutex<Writer>>,
+    pub(super) family: Family,
     notes: Receiver<Note>,
     /// The newest count of children of which nothing is left.
     alone: u64,
+    /// The threads that read what the unit says.
+    pub(super) followers: Vec<JoinHandle<()>>,
     /// Told to stop at once.
     at_once: bool,
     /// Holds the port for us; released with us.
-    ports: Option<std::fs::File>,
+    pub(super) ports: Option<std::fs::File>,
 }
 
 impl Shim {
@@ -136,6 +137,7 @@ impl Shim {
             family,
             notes,
             alone: 0,
+            followers: Vec::new(),
             at_once: false,
             ports: None,
         };
@@ -177,43 +179,6 @@ impl Shim {
         self.stop();
     }
 
-    /// Gets the port and the home ready.
-    fn open(&mut self) -> Result<(), End> {
-        self.state.state = UnitState::Starting;
-        let ready = self
-            .claim_port()
-            .and_then(|()| self.folder.create_home(self.spec.user));
-        self.save();
-        ready.map_err(|error| End::Failed(format!("could not be prepared: {error}"), None))
-    }
-
-    /// Keeps the port, or takes another if somebody else took it meanwhile. A port is claimed for this
-    /// unit by locking the byte of that number in a file that all shims share.
-    fn claim_port(&mut self) -> io::Result<()> {
-        for attempt in 0..50 {
-            let wanted = self.state.port.filter(|_| attempt == 0).unwrap_or(0);
-            let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)) else {
-                continue;
-            };
-            let port = listener.local_addr()?.port();
-            if self.ports.is_some() && self.state.port == Some(port) {
-                return Ok(());
-            }
-            let shared = self.folder.path().with_file_name(PORTS);
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(shared)?;
-            if lock_range(&file, port.into(), 1)? {
-                (self.ports, self.state.port) = (Some(file), Some(port));
-                return Ok(());
-            }
-        }
-        Err(io::Error::other("no free port was found"))
-    }
-
     fn before(&mut self) -> Result<(), End> {
         for hook in self.spec.before.clone() {
             let pid = self.spawn(&hook)?;
@@ -230,7 +195,7 @@ impl Shim {
                         None,
                     ));
                 }
-                Some(Some(Some(status))) if status.success() => self.clear(),
+                Some(Some(Some(status))) if status.success() => {}
                 Some(Some(status)) => {
                     let (words, exit) = self.describe(status, 0);
                     return Err(End::Failed(format!("{what} failed: {words}"), exit));
@@ -289,59 +254,15 @@ impl Shim {
         }
     }
 
-    fn spawn(&mut self, line: &str) -> Result<u32, End> {
-        self.try_spawn(line)
-            .map_err(|error| End::Failed(format!("could not be started: {error}"), None))
-    }
-
-    fn try_spawn(&mut self, line: &str) -> io::Result<u32> {
-        let unlimited = self.spec.memory_bytes == 0 || self.state.cgroup.is_some();
-        let stage = Stage {
-            user: self.spec.user,
-            dir: self.spec.dir.clone(),
-            cgroup: self.state.cgroup.clone(),
-            data: (!unlimited).then_some(self.spec.memory_bytes),
-            parent: Some(Pid::this().as_raw()),
-        };
-        let (out, out_end) = io::pipe()?;
-        let (err, err_end) = io::pipe()?;
-        let argv = ["/bin/sh", "-c", line].map(str::to_owned);
-        let port = self.state.port.unwrap_or_default();
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg0("tancho")
-            .args(stage.arguments(&argv)?)
-            .env_clear()
-            .envs(wrapped(environment(&self.spec, &self.folder.home(), port)))
-            .stdin(Stdio::null())
-            .stdout(out_end)
-            .stderr(err_end)
-            .process_group(0);
-        self.follow(out, LogStream::Stdout)?;
-        self.follow(err, LogStream::Stderr)?;
-        self.family.spawn(&mut command)
-    }
-
-    fn follow(&self, from: PipeReader, stream: LogStream) -> io::Result<()> {
-        let log = Arc::clone(&self.log);
-        helper("log", move || {
-            log::lines(from, |line| {
-                if let Ok(mut log) = log.lock() {
-                    log.line(stream, line);
-                }
-            });
-        })
-    }
-
     /// Waits for a note that fits. `None` = told to stop, `Some(None)` = too late.
     fn wait_for<T>(&mut self, until: Instant, fits: impl Fn(&Note) -> Option<T>) -> Option<Option<T>> {
         loop {
+            // Also a call that came while what was left of a run was killed.
+            if self.state.stopping {
+                self.save();
+                return None;
+            }
             match self.next_note(until) {
-                Some(Note::Stop) => {
-                    self.state.stopping = true;
-                    self.save();
-                    return None;
-                }
                 Some(note) => {
                     if let Some(found) = fits(&note) {
                         return Some(Some(found));
@@ -361,8 +282,11 @@ impl Shim {
             }
             match self.notes.recv_timeout(wait) {
                 Ok(note) => {
-                    if let Note::Alone(count) = note {
-                        self.alone = self.alone.max(count);
+                    match note {
+                        Note::Alone(count) => self.alone = self.alone.max(count),
+                        Note::Stop => self.state.stopping = true,
+                        Note::StopNow => (self.state.stopping, self.at_once) = (true, true),
+                        Note::Ended(..) => {}
                     }
                     return Some(note);
                 }
@@ -376,31 +300,31 @@ impl Shim {
         self.alone >= self.family.started()
     }
 
-    /// Waits until nothing is left of the unit. A further call to stop ends the wait.
+    /// Waits until nothing is left of the unit, or it is to stop at once.
     fn wait_alone(&mut self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
-        while !self.is_alone() && !self.at_once {
-            match self.next_note(until) {
-                Some(Note::Stop) => {
-                    self.at_once |= self.state.stopping;
-                    self.state.stopping = true;
-                }
-                Some(_) => {}
-                None => break,
-            }
-        }
+        while !self.is_alone() && !self.at_once && self.next_note(until).is_some() {}
         self.is_alone()
     }
 
-    /// Kills what is left of a run.
+    /// Kills what is left of a run, and lets its last lines arrive.
     fn clear(&mut self) {
         let until = Instant::now() + KILLED;
         // Most often nothing is left, and the news of it is on its way.
-        let mut wait = Duration::from_millis(20);
-        while !self.wait_alone(wait) && Instant::now() < until {
-            self.kill_all();
-            wait = Duration::from_millis(50);
-            self.at_once = false;
+        let mut late = Instant::now() + Duration::from_millis(20);
+        while !self.is_alone() && Instant::now() < until {
+            if self.next_note(late).is_none() {
+                self.kill_all();
+                late = Instant::now() + Duration::from_millis(50);
+            }
+        }
+        let until = Instant::now() + LAST_LINES;
+        while Instant::now() < until {
+            self.followers.retain(|follower| !follower.is_finished());
+            if self.followers.is_empty() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -426,7 +350,7 @@ impl Shim {
         self.save();
     }
 
-    fn save(&mut self) {
+    pub(super) fn save(&mut self) {
         self.unsaved = self.folder.write_state(&self.state).is_err();
     }
 
@@ -435,48 +359,17 @@ impl Shim {
             log.say(words);
         }
     }
-
-    /// How a process ended, in words and as a number. `kills`: of the cgroup, before the run.
-    fn describe(&self, status: Option<ExitStatus>, kills: u64) -> (String, Option<i32>) {
-        let Some(status) = status else {
-            return ("ended; nobody could tell how".into(), None);
-        };
-        let exit = status.code().or(status.signal().map(|signal| 128 + signal));
-        let now = self.state.cgroup.as_deref().map_or(0, cgroup::kills);
-        let words = match (status.code(), status.signal()) {
-            _ if now > kills => format!(
-                "killed: over its memory limit of {}",
-                Bytes(self.spec.memory_bytes)
-            ),
-            (Some(FAILED), _) => format!("exited with status {FAILED} (could not be started: see its log)"),
-            (Some(code), _) => format!("exited with status {code}"),
-            (None, Some(signal)) => format!("killed by signal {signal}"),
-            (None, None) => "ended".into(),
-        };
-        (words, exit)
-    }
 }
 
 fn watch_signals(signals: &SigSet, tell: &Sender<Note>) {
     while let Ok(signal) = signals.wait() {
-        if matches!(signal, Signal::SIGTERM | Signal::SIGINT) && tell.send(Note::Stop).is_err() {
+        let note = match signal {
+            Signal::SIGTERM | Signal::SIGINT => Note::Stop,
+            Signal::SIGQUIT => Note::StopNow,
+            _ => continue,
+        };
+        if tell.send(note).is_err() {
             return;
         }
-    }
-}
-
-/// A thread with a small stack.
-fn helper(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new()
-        .name(name.into())
-        .stack_size(128 << 10)
-        .spawn(work)
-        .map(drop)
-}
-
-fn shorten(line: &str) -> String {
-    match line.char_indices().nth(80) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line.to_owned(),
     }
 }

@@ -119,6 +119,26 @@ async fn a_unit_that_is_silent_for_too_long_gets_504() {
 }
 
 #[tokio::test]
+async fn a_client_whose_body_does_not_come_gets_408() {
+    let unit = raw_unit(|mut raw, _| async move {
+        raw.head().await;
+        raw.rest().await;
+    })
+    .await;
+    let settings = ProxySettings {
+        first_byte_timeout: Duration::from_millis(50),
+        ..ProxySettings::default()
+    };
+    let rig = rig(settings, blog([unit.addr])).await;
+    let answer = ask(
+        rig.addr,
+        "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 9\r\n\r\nhalf",
+    )
+    .await;
+    assert_eq!(status(&answer), "408");
+}
+
+#[tokio::test]
 async fn only_closed_doors_get_502() {
     let rig = rig(
         ProxySettings::default(),
@@ -153,7 +173,11 @@ async fn a_refused_connection_is_tried_on_the_next_backend_even_with_a_body() {
             "{answer}"
         );
     }
-    assert!(rig.proxy.stats().retried > 0);
+    assert_eq!(
+        rig.proxy.stats().retried,
+        1,
+        "who refused is not asked again for a while"
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,27 @@
+//! What removals ask of other slices' tables.
+
+use sqlx::{PgConnection, PgExecutor};
+
+use crate::kernel::ids::AppId;
+
+/// Tells the reconciler that nothing of the app should run.
+pub(super) async fn want_nothing(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "with stopped as (update app_process set stopped = true where app_id = $1)
+         update app set current_release = null, candidate_release = null where app_id = $1",
+        app.0,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Units of the app that are there in any phase.
+pub(super) async fn count_units(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "count!" from unit where app_id = $1"#,
+        app.0
+    )
+    .fetch_one(db)
+    .await
+}

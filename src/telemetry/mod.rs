@@ -1,0 +1,6 @@
+//! What Tancho says about itself while it runs: log lines on standard error.
+//!
+//! Nothing here decides what is said; it only fixes the form. Secrets do not reach it, because `Secret`
+//! does not print itself.
+
+pub mod logs;
