@@ -78,3 +78,10 @@ create table host (
     seen_at timestamptz not null default now()
 );
 comment on table host is 'machines whose local provisioner runs units; seen_at is renewed every few seconds';
+
+create table router_seen (
+    router_id uuid primary key,
+    routes_at timestamptz not null,
+    seen_at timestamptz not null default now()
+);
+comment on table router_seen is 'which routers are at work, and how new the addresses are that each one uses';

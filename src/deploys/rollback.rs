@@ -44,7 +44,7 @@ impl Saga for Rollback {
     }
 
     fn steps(&self) -> &'static [&'static str] {
-        &["release", "start", "switch"]
+        &["release", "start", "switch", "settle"]
     }
 
     async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
@@ -76,6 +76,7 @@ impl Saga for Rollback {
                 }
                 tx.commit().await?;
             }
+            ("settle", Some(release)) => releases::settle(&self.core, release).await?,
             _ => {}
         }
         Ok(())

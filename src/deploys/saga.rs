@@ -204,7 +204,7 @@ impl Saga for Deploy {
     }
 
     fn steps(&self) -> &'static [&'static str] {
-        &["build", "release", "start", "switch", "tidy"]
+        &["build", "release", "start", "switch", "settle", "tidy"]
     }
 
     async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
@@ -229,6 +229,7 @@ impl Saga for Deploy {
                 }
                 tx.commit().await?;
             }
+            ("settle", _, Some(release)) => releases::settle(&self.core, release).await?,
             ("tidy", ..) => self.tidy(&data, run).await?,
             _ => {}
         }

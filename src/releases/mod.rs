@@ -19,6 +19,6 @@ pub(crate) mod store;
 pub use actions::{EnvChange, environment_of, restart, set_env, unset_env};
 pub use rollout::{
     abandon, adopt, await_gone, await_ready, environment, propose, propose_version, restore_user_environment,
-    start_fresh, user_environment,
+    settle, settle_routers, start_fresh, user_environment,
 };
 pub use saga::{Rollout, RolloutData};

@@ -20,6 +20,9 @@ use crate::sagas::{Run, StepError};
 /// A candidate whose unit has been restarted so often has shown that it does not start.
 const RESTARTS_TO_FAIL: i32 = 2;
 
+/// How long routers may take to see new addresses before nobody waits for them.
+const SETTLE: Duration = Duration::from_secs(3);
+
 fn place(column: &str, app: AppId, version: i32) -> Place {
     Place::new(column, &[&app, &version])
 }
@@ -291,6 +294,36 @@ pub async fn adopt(tx: &mut PgConnection, app: AppId, release: i64) -> Result<bo
     db::notify(tx, Channel::Units, "").await?;
     db::notify(tx, Channel::Routes, "").await?;
     Ok(true)
+}
+
+/// Waits until the units of a release just adopted get the requests, on every router, so that whoever is
+/// told of the success finds it so. A router that does not answer is not waited for long.
+pub async fn settle(core: &Core, release: i64) -> Result<(), StepError> {
+    let until = tokio::time::Instant::now() + SETTLE;
+    let mut notices = core.notices.subscribe();
+    while !store::is_serving(&core.db, release).await? && tokio::time::Instant::now() < until {
+        notices
+            .wait(&[Channel::Units, Channel::Routes], Duration::from_millis(50))
+            .await;
+    }
+    settle_routers(core).await
+}
+
+/// Waits until every router has seen the addresses as they are now.
+pub async fn settle_routers(core: &Core) -> Result<(), StepError> {
+    let until = tokio::time::Instant::now() + SETTLE;
+    let now = store::clock(&core.db).await?;
+    let mut conn = core.db.acquire().await?;
+    db::notify(&mut conn, Channel::Routes, "").await?;
+    drop(conn);
+    while !store::routers_have_seen(&core.db, now).await? {
+        if tokio::time::Instant::now() >= until {
+            tracing::warn!("a router is late with new addresses");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Drops a candidate: its units go. Fine if it is the candidate no more.

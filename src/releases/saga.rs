@@ -1,6 +1,7 @@
 //! The saga `app.rollout`: a new release of what runs already, for a restart or a changed environment.
 //!
-//! Steps: *release* proposes it, *start* waits until its units are ready, *switch* makes it current. Undo
+//! Steps: *release* proposes it, *start* waits until its units are ready, *switch* makes it current, *settle*
+//! waits until the routers know. Undo
 //! drops the candidate; the variables stay as they were set, and the units that run keep the old ones.
 
 use async_trait::async_trait;
@@ -41,7 +42,7 @@ impl Saga for Rollout {
     }
 
     fn steps(&self) -> &'static [&'static str] {
-        &["release", "start", "switch"]
+        &["release", "start", "switch", "settle"]
     }
 
     async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
@@ -63,6 +64,7 @@ impl Saga for Rollout {
                 rollout::adopt(&mut tx, data.app, release).await?;
                 tx.commit().await?;
             }
+            ("settle", Some(release)) => rollout::settle(&self.core, release).await?,
             _ => {}
         }
         Ok(())

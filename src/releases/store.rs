@@ -1,5 +1,6 @@
 //! Releases in SQL.
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::kernel::ids::AppId;
@@ -178,6 +179,41 @@ pub(super) async fn count_units(db: impl PgExecutor<'_>, release: i64) -> sqlx::
     sqlx::query_scalar!(
         r#"select count(*) as "count!" from unit where release_id = $1"#,
         release
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Units of a release that get requests, against those that should, over all processes.
+pub(super) async fn is_serving(db: impl PgExecutor<'_>, release: i64) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select not exists (
+               select 1 from release r join version v on v.app_id = r.app_id and v.version = r.version
+               cross join lateral jsonb_to_recordset(v.processes) as named(name text)
+               left join app_process p on p.app_id = r.app_id and p.process = named.name
+               where r.release_id = $1
+                 and (select count(*) from unit u where u.release_id = r.release_id and u.process = named.name
+                      and u.phase = 'serving' and u.ready)
+                     < case when p.stopped then 0 else coalesce(p.units, 1) end) as "serving!""#,
+        release,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// The time on the database's clock.
+pub(super) async fn clock(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#)
+        .fetch_one(db)
+        .await
+}
+
+/// True if no router at work uses addresses from before a time.
+pub(super) async fn routers_have_seen(db: impl PgExecutor<'_>, time: DateTime<Utc>) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select not exists (select 1 from router_seen
+                              where seen_at > now() - interval '10 seconds' and routes_at < $1) as "seen!""#,
+        time,
     )
     .fetch_one(db)
     .await

@@ -60,38 +60,59 @@ fn reason(app: &AppRow) -> &'static str {
     }
 }
 
-/// Keeps the table of a proxy true until `stop`.
+/// Keeps the table of a proxy true until `stop`, and tells the database how new it is, so that a rollout
+/// can wait for the routers.
 pub async fn follow(db: Db, notices: Notices, domain: String, proxy: Proxy, stop: CancellationToken) {
     let mut notices = notices.subscribe();
-    let mut loaded: Option<String> = None;
+    let mut feed = Feed {
+        db,
+        domain,
+        proxy,
+        router: uuid::Uuid::now_v7(),
+        loaded: None,
+    };
     loop {
         let began = Instant::now();
-        let told = match refresh(&db, &domain, &proxy, &mut loaded).await {
+        let pause = match feed.refresh().await {
             Ok(()) => PACE.max(began.elapsed() * 5),
             Err(problem) => {
                 tracing::warn!(problem = %problem.chain(), "the routes cannot be read; the last ones stay");
-                loaded = None;
+                feed.loaded = None;
                 Duration::from_millis(500)
             }
         };
         let next = async {
-            tokio::time::sleep(told).await;
+            tokio::time::sleep(pause).await;
             notices.wait(&[Channel::Routes], POLL).await;
         };
         tokio::select! {
             () = next => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
         }
     }
+    // Nobody needs to wait for this router any more; if that cannot be said, they wait a few seconds.
+    let _ = store::delete_seen(&feed.db, feed.router).await;
 }
 
-/// Loads the table if it may have changed.
-async fn refresh(db: &Db, domain: &str, proxy: &Proxy, loaded: &mut Option<String>) -> Result<(), Problem> {
-    // Read before the table, so that a change in between is seen the next time.
-    let mark = store::mark(db).await?;
-    if loaded.as_ref() != Some(&mark) {
-        proxy.set_routes(table(db, domain).await?);
-        *loaded = Some(mark);
+/// What feeds one proxy.
+struct Feed {
+    db: Db,
+    domain: String,
+    proxy: Proxy,
+    router: uuid::Uuid,
+    /// The mark of the table that the proxy has.
+    loaded: Option<String>,
+}
+
+impl Feed {
+    /// Loads the table if it may have changed.
+    async fn refresh(&mut self) -> Result<(), Problem> {
+        // Read before the table, so that a change in between is seen the next time.
+        let (mark, at) = store::mark(&self.db).await?;
+        if self.loaded.as_ref() != Some(&mark) {
+            self.proxy.set_routes(table(&self.db, &self.domain).await?);
+            self.loaded = Some(mark);
+        }
+        Ok(store::put_seen(&self.db, self.router, at).await?)
     }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Routes in SQL.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
 use crate::kernel::ids::AppId;
@@ -51,14 +52,42 @@ pub(super) async fn list_ready(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(App
     Ok(rows.into_iter().map(|r| (r.app_id, r.address)).collect())
 }
 
-/// A text that changes whenever a row changes that routes are made of.
-pub(super) async fn mark(db: impl PgExecutor<'_>) -> sqlx::Result<String> {
-    sqlx::query_scalar!(
+/// A text that changes whenever a row changes that routes are made of, and when that was read.
+pub(super) async fn mark(db: impl PgExecutor<'_>) -> sqlx::Result<(String, DateTime<Utc>)> {
+    let row = sqlx::query!(
         r#"select (select count(*) || '/' || coalesce(sum(xmin::text::bigint), 0) from unit) || ' ' ||
                   (select count(*) || '/' || coalesce(sum(xmin::text::bigint), 0) from app) || ' ' ||
                   (select count(*) || '/' || coalesce(sum(xmin::text::bigint), 0) from app_process) || ' ' ||
-                  (select count(*) || '/' || coalesce(sum(xmin::text::bigint), 0) from app_cname) as "mark!""#
+                  (select count(*) || '/' || coalesce(sum(xmin::text::bigint), 0) from app_cname) as "mark!",
+                  statement_timestamp() as "at!""#
     )
     .fetch_one(db)
+    .await?;
+    Ok((row.mark, row.at))
+}
+
+/// Tells that a router uses the addresses as they were at a time; forgets routers long gone.
+pub(super) async fn put_seen(
+    db: impl PgExecutor<'_>,
+    router: uuid::Uuid,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "with gone as (delete from router_seen where seen_at < now() - interval '1 hour')
+         insert into router_seen (router_id, routes_at) values ($1, $2)
+         on conflict (router_id) do update set routes_at = excluded.routes_at, seen_at = now()",
+        router,
+        at,
+    )
+    .execute(db)
     .await
+    .map(drop)
+}
+
+/// A router that has ended by itself is not waited for.
+pub(super) async fn delete_seen(db: impl PgExecutor<'_>, router: uuid::Uuid) -> sqlx::Result<()> {
+    sqlx::query!("delete from router_seen where router_id = $1", router)
+        .execute(db)
+        .await
+        .map(drop)
 }

@@ -9,6 +9,7 @@ use crate::core::Core;
 use crate::db::{self, listen::Channel};
 use crate::kernel::ids::AppId;
 use crate::kernel::problem::{Kind, Problem};
+use crate::releases;
 use crate::sagas::{Run, Saga, StepError};
 use crate::units::merge;
 use crate::units::model;
@@ -192,16 +193,22 @@ impl Saga for Scale {
     }
 
     fn steps(&self) -> &'static [&'static str] {
-        &["wait"]
+        &["wait", "settle"]
     }
 
-    async fn forward(&self, _step: &'static str, run: &mut Run) -> Result<(), StepError> {
+    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
+        if step == "settle" {
+            return releases::settle_routers(&self.core).await;
+        }
         let data: Data = run.data()?;
         run.say(&data.banner()).await;
         self.wait(&data, run).await
     }
 
-    async fn undo(&self, _step: &'static str, run: &mut Run) -> Result<(), StepError> {
+    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
+        if step == "settle" {
+            return Ok(());
+        }
         let data: Data = run.data()?;
         let (Verb::Add, [process]) = (data.verb, data.processes.as_slice()) else {
             return Ok(());
