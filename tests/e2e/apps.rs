@@ -48,7 +48,9 @@ impl Source {
 
     /// The same, but it listens only after some seconds.
     pub(crate) fn slow_to_start(text: &str, seconds: &str) -> Self {
-        let program = WEB.replace("TEXT", text).replace("STARTS\"", &format!("{seconds}\""));
+        let program = WEB
+            .replace("TEXT", text)
+            .replace("STARTS\"", &format!("{seconds}\""));
         let check = "healthcheck:\n  path: /\n  interval_seconds: 1\n  timeout_seconds: 5\n";
         Self::default()
             .with("Procfile", "web: /usr/bin/python3 app.py\n")

@@ -23,7 +23,10 @@ async fn a_killed_tancho_stops_no_app_and_the_next_one_adopts_them() {
     let direct = Load::start(address, None, 50);
     let more = async |n: u32| {
         let (r, d) = (routed.sent() + n, direct.sent() + n);
-        until("more requests", seconds(30), async || (routed.sent() > r && direct.sent() > d).then_some(())).await;
+        until("more requests", seconds(30), async || {
+            (routed.sent() > r && direct.sent() > d).then_some(())
+        })
+        .await;
     };
     for _ in 0..2 {
         more(50).await;
@@ -81,7 +84,11 @@ async fn a_deploy_whose_tancho_is_killed_ends_done_or_undone() {
     let nothing = async |_: &House| {};
     type Moment<'a> = (&'a str, Source, &'a str);
     let cases: [Moment<'_>; 3] = [
-        ("2", Source::web("v2").hooks(&["echo in the build; sleep 2"]), "in the build"),
+        (
+            "2",
+            Source::web("v2").hooks(&["echo in the build; sleep 2"]),
+            "in the build",
+        ),
         ("3", Source::slow_to_start("v3", "2"), "units ready: web 0 of 1"),
         ("4", Source::web("v4"), "Starting version"),
     ];
@@ -100,9 +107,16 @@ async fn a_deploy_whose_tancho_is_killed_ends_done_or_undone() {
             }
             error => assert!(error.len() > 20, "{event}"),
         }
-        assert_eq!(house.visit("shop", "/").await, (200, format!("{right} -")), "{event}");
+        assert_eq!(
+            house.visit("shop", "/").await,
+            (200, format!("{right} -")),
+            "{event}"
+        );
         house.assert_tidy("shop", &versions).await;
-        until("one unit", seconds(20), async || (house.pids().len() == 1).then_some(())).await;
+        until("one unit", seconds(20), async || {
+            (house.pids().len() == 1).then_some(())
+        })
+        .await;
         let deploy = house.read(&format!("/1.0/deploys/{id}")).await;
         assert_eq!(deploy["Error"], event["Error"], "{deploy}");
     }
@@ -132,7 +146,10 @@ async fn the_router_outlives_the_death_of_postgres_and_the_api_comes_back() {
                 503 => {
                     assert!(answer.headers().contains_key("retry-after"));
                     let text = answer.text().await.unwrap();
-                    assert!(text.trim_end().lines().count() == 1 && !text.contains("PANIC"), "{text}");
+                    assert!(
+                        text.trim_end().lines().count() == 1 && !text.contains("PANIC"),
+                        "{text}"
+                    );
                     (refused, good) = (refused + 1, 0);
                 }
                 other => panic!("{other}: {}", answer.text().await.unwrap()),

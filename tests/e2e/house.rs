@@ -59,7 +59,10 @@ impl Program {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code();
             }
-            assert!(Instant::now() < deadline, "the program does not end within {within:?}");
+            assert!(
+                Instant::now() < deadline,
+                "the program does not end within {within:?}"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -114,7 +117,10 @@ impl House {
         Self {
             data: root.join("data"),
             root,
-            env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            env: env
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
             args: Vec::new(),
             program: None,
             token: String::new(),
@@ -244,7 +250,9 @@ impl House {
     }
 
     pub(crate) async fn team(&self) {
-        let answer = self.by(Method::POST, "/1.0/teams").json(&json!({ "name": "crew" }));
+        let answer = self
+            .by(Method::POST, "/1.0/teams")
+            .json(&json!({ "name": "crew" }));
         assert_eq!(answer.send().await.unwrap().status(), 201);
     }
 
@@ -264,11 +272,17 @@ impl House {
     }
 
     pub(crate) async fn create_app(&self, app: &str) {
-        self.create(json!({ "name": app, "platform": "procfile", "teamOwner": "crew" })).await;
+        self.create(json!({ "name": app, "platform": "procfile", "teamOwner": "crew" }))
+            .await;
     }
 
     pub(crate) async fn create(&self, wish: Value) {
-        let answer = self.by(Method::POST, "/1.0/apps").json(&wish).send().await.unwrap();
+        let answer = self
+            .by(Method::POST, "/1.0/apps")
+            .json(&wish)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
     }
 
@@ -310,13 +324,17 @@ impl House {
         };
         let answer = request.send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
-        assert!(status.is_success() && !text.contains("\"Error\""), "{path}: {status} {text}");
+        assert!(
+            status.is_success() && !text.contains("\"Error\""),
+            "{path}: {status} {text}"
+        );
         text
     }
 
     pub(crate) async fn set_env(&self, app: &str, name: &str, value: &str) {
         let form = [("Envs.0.Name", name), ("Envs.0.Value", value)];
-        self.change(Method::POST, &format!("/1.0/apps/{app}/env"), &form).await;
+        self.change(Method::POST, &format!("/1.0/apps/{app}/env"), &form)
+            .await;
     }
 
     /// Asks an app through the router of this house.
@@ -358,20 +376,27 @@ impl House {
     /// Asserts that nothing of a deploy that is over lies about: uploads, scratch folders, versions other
     /// than those of the list, processes of builds.
     pub(crate) async fn assert_tidy(&self, app: &str, versions: &[&str]) {
-        until(&format!("only versions {versions:?} of {app} on disk"), seconds(15), async || {
-            let uploads = names(&self.data.join("uploads"));
-            let mut found: Vec<String> = names(&self.data.join("versions"))
-                .iter()
-                .flat_map(|folder| names(&self.data.join("versions").join(folder)))
-                .collect();
-            found.sort();
-            let builds = processes_with(&format!("TANCHO_BUILD={}", self.data.display()));
-            let tidy = uploads.is_empty() && found == versions && builds.is_empty();
-            if !tidy {
-                eprintln_once(&format!("{uploads:?} {found:?} {builds:?}"));
-            }
-            tidy.then_some(())
-        })
+        let mut last = String::new();
+        until(
+            &format!("only versions {versions:?} of {app} on disk"),
+            seconds(15),
+            async || {
+                let uploads = names(&self.data.join("uploads"));
+                let mut found: Vec<String> = names(&self.data.join("versions"))
+                    .iter()
+                    .flat_map(|folder| names(&self.data.join("versions").join(folder)))
+                    .collect();
+                found.sort();
+                let builds = processes_with(&format!("TANCHO_BUILD={}", self.data.display()));
+                let tidy = uploads.is_empty() && found == versions && builds.is_empty();
+                let what = format!("{uploads:?} {found:?} {builds:?}");
+                if !tidy && what != last {
+                    println!("still there: {what}");
+                    last = what;
+                }
+                tidy.then_some(())
+            },
+        )
         .await;
     }
 
@@ -400,24 +425,20 @@ impl Drop for House {
         let wrong = self.end();
         let failed = std::thread::panicking();
         if failed {
-            let log = self.log();
-            let tail: Vec<&str> = log.lines().rev().filter(|l| !l.contains("request refused") && !l.contains("on-release")).take(60).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
-            println!("the end of the log:\n{}\n{wrong:#?}", tail.join("\n"));
+            let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(self.root.file_name().unwrap());
+            let _ = fs::copy(self.root.join("log"), kept.with_extension("log"));
+            println!("the log is {}.log\n{wrong:#?}", kept.display());
         }
         let _ = fs::remove_dir_all(&self.root);
         assert!(failed || wrong.is_empty(), "{wrong:#?}");
     }
 }
 
-fn eprintln_once(what: &str) {
-    // Shown by the test harness only when the test fails.
-    println!("still there: {what}");
-}
-
 /// Asks an app through a router.
 pub(crate) async fn visit(http: &reqwest::Client, router: &str, app: &str, path: &str) -> (u16, String) {
-    let request = http.get(format!("{router}{path}")).header("host", format!("{app}.localhost"));
+    let request = http
+        .get(format!("{router}{path}"))
+        .header("host", format!("{app}.localhost"));
     let answer = request.send().await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
@@ -425,8 +446,9 @@ pub(crate) async fn visit(http: &reqwest::Client, router: &str, app: &str, path:
 /// The names in a folder, sorted; none if it is not there.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -434,7 +456,9 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
 /// Living processes that have a text in their command line, environment or working folder.
 pub(crate) fn processes_with(text: &str) -> Vec<(i32, String)> {
     let me = i32::try_from(std::process::id()).unwrap();
-    let numbers = names(Path::new("/proc")).into_iter().filter_map(|name| name.parse::<i32>().ok());
+    let numbers = names(Path::new("/proc"))
+        .into_iter()
+        .filter_map(|name| name.parse::<i32>().ok());
     numbers
         .filter(|pid| *pid != me)
         .filter_map(|pid| {

@@ -83,7 +83,11 @@ impl Load {
                                 "sent at {:.2} s, failed after {:.2} s ({}): {why}",
                                 (at - began).as_secs_f64(),
                                 at.elapsed().as_secs_f64(),
-                                if number % 2 == 0 { "kept connection" } else { "own connection" },
+                                if number % 2 == 0 {
+                                    "kept connection"
+                                } else {
+                                    "own connection"
+                                },
                             )),
                         }
                     });
