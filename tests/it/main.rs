@@ -12,3 +12,4 @@ mod house;
 mod people;
 mod services;
 mod smoke;
+mod units;
