@@ -180,8 +180,8 @@ new_folder() {
 # A folder is removed only when nothing runs in it any more.
 remove_folder() {
     local left
-    left=$(processes_in "$1")
-    if [ -n "$left" ]; then
+    if ! within 10 is_quiet "$1"; then
+        left=$(processes_in "$1")
         printf 'These processes are left, and %s with them:\n' "$1" >&2
         # shellcheck disable=SC2086
         ps -o pid,user,args -p "$(echo $left | tr ' ' ,)" >&2 || true
@@ -189,6 +189,8 @@ remove_folder() {
     fi
     rm -rf -- "$1"
 }
+
+is_quiet() { [ -z "$(processes_in "$1")" ]; }
 
 # The pids of all processes that have to do with a folder: by working directory, command line or environment.
 processes_in() {
