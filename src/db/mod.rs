@@ -9,8 +9,8 @@ pub mod local;
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, PgPool};
 
 use crate::config::DatabaseSettings;
 use crate::kernel::problem::{Kind, Problem};
@@ -27,7 +27,9 @@ pub async fn open(options: PgConnectOptions, settings: &DatabaseSettings) -> Res
         ("statement_timeout", timeout.as_str()),
         ("idle_in_transaction_session_timeout", "60s"),
     ]);
-    PgPoolOptions::new()
+    let place = format!("{}:{}", options.get_host(), options.get_port());
+    let probe = options.clone();
+    let opened = PgPoolOptions::new()
         .max_connections(settings.max_connections)
         .min_connections(1)
         .acquire_timeout(settings.acquire_timeout)
@@ -35,8 +37,18 @@ pub async fn open(options: PgConnectOptions, settings: &DatabaseSettings) -> Res
         // A dead connection shows at its first use; asking before each use would double every round trip.
         .test_before_acquire(false)
         .connect_with(options)
-        .await
-        .map_err(|e| Problem::unavailable("The database cannot be reached.").because(e))
+        .await;
+    let mut cause = match opened {
+        Ok(db) => return Ok(db),
+        Err(error) => error,
+    };
+    // The set of connections only knows that it was not in time; a single one knows why.
+    if matches!(cause, sqlx::Error::PoolTimedOut)
+        && let Ok(Err(error)) = tokio::time::timeout(settings.acquire_timeout, probe.connect()).await
+    {
+        cause = error;
+    }
+    Err(Problem::unavailable(format!("The database at {place} cannot be reached.")).because(cause))
 }
 
 /// Brings the schema up to date, under an advisory lock, so that replicas may start together.

@@ -167,10 +167,17 @@ impl Problem {
     /// The cause and its causes, for one log line.
     pub fn chain(&self) -> String {
         let mut text = self.words.to_string();
+        if self.cause.is_some() && text.ends_with('.') {
+            text.pop();
+        }
         let mut next: Option<&(dyn StdError + 'static)> = self.cause.as_deref().map(|e| e as _);
         while let Some(cause) = next {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
+            let said = cause.to_string();
+            // Many causes repeat their own.
+            if !text.ends_with(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
             next = cause.source();
         }
         text

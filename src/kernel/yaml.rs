@@ -12,7 +12,14 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     }
     serde_saphyr::from_str(text).map_err(|e| {
         let text = e.to_string();
-        text.lines().next().unwrap_or("not YAML").trim().to_owned()
+        let line = text.lines().next().unwrap_or("not YAML").trim();
+        let line = line.strip_prefix("error: ").unwrap_or(line);
+        match line.split_once("budget breached") {
+            Some((place, _)) => {
+                format!("{place}its aliases or its nesting make it larger than a document may be")
+            }
+            None => line.to_owned(),
+        }
     })
 }
 
@@ -32,7 +39,10 @@ mod tests {
         for bad in [bomb.as_str(), "a: [", "a: b: c", "\t- x"] {
             let why = from_str::<BTreeMap<String, serde_json::Value>>(bad).unwrap_err();
             assert!(!why.is_empty() && !why.contains('\n'), "{why}");
+            assert!(!why.contains("budget") && !why.starts_with("error"), "{why}");
         }
+        let why = from_str::<BTreeMap<String, serde_json::Value>>(&bomb).unwrap_err();
+        assert!(why.contains("aliases"), "{why}");
     }
 
     #[test]

@@ -111,7 +111,10 @@ pub(super) fn look(
             process: row.process.clone(),
             phase: row.phase,
             here,
-            known: !here || observed.contains_key(&row.id),
+            known: !here
+                || observed
+                    .get(&row.id)
+                    .is_some_and(|found| has(row.phase, &found.report)),
             busy: busy.contains(&row.id),
             ready: row.seen.ready,
             routed: row.routed,
@@ -120,6 +123,12 @@ pub(super) fn look(
         });
     }
     seen
+}
+
+/// True if the provisioner has the unit, as far as its phase asks: one that is to live must not have been
+/// stopped (with its host, with all others, with its shim), for nobody else would start it again.
+fn has(phase: Phase, report: &UnitReport) -> bool {
+    !phase.is_live() || report.state != UnitState::Stopped
 }
 
 fn present(row: &Row, report: &UnitReport, ready: Option<bool>, sick: String) -> Seen {

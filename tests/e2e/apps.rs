@@ -11,6 +11,7 @@ const WEB: &str = r#"
 import http.server, os, sys, time
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     def do_GET(self):
         parts = self.path.split("/")
         text = "TEXT " + os.environ.get("GREETING", "-")

@@ -426,7 +426,12 @@ impl Drop for House {
         let failed = std::thread::panicking();
         if failed {
             let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(self.root.file_name().unwrap());
-            let _ = fs::copy(self.root.join("log"), kept.with_extension("log"));
+            let mut log = self.log();
+            let folder = self.data.join("postgres/log");
+            for name in names(&folder) {
+                log.push_str(&fs::read_to_string(folder.join(name)).unwrap_or_default());
+            }
+            let _ = fs::write(kept.with_extension("log"), log);
             println!("the log is {}.log\n{wrong:#?}", kept.display());
         }
         let _ = fs::remove_dir_all(&self.root);

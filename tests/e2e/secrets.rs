@@ -1,7 +1,8 @@
 //! What is secret is nowhere in clear: not on disk, not in a log, not in a command line.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
@@ -12,36 +13,26 @@ use crate::house::{EMAIL, House, PASSWORD, names, seconds};
 
 const CANARY: &str = "canary-7f3c9b52e1";
 
-/// Every file below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        // What is removed while we look is of no interest.
-        let Ok(entry) = entry else { continue };
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => found.extend(files(&entry.path())),
-            Ok(kind) if kind.is_file() => found.push(entry.path()),
-            _ => {}
-        }
-    }
-    found
-}
-
 fn assert_nowhere(house: &House, when: &str, secrets: &[&str]) {
-    let all = files(&house.root);
-    assert!(all.iter().any(|path| path.components().any(|part| part.as_os_str() == "pg_wal")));
-    for path in all {
-        let Ok(bytes) = fs::read(&path) else { continue };
-        for secret in secrets {
-            let found = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
-            assert!(!found, "{when}: {secret} is in {}", path.display());
-        }
+    assert!(house.data.join("postgres/pg_wal").is_dir());
+    for secret in secrets {
+        let mut grep = Command::new("grep");
+        let found = grep
+            .args(["-r", "-l", "-a", "-F", "-s", "-e", secret])
+            .arg(&house.root)
+            .output()
+            .unwrap();
+        let found = String::from_utf8_lossy(&found.stdout).into_owned();
+        assert!(found.is_empty(), "{when}: {secret} is in {found}");
     }
     for pid in names(Path::new("/proc")) {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
         for secret in secrets {
-            assert!(!line.contains(secret), "{when}: {secret} is in the command line {line}");
+            assert!(
+                !line.contains(secret),
+                "{when}: {secret} is in the command line {line}"
+            );
         }
     }
 }
@@ -57,10 +48,15 @@ async fn a_planted_secret_is_nowhere_in_clear() {
     ];
     house.change(Method::POST, "/1.0/apps/shop/env", &form).await;
     let hooks = ["echo \"it is $PASSWORD\"", "echo \"$PASSWORD\" > /dev/null"];
-    let text = house.deploy("shop", &Source::web("v1").hooks(&hooks).pack()).await;
+    let text = house
+        .deploy("shop", &Source::web("v1").hooks(&hooks).pack())
+        .await;
     assert!(text.contains("it is ") && !text.contains(CANARY), "{text}");
     // The app has it, though.
-    assert_eq!(house.visit("shop", "/env/PASSWORD").await, (200, CANARY.to_owned()));
+    assert_eq!(
+        house.visit("shop", "/env/PASSWORD").await,
+        (200, CANARY.to_owned())
+    );
     let manifest = json!({
         "id": "store", "username": "store", "password": format!("{CANARY}-service"), "team": "crew",
         "endpoint": { "production": "http://127.0.0.1:1" },
@@ -73,20 +69,41 @@ async fn a_planted_secret_is_nowhere_in_clear() {
         ("endpoint", "http://127.0.0.1:1"),
     ]);
     let answer = answer.send().await.unwrap();
-    assert_eq!(answer.status(), 201, "{manifest}: {}", answer.text().await.unwrap());
+    assert_eq!(
+        answer.status(),
+        201,
+        "{manifest}: {}",
+        answer.text().await.unwrap()
+    );
     // What fails says it not either.
     let broken = Source::web("v2").hooks(&["echo \"broken $PASSWORD\"; false"]);
-    let answer = house.begin_deploy("shop", &broken.pack()).await.text().await.unwrap();
+    let answer = house
+        .begin_deploy("shop", &broken.pack())
+        .await
+        .text()
+        .await
+        .unwrap();
     assert!(answer.contains("broken ") && !answer.contains(CANARY), "{answer}");
-    let login = house.by(Method::POST, &format!("/1.0/users/{EMAIL}/tokens")).json(&json!({ "password": CANARY }));
+    let login = house
+        .by(Method::POST, &format!("/1.0/users/{EMAIL}/tokens"))
+        .json(&json!({ "password": CANARY }));
     assert_eq!(login.send().await.unwrap().status(), 401);
+    // The search finds what is there: names are no secrets.
+    let name = Command::new("grep")
+        .args(["-r", "-l", "-a", "-F", "-s", "-e", EMAIL])
+        .arg(&house.data)
+        .output();
+    assert!(String::from_utf8_lossy(&name.unwrap().stdout).contains("/postgres/"));
     let token = house.token.clone();
     let secrets = [CANARY, PASSWORD, token.as_str()];
     assert_nowhere(&house, "at work", &secrets);
     house.kill();
     assert_nowhere(&house, "after kill -9", &secrets);
     house.serve();
-    assert_eq!(house.visit("shop", "/env/PASSWORD").await, (200, CANARY.to_owned()));
+    assert_eq!(
+        house.visit("shop", "/env/PASSWORD").await,
+        (200, CANARY.to_owned())
+    );
     let program = house.program.as_mut().unwrap();
     program.signal(Signal::SIGINT);
     assert_eq!(program.wait(seconds(60)), Some(0));

@@ -18,7 +18,7 @@ pub struct Seen {
     pub phase: Phase,
     /// It runs on this host, so it is ours to change.
     pub here: bool,
-    /// The provisioner has it.
+    /// The provisioner has it; if it is to live, it has not been stopped for good.
     pub known: bool,
     /// Something is being done about it right now, or rests after a failure.
     pub busy: bool,

@@ -9,7 +9,7 @@ use crate::kernel::problem::Problem;
 use crate::provisioners::UnitId;
 use crate::units::merge;
 use crate::units::model::Phase;
-use crate::units::reconcile::{CHEAP, FULL, Found, Observed, State, Units};
+use crate::units::reconcile::{CHEAP, FULL, Found, Observed, REST, State, Units};
 use crate::units::store;
 
 /// For a provisioner to tell what it has.
@@ -44,7 +44,11 @@ impl Units {
         let mut apps = hints.apps;
         let now = Instant::now();
         let all = state.full.is_none_or(|(at, took)| {
-            let rest = if took < CHEAP { Duration::ZERO } else { took * 20 };
+            let rest = if took < CHEAP {
+                Duration::ZERO
+            } else {
+                (took * 20).min(REST)
+            };
             at.elapsed() >= if hints.all { rest } else { FULL.max(rest) }
         });
         if hints.all && !all {

@@ -37,6 +37,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 const FULL: Duration = Duration::from_secs(15);
 /// A look at everything that takes longer than this is followed by a rest.
 const CHEAP: Duration = Duration::from_millis(20);
+/// The longest such rest: a look that took long because the database was away is not dear.
+const REST: Duration = Duration::from_secs(10);
 
 /// How patient a reconciler is.
 #[derive(Clone, Copy, Debug)]

@@ -21,6 +21,8 @@ use crate::units::routes::store::AppRow;
 
 /// The shortest time between two tables.
 const PACE: Duration = Duration::from_millis(50);
+/// The longest rest after a table that was dear, or that the database has kept waiting for.
+const REST: Duration = Duration::from_millis(500);
 /// How often the table is looked at without a notice.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -83,7 +85,7 @@ pub async fn follow(
         let pause = match feed.refresh().await {
             Ok(()) => {
                 loaded.cancel();
-                PACE.max(began.elapsed() * 5)
+                (began.elapsed() * 5).clamp(PACE, REST)
             }
             Err(problem) => {
                 tracing::warn!(problem = %problem.chain(), "the routes cannot be read; the last ones stay");
