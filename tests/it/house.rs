@@ -38,6 +38,8 @@ pub struct House {
     _folder: Folder,
     pub url: String,
     pub http: reqwest::Client,
+    /// Where its units "run".
+    pub fake: Fake,
 }
 
 static TEMPLATE: OnceCell<(PgConnectOptions, String)> = OnceCell::const_new();
@@ -109,7 +111,8 @@ impl House {
             .unwrap();
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let folder = Folder::new();
-        let provisioner = Arc::new(Fake::default()) as Arc<dyn Provisioner>;
+        let fake = Fake::default();
+        let provisioner = Arc::new(fake.clone()) as Arc<dyn Provisioner>;
         let keys = Keyring::parse(Keyring::generate().expose()).unwrap();
         let wanted = Wanted {
             settings,
@@ -135,6 +138,7 @@ impl House {
             _folder: folder,
             url,
             http,
+            fake,
         }
     }
 
