@@ -14,6 +14,7 @@ pub mod db;
 
 pub mod builders;
 pub mod events;
+pub mod outbound;
 pub mod provisioners;
 pub mod proxy;
 pub mod sagas;

@@ -19,8 +19,11 @@ use crate::http;
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
 use crate::kernel::seal::Keyring;
+use crate::outbound::Outbound;
 use crate::proxy::{Proxy, ProxySettings};
-use crate::sagas::{Registry, Runner};
+use crate::sagas::{Reconciler, Registry, Runner, supervise};
+use crate::services::orphans::Orphans;
+use crate::services::{binds, instances};
 use crate::{deploys, lifecycle, releases, units};
 
 /// What `start` needs; all of it is ready to use.
@@ -61,7 +64,11 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     let api_addr = wanted.api.local_addr().map_err(Problem::internal)?;
     let notices = Notices::start(wanted.db.clone(), stop.clone());
     let settings = wanted.settings;
+    // Whoever starts first installs the TLS provider; a second one changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let may_call_private = settings.services.may_call_private(&settings.database);
     let core = Core::new(Parts {
+        outbound: Outbound::new(&settings.services, may_call_private)?,
         public: Public {
             api_url: settings.api.public_url(api_addr),
             domain: settings.router.domain.clone(),
@@ -95,6 +102,9 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
         );
         runner.start(&tasks);
         units::start(&core);
+        for reconciler in reconcilers(&core) {
+            tasks.spawn(supervise(reconciler, notices.clone(), stop.clone()));
+        }
     }
     if core.settings.roles.contains(&Role::Api) {
         tasks.spawn(serve(wanted.api, core.clone()));
@@ -128,6 +138,20 @@ pub fn sagas(core: &Core) -> Registry {
         .with(deploys::Rollback::new(core))
         .with(units::scale_saga(core))
         .with(lifecycle::RemoveApp::new(core))
+        .with(instances::Create::new(core))
+        .with(instances::Update::new(core))
+        .with(instances::Remove::new(core))
+        .with(binds::Bind::new(core))
+        .with(binds::Unbind::new(core))
+}
+
+/// Every reconciler there is.
+pub fn reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
+    vec![
+        // Services.
+        Arc::new(Orphans::new(core)),
+        Arc::new(binds::UnitBinds::new(core)),
+    ]
 }
 
 impl Running {

@@ -5,7 +5,7 @@ use axum::http::Method;
 use crate::http::table::Door::{May, Open, Token, User, UserOrItsApp};
 use crate::http::table::Table;
 use crate::kernel::permission::Permission;
-use crate::{apps, lifecycle, platforms, quotas, releases, teams, units, users};
+use crate::{apps, lifecycle, platforms, quotas, releases, services, teams, units, users};
 
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
@@ -61,4 +61,22 @@ pub fn table() -> Table {
         .on(POST, "/apps/{app}/stop", User, units::classic::stop)
         .on(GET, "/apps/{app}/log", User, units::classic::log)
         .on(POST, "/apps/{app}/log", UserOrItsApp, units::classic::add_log)
+        // Services, their instances and binds
+        .on(GET, "/services", User, services::catalogue::classic::list)
+        .on(POST, "/services", User, services::catalogue::classic::create)
+        .on(PUT, "/services", User, services::catalogue::classic::update)
+        .on(DELETE, "/services/{service}", User, services::catalogue::classic::remove)
+        .on(GET, "/services/{service}", User, services::catalogue::classic::info)
+        .on(GET, "/services/{service}/doc", User, services::catalogue::classic::doc)
+        .on(PUT, "/services/{service}/doc", User, services::catalogue::classic::set_doc)
+        .on(PUT, "/services/{service}/{team}", User, services::catalogue::classic::grant)
+        .on(DELETE, "/services/{service}/{team}", User, services::catalogue::classic::revoke)
+        .on(GET, "/services/{service}/plans", User, services::catalogue::classic::plans)
+        .on(POST, "/services/instances", User, services::instances::classic::create)
+        .on(DELETE, "/services/instances/{instance}", User, services::instances::classic::remove)
+        .on(PUT, "/services/instances/{instance}/{app}", User, services::binds::classic::bind)
+        .on(DELETE, "/services/instances/{instance}/{app}", User, services::binds::classic::unbind)
+        .on(GET, "/services/instances", User, services::instances::classic::list)
+        .on(GET, "/services/instances/{instance}", User, services::instances::classic::info)
+        .on(GET, "/services/instances/{instance}/status", User, services::instances::classic::status)
 }

@@ -8,7 +8,7 @@ use crate::http::table::Table;
 use crate::http::{events, health};
 use crate::kernel::permission::Permission;
 use crate::teams::roles;
-use crate::{apps, deploys, lifecycle, plans, platforms, pools, releases, teams, units, users};
+use crate::{apps, deploys, lifecycle, plans, platforms, pools, releases, services, teams, units, users};
 
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
@@ -19,7 +19,8 @@ const DELETE: Method = Method::DELETE;
 pub fn table() -> Table {
     let table = server(Table::default());
     let table = people(table);
-    apps(table)
+    let table = apps(table);
+    services(table)
 }
 
 /// The server itself, and what has happened on it.
@@ -117,4 +118,32 @@ fn apps(table: Table) -> Table {
         .since("1.0", GET, "/platforms", User, platforms::modern::list)
         .since("1.6", GET, "/platforms/{platform}", User, platforms::modern::info)
         .since("1.3", GET, "/routers", User, apps::modern::all_routers)
+}
+
+/// Services, their instances and binds.
+#[rustfmt::skip]
+fn services(table: Table) -> Table {
+    table
+        .since("1.0", GET, "/services", User, services::catalogue::modern::list)
+        .since("1.0", POST, "/services", May(Permission::SERVICE_CREATE), services::catalogue::modern::create)
+        .since("1.0", GET, "/services/{service}", User, services::catalogue::modern::info)
+        .since("1.0", PUT, "/services/{service}", May(Permission::SERVICE_UPDATE), services::catalogue::modern::update)
+        .since("1.0", DELETE, "/services/{service}", May(Permission::SERVICE_DELETE), services::catalogue::modern::remove)
+        .since("1.0", GET, "/services/{service}/plans", User, services::catalogue::modern::plans)
+        .since("1.0", GET, "/services/{service}/doc", User, services::catalogue::modern::doc)
+        .since("1.0", PUT, "/services/{service}/doc", May(Permission::SERVICE_UPDATE_DOC), services::catalogue::modern::set_doc)
+        .since("1.0", PUT, "/services/{service}/team/{team}", May(Permission::SERVICE_UPDATE_GRANT_ACCESS), services::catalogue::modern::grant)
+        .since("1.0", DELETE, "/services/{service}/team/{team}", May(Permission::SERVICE_UPDATE_REVOKE_ACCESS), services::catalogue::modern::revoke)
+        .since("1.0", GET, "/services/instances", User, services::instances::modern::list)
+        .since("1.0", POST, "/services/{service}/instances", May(Permission::SERVICE_INSTANCE_CREATE), services::instances::modern::create)
+        .since("1.0", GET, "/services/{service}/instances/{instance}", User, services::instances::modern::info)
+        .since("1.0", PUT, "/services/{service}/instances/{instance}", User, services::instances::modern::update)
+        .since("1.0", DELETE, "/services/{service}/instances/{instance}", May(Permission::SERVICE_INSTANCE_DELETE), services::instances::modern::remove)
+        .since("1.0", GET, "/services/{service}/instances/{instance}/status", User, services::instances::modern::status)
+        .since("1.0", PUT, "/services/{service}/instances/permission/{instance}/{team}", May(Permission::SERVICE_INSTANCE_UPDATE_GRANT), services::instances::modern::grant)
+        .since("1.0", DELETE, "/services/{service}/instances/permission/{instance}/{team}", May(Permission::SERVICE_INSTANCE_UPDATE_REVOKE), services::instances::modern::revoke)
+        .since("1.0", PUT, "/services/{service}/instances/{instance}/{app}", May(Permission::SERVICE_INSTANCE_UPDATE_BIND), services::binds::modern::bind)
+        .since("1.0", DELETE, "/services/{service}/instances/{instance}/{app}", May(Permission::SERVICE_INSTANCE_UPDATE_UNBIND), services::binds::modern::unbind)
+        .since("1.13", PUT, "/services/{service}/instances/{instance}/apps/{app}", May(Permission::SERVICE_INSTANCE_UPDATE_BIND), services::binds::modern::bind)
+        .since("1.13", DELETE, "/services/{service}/instances/{instance}/apps/{app}", May(Permission::SERVICE_INSTANCE_UPDATE_UNBIND), services::binds::modern::unbind)
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::Bytes;
+use bytes::Bytes;
 use chrono::SecondsFormat;
 use futures_util::{Stream, stream};
 use serde::Serialize;

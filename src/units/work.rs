@@ -33,7 +33,7 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// Where the files of a version are.
 pub fn version_dir(core: &Core, app: AppId, version: i32) -> PathBuf {
-    let versions = core.settings.data_dir.join("versions");
+    let versions = core.dirs.versions();
     versions.join(app.to_string()).join(version.to_string())
 }
 
@@ -82,6 +82,11 @@ impl Works {
             .is_some_and(|work| work.running || work.rests_until > now)
     }
 
+    /// Something is under way, or is to be tried again.
+    pub(super) fn is_any_busy(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
     /// All units that are busy right now.
     pub(super) fn busy(&self) -> HashSet<UnitId> {
         let now = Instant::now();
@@ -101,7 +106,7 @@ impl Works {
         let works = self.clone();
         self.spawn(unit.clone(), async move {
             let _permit = works.starts.acquire().await;
-            let Some(spec) = spec(&works.core, &unit).await.map_err(|p| p.chain())? else {
+            let Some(spec) = spec(&works.core, &unit).await.map_err(|p| told(&unit, &p))? else {
                 return Ok(());
             };
             match tokio::time::timeout(START_TIMEOUT, provisioner.ensure(&spec)).await {
@@ -171,6 +176,12 @@ impl Works {
             works.nudge.notify_one();
         });
     }
+}
+
+/// The words of a problem, for people; all of it goes to the log.
+fn told(unit: &UnitId, problem: &Problem) -> String {
+    tracing::warn!(%unit, problem = %problem.chain(), "a unit's spec cannot be made");
+    problem.words().to_owned()
 }
 
 /// What a unit should be; `None` when it should not be any more.

@@ -10,4 +10,6 @@
 mod apps;
 mod house;
 mod people;
+mod services;
 mod smoke;
+mod units;

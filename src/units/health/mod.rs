@@ -142,6 +142,12 @@ impl Health {
         watched.verdict.clone()
     }
 
+    /// True if there are new verdicts.
+    pub(super) fn has_changed(&self) -> bool {
+        let changed = self.0.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        !changed.is_empty()
+    }
+
     /// The units with new verdicts since this was last asked.
     pub(super) fn changed(&self) -> HashSet<UnitId> {
         std::mem::take(&mut *self.0.changed.lock().unwrap_or_else(PoisonError::into_inner))

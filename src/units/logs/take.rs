@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// The longest a silent unit waits, as long as there are few.
 const LONGEST: Duration = Duration::from_secs(2);
 /// Looks a second, at most, when there are many units.
-const LOOKS: u32 = 1000;
+const LOOKS: u32 = 300;
 /// Lines of one unit in one look.
 const MAX_LINES: usize = 1000;
 /// Units in one transaction.

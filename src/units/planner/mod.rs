@@ -172,7 +172,8 @@ impl Plan<'_> {
         let is = |wanted: Option<&Wanted>, unit: &Seen| wanted.is_some_and(|w| w.release == unit.release);
         let old: Vec<usize> = self
             .live()
-            .filter(|(_, u)| !is(current, u) && !(is(candidate, u) && u.phase == Phase::Starting))
+            .filter(|(_, u)| !is(current, u))
+            .filter(|(_, u)| !is(candidate, u) || u.phase != Phase::Starting)
             .map(|(at, _)| at)
             .collect();
         for at in old {

@@ -1,0 +1,18 @@
+//! Instances of services (contract/classic 1.3, contract/modern 2.12). Who shares a team with an instance
+//! may use it. Names are unique within a service; the classic edition, whose paths have no service in
+//! them, also keeps the names it makes unique among all services.
+
+mod actions;
+pub mod classic;
+pub mod modern;
+mod removal;
+mod saga;
+pub(in crate::services) mod store;
+mod update;
+
+pub use actions::{
+    Filter, Group, Told, Wanted, create, find_for, grant, info, list, revoke, status, tell_of,
+};
+pub use removal::{Removal, Remove, remove};
+pub use saga::Create;
+pub use update::{Update, update};

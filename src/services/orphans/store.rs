@@ -1,0 +1,211 @@
+//! Orphans in SQL.
+
+use serde_json::Value;
+use sqlx::{PgConnection, PgExecutor};
+use uuid::Uuid;
+
+use crate::kernel::ids::{BindId, InstanceId, ServiceId};
+use crate::kernel::names::{AppName, InstanceName};
+use crate::services::orphans::NewOrphan;
+
+pub(super) async fn insert(tx: &mut PgConnection, new: &NewOrphan) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into orphan (orphan_id, service, service_id, instance, what, detail, reason)
+         select $1, name, service_id, $3, $4, $5, $6 from service
+         where service_id = $2
+           and not exists (select 1 from orphan o where o.service_id = $2 and o.instance = $3 and o.what = $4
+                             and o.ended_at is null and o.detail -> 'bind' is not distinct from $5::jsonb -> 'bind')",
+        Uuid::now_v7(),
+        new.service_id.0,
+        new.instance,
+        new.what,
+        new.detail,
+        new.reason,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Whether an instance of that name is being hunted.
+pub(in crate::services) async fn holds_instance(
+    tx: &mut PgConnection,
+    service: ServiceId,
+    name: &InstanceName,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select 1 from orphan
+                          where service_id = $1 and instance = $2 and what = 'instance' and ended_at is null) as "held!""#,
+        service.0,
+        name.as_str(),
+    )
+    .fetch_one(tx)
+    .await
+}
+
+/// Somebody waits for the hunt of an instance: it goes on at once.
+pub(in crate::services) async fn nudge(
+    db: impl PgExecutor<'_>,
+    service: ServiceId,
+    name: &InstanceName,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update orphan set wake_at = now()
+         where service_id = $1 and instance = $2 and what = 'instance' and ended_at is null",
+        service.0,
+        name.as_str(),
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Ends the hunt of an instance that is gone.
+pub(in crate::services) async fn end_instance(
+    tx: &mut PgConnection,
+    service: ServiceId,
+    name: &InstanceName,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update orphan set ended_at = now()
+         where service_id = $1 and instance = $2 and what = 'instance' and ended_at is null",
+        service.0,
+        name.as_str(),
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Ends the hunt of a bind that is gone, or wanted again.
+pub(in crate::services) async fn end_bind(tx: &mut PgConnection, bind: BindId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update orphan set ended_at = now()
+         where what = 'bind' and ended_at is null and detail ->> 'bind' = $1",
+        bind.to_string(),
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Calls off the hunt of earlier binds of an app, because a new one takes their place. False: a replica is
+/// telling the service just now, and that might come after the new bind.
+pub(in crate::services) async fn supersede_bind(
+    tx: &mut PgConnection,
+    service: ServiceId,
+    instance: &InstanceName,
+    app: &AppName,
+) -> sqlx::Result<bool> {
+    let rows = sqlx::query!(
+        r#"update orphan set ended_at = case when claimed_until > now() then ended_at else now() end
+           where service_id = $1 and instance = $2 and what = 'bind' and ended_at is null
+             and detail -> 'app' ->> 'name' = $3
+           returning coalesce(claimed_until > now(), false) as "claimed!""#,
+        service.0,
+        instance.as_str(),
+        app.as_str(),
+    )
+    .fetch_all(tx)
+    .await?;
+    Ok(rows.iter().all(|row| !row.claimed))
+}
+
+/// An orphan whose time has come.
+#[derive(Clone, Debug)]
+pub(super) struct Due {
+    pub(super) id: Uuid,
+    pub(super) service_id: ServiceId,
+    pub(super) instance: InstanceName,
+    pub(super) what: String,
+    pub(super) detail: Value,
+    pub(super) attempts: i32,
+    /// Seconds since it was left.
+    pub(super) age: f64,
+}
+
+/// Services with orphans that are due, but those that somebody here is busy with.
+pub(super) async fn list_due_services(
+    db: impl PgExecutor<'_>,
+    busy: &[Uuid],
+) -> sqlx::Result<Vec<ServiceId>> {
+    sqlx::query_scalar!(
+        r#"select distinct service_id as "id!: ServiceId" from orphan
+           where ended_at is null and wake_at <= now() and (claimed_until is null or claimed_until < now())
+             and service_id is not null and service_id <> all($1)"#,
+        busy,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Claims the orphan of a service that has been due for longest.
+pub(super) async fn claim(
+    db: impl PgExecutor<'_>,
+    service: ServiceId,
+    lease_seconds: f64,
+) -> sqlx::Result<Option<Due>> {
+    sqlx::query_as!(
+        Due,
+        r#"update orphan set attempts = attempts + 1, claimed_until = now() + make_interval(secs => $2)
+           where orphan_id = (
+               select orphan_id from orphan
+               where ended_at is null and wake_at <= now() and (claimed_until is null or claimed_until < now())
+                 and service_id = $1
+               order by wake_at limit 1 for update skip locked)
+           returning orphan_id as id, service_id as "service_id!: ServiceId", instance as "instance: InstanceName",
+                     what, detail, attempts,
+                     extract(epoch from now() - created_at)::double precision as "age!""#,
+        service.0,
+        lease_seconds,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// Tries again after a while.
+pub(super) async fn postpone(
+    db: impl PgExecutor<'_>,
+    id: Uuid,
+    reason: &str,
+    seconds: f64,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update orphan set claimed_until = null, reason = $2, wake_at = now() + make_interval(secs => $3)
+         where orphan_id = $1",
+        id,
+        reason,
+        seconds,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// The hunt is over.
+pub(super) async fn end(db: impl PgExecutor<'_>, id: Uuid) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update orphan set ended_at = coalesce(ended_at, now()), claimed_until = null where orphan_id = $1",
+        id
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// The row of an instance that was only waiting for its service to confirm.
+pub(super) async fn find_removing(
+    db: impl PgExecutor<'_>,
+    service: ServiceId,
+    name: &InstanceName,
+) -> sqlx::Result<Option<InstanceId>> {
+    sqlx::query_scalar!(
+        r#"select instance_id as "id: InstanceId" from service_instance i
+           where service_id = $1 and name = $2 and state = 'removing'
+             and not exists (select 1 from bind b where b.instance_id = i.instance_id)"#,
+        service.0,
+        name.as_str(),
+    )
+    .fetch_optional(db)
+    .await
+}

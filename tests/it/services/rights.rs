@@ -1,0 +1,207 @@
+//! Who may, what is taken, and what is no name.
+
+use super::*;
+
+#[tokio::test]
+async fn two_binds_at_once_are_one_bind() {
+    let flask = Flask::start("today").await;
+    let scene = Scene::new().await;
+    scene.app("shop", "red").await;
+    scene.service("mysql", &flask).await;
+    scene
+        .ok(
+            "POST",
+            "/services/instances",
+            r#"{"name":"my-db","service_name":"mysql"}"#,
+        )
+        .await;
+    let path = "/services/instances/my-db/shop";
+    let bind = || scene.ask("ana", "PUT", path, "");
+    let (a, b, c) = tokio::join!(bind(), bind(), bind());
+    let mut codes = [a.0.as_u16(), b.0.as_u16(), c.0.as_u16()];
+    codes.sort_unstable();
+    assert_eq!(codes, [200, 409, 409], "{a:?} {b:?} {c:?}");
+    assert_eq!(
+        flask.get("/__state").await["binds"]["my-db"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    scene.settled().await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn what_is_taken_is_refused_in_each_editions_words() {
+    let flask = Flask::start("today").await;
+    let scene = Scene::new().await;
+    scene.service("mysql", &flask).await;
+    scene.service("other", &flask).await;
+    let manifest = format!("id: mysql\nendpoint:\n  production: {}\n", flask.url);
+    assert_eq!(scene.ask("ana", "POST", "/services", &*manifest).await.0, 500);
+    let form = [("id", "mysql"), ("endpoint", "x.test")];
+    assert_eq!(scene.form("ana", "POST", "/1.0/services", &form).await.0, 409);
+    let new = r#"{"name":"my-db","service_name":"mysql"}"#;
+    let (a, b) = tokio::join!(
+        scene.ask("ana", "POST", "/services/instances", new),
+        scene.ask("ana", "POST", "/services/instances", new)
+    );
+    let mut codes = [a.0.as_u16(), b.0.as_u16()];
+    codes.sort_unstable();
+    assert_eq!(codes, [200, 409], "{a:?} {b:?}");
+    let elsewhere = new.replace("\"mysql\"", "\"other\"");
+    assert_eq!(
+        scene.ask("ana", "POST", "/services/instances", elsewhere).await.0,
+        409,
+        "names are global"
+    );
+    // The other service has an instance of that name already, which is not ours to destroy.
+    let (status, text) = scene
+        .form(
+            "ana",
+            "POST",
+            "/1.0/services/other/instances",
+            &[("name", "my-db")],
+        )
+        .await;
+    assert_eq!(status, 409, "{text}");
+    assert!(flask.get("/__state").await["instances"].get("my-db").is_some());
+    scene.settled().await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn hostile_names_and_manifests_are_refused() {
+    let flask = Flask::start("today").await;
+    let scene = Scene::new().await;
+    scene.service("mysql", &flask).await;
+    for name in [
+        "",
+        "a",
+        "1db",
+        "a/b",
+        "../x",
+        "a b",
+        "a%2fb",
+        "a\\u0000b",
+        "é-db",
+        "a;drop",
+        &"x".repeat(64),
+    ] {
+        let body = format!(r#"{{"name":"{name}","service_name":"mysql"}}"#);
+        let (status, text) = scene.ask("ana", "POST", "/services/instances", body).await;
+        assert_eq!(status, 400, "{name}: {text}");
+    }
+    for body in [
+        r#"{"name": "mymysql": "service_name": "mysql"}"#,
+        r#"{"name":["a"],"service_name":{}}"#,
+        "[1]",
+    ] {
+        let (status, text) = scene.ask("ana", "POST", "/services/instances", body).await;
+        assert_eq!(status, 400, "{body}: {text}");
+    }
+    for (manifest, expected) in [
+        ("id: [", 500),
+        ("id: a: b", 500),
+        ("", 400),
+        ("id: instances\nendpoint: {production: x}", 400),
+        ("id: '../x'\nendpoint: {production: x}", 400),
+        ("id: nowhere", 400),
+        ("id: nowhere\nendpoint: {production: 'file:///etc/passwd'}", 400),
+    ] {
+        let (status, text) = scene.ask("ana", "POST", "/services", manifest).await;
+        assert_eq!(status, expected, "{manifest}: {text}");
+    }
+    for path in [
+        "/services/..%2fx",
+        "/services/a%00b",
+        "/services/instances/a%2fb",
+        "/services/nowhere/doc",
+    ] {
+        assert_eq!(scene.ask("ana", "GET", path, "").await.0, 404, "{path}");
+    }
+    assert!(flask.calls().await.is_empty(), "none of it reached the service");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn strangers_are_refused_and_teams_are_granted() {
+    let flask = Flask::start("today").await;
+    let scene = Scene::new().await;
+    scene.team("blue").await;
+    scene.user("bob", &[("team-member", "blue")]).await;
+    scene.user("lone", &[]).await;
+    scene.app("shop", "red").await;
+    scene.app("blog", "blue").await;
+    scene.service("mysql", &flask).await;
+    scene
+        .ok(
+            "POST",
+            "/services/instances",
+            r#"{"name":"my-db","service_name":"mysql"}"#,
+        )
+        .await;
+    let manifest = format!("id: mysql\nendpoint:\n  production: {}\n", flask.url);
+    let other = format!("id: second\nendpoint:\n  production: {}\n", flask.url);
+    for (who, verb, path, body, expected) in [
+        ("nobody", "GET", "/services", "", 401),
+        ("nobody", "PUT", "/services/instances/my-db/shop", "", 401),
+        ("lone", "POST", "/services", &*other, 403),
+        (
+            "lone",
+            "POST",
+            "/services/instances",
+            r#"{"name":"new-db","service_name":"mysql"}"#,
+            403,
+        ),
+        ("bob", "PUT", "/services", &*manifest, 403),
+        ("bob", "DELETE", "/services/mysql", "", 403),
+        ("bob", "DELETE", "/services/none", "", 404),
+        ("bob", "PUT", "/services/mysql/doc", "text", 403),
+        ("bob", "PUT", "/services/mysql/blue", "", 403),
+        ("bob", "GET", "/services/instances/my-db", "", 403),
+        ("bob", "GET", "/services/instances/my-db/status", "", 403),
+        ("bob", "DELETE", "/services/instances/my-db", "", 403),
+        ("bob", "PUT", "/services/instances/my-db/blog", "", 403),
+        ("bob", "PUT", "/services/instances/my-db/shop", "", 403),
+        ("ana", "PUT", "/services/instances/my-db/blog", "", 403),
+        ("ana", "PUT", "/services/instances/none/shop", "", 404),
+        ("ana", "PUT", "/services/instances/my-db/none", "", 404),
+        ("bob", "DELETE", "/1.0/services/mysql/instances/my-db", "", 404),
+        ("lone", "DELETE", "/1.0/services/mysql/instances/my-db", "", 403),
+        ("ana", "PUT", "/services/mysql/doc", "Mysql exports the ...", 200),
+        ("bob", "GET", "/services/mysql/doc", "", 200),
+        ("ana", "PUT", "/services/mysql/nobody", "", 404),
+        ("ana", "PUT", "/services/mysql/blue", "", 200),
+        ("ana", "PUT", "/services/mysql/blue", "", 409),
+        ("ana", "DELETE", "/services/mysql/blue", "", 403),
+        ("ana", "PUT", "/services/mysql/red", "", 200),
+        ("ana", "DELETE", "/services/mysql/blue", "", 200),
+        ("ana", "DELETE", "/services/mysql/blue", "", 404),
+    ] {
+        let (status, text) = scene.ask(who, verb, path, body).await;
+        assert_eq!(status, expected, "{who} {verb} {path}: {text}");
+    }
+    assert_eq!(
+        scene.ok("GET", "/services/mysql/doc", "").await,
+        "Mysql exports the ..."
+    );
+    // Restricted to red: bob is told nothing that he need not know.
+    sqlx::query("update service set is_restricted = true")
+        .execute(scene.db())
+        .await
+        .unwrap();
+    for (path, expected) in [
+        ("/services/mysql", 403),
+        ("/1.0/services/mysql", 404),
+        ("/services/mysql/plans", 403),
+    ] {
+        assert_eq!(scene.ask("bob", "GET", path, "").await.0, expected, "{path}");
+    }
+    let new = r#"{"name":"bobs-db","service_name":"mysql"}"#;
+    assert_eq!(scene.ask("bob", "POST", "/services/instances", new).await.0, 404);
+    let list = scene.ask("bob", "GET", "/services/instances", "").await.1;
+    assert_eq!(parsed(&list), json!([]));
+    scene.end().await;
+}

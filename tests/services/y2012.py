@@ -1,0 +1,43 @@
+"""A service of 2012: slashes at the end, bind by hostname, nothing else; misses are not redirected."""
+
+from flask import jsonify, request
+
+from common import app, run, state
+
+app.url_map.strict_slashes = True
+app.url_map.redirect_defaults = False
+
+
+@app.before_request
+def no_redirects():
+    if not request.path.startswith("/__") and not request.path.endswith("/"):
+        return "no such page", 404
+    return None
+
+
+@app.post("/resources/")
+def add_instance():
+    state["instances"][request.form["name"]] = ""
+    return "", 201
+
+
+@app.post("/resources/<name>/")
+def bind(name):
+    state["binds"].setdefault(name, []).append(request.form["hostname"])
+    return jsonify(ANCIENT="yes"), 201
+
+
+@app.delete("/resources/<name>/hostname/<host>/")
+def unbind(name, host):
+    state["binds"][name].remove(host)
+    return "", 204
+
+
+@app.delete("/resources/<name>/")
+def remove_instance(name):
+    state["instances"].pop(name)
+    return "", 204
+
+
+if __name__ == "__main__":
+    run()
