@@ -105,6 +105,14 @@ impl Filling {
             .fold(text, |text, (from, to)| text.replace(from.as_str(), to))
     }
 
+    /// The next requests are sent with the token of this answer, as after a login.
+    pub(super) fn take_token(&mut self, reply: &Reply) {
+        let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        let token = answer["token"].as_str().unwrap().to_owned();
+        self.0.retain(|(from, _)| from != "{{TOKEN}}");
+        self.0.push(("{{TOKEN}}".to_owned(), token));
+    }
+
     /// In bodies of bytes only the boundary stands for something.
     fn bytes(bytes: &[u8]) -> Vec<u8> {
         let (mut rest, mut out) = (bytes, Vec::new());
@@ -160,13 +168,15 @@ impl Request {
 }
 
 /// Sends a request on a connection of its own and reads the answer to its end.
-pub(super) async fn send(server: SocketAddr, request: &[u8]) -> Reply {
+///
+/// With `follows`, the end is the end of the first chunk: more would come for ever.
+pub(super) async fn send(server: SocketAddr, request: &[u8], follows: bool) -> Reply {
     let exchange = async {
         let mut stream = TcpStream::connect(server).await.unwrap();
         stream.write_all(request).await.unwrap();
         let mut got = Vec::new();
         loop {
-            if let Some(reply) = parse(&got) {
+            if let Some(reply) = parse(&got, follows) {
                 return reply;
             }
             let read = stream.read_buf(&mut got).await.unwrap();
@@ -183,7 +193,7 @@ pub(super) async fn send(server: SocketAddr, request: &[u8]) -> Reply {
 }
 
 /// The whole answer, or `None` while some of it is missing.
-fn parse(got: &[u8]) -> Option<Reply> {
+fn parse(got: &[u8], follows: bool) -> Option<Reply> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(at) = head.parse(got).unwrap() else {
@@ -200,7 +210,7 @@ fn parse(got: &[u8]) -> Option<Reply> {
     };
     let rest = &got[at..];
     reply.body = if reply.header("transfer-encoding") == "chunked" {
-        unchunked(rest)?
+        unchunked(rest, follows)?
     } else {
         let length = reply.header("content-length").parse().unwrap_or(0);
         rest.get(..length)?.to_vec()
@@ -208,7 +218,7 @@ fn parse(got: &[u8]) -> Option<Reply> {
     Some(reply)
 }
 
-fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
+fn unchunked(mut rest: &[u8], follows: bool) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let httparse::Status::Complete((at, size)) = httparse::parse_chunk_size(rest).unwrap() else {
@@ -217,7 +227,7 @@ fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
         let size = usize::try_from(size).unwrap();
         body.extend_from_slice(rest.get(at..at + size)?);
         rest = rest.get(at + size + 2..)?;
-        if size == 0 {
+        if size == 0 || follows {
             return Some(body);
         }
     }

@@ -4,7 +4,10 @@
 //! The client finds keys in capitals or small letters alike, so keys are lowered before they are looked
 //! up. The environment is the one list that it reads by the exact key.
 
-#![expect(dead_code, reason = "what is decoded proves its type and is not looked at again")]
+#![expect(
+    dead_code,
+    reason = "what is decoded proves its type and is not looked at again"
+)]
 
 use std::collections::BTreeMap;
 
@@ -22,7 +25,7 @@ pub(super) enum Shape {
     Any,
     /// Plain text for people, not empty.
     Words,
-    /// `[]`, or `null` where the record says so.
+    /// `[]`.
     Nothing,
     /// JSON lines without an error.
     Lines,
@@ -35,6 +38,10 @@ pub(super) enum Shape {
     /// Plain text.
     Text,
     Logs,
+    /// An empty list of log lines.
+    NoLogs,
+    /// Log lines, and more to come: the connection stays open.
+    Following,
     Created,
     Version,
     Schemes,
@@ -66,6 +73,8 @@ pub(super) enum Shape {
     Role,
     Services,
     Instances,
+    /// `[]` or `null`.
+    NoInstances,
     ServicePlans,
     Instance,
 }
@@ -595,7 +604,11 @@ fn ensure(is: bool, what: &str, reply: &Reply) -> Result<(), String> {
 
 fn words(reply: &Reply) -> Result<(), String> {
     let kind = reply.header("content-type");
-    ensure(kind.starts_with("text/plain"), "the type is not plain text", reply)?;
+    ensure(
+        kind.starts_with("text/plain"),
+        "the type is not plain text",
+        reply,
+    )?;
     ensure(!reply.text().trim().is_empty(), "no words", reply)?;
     ensure(!reply.text().starts_with(['{', '<']), "not for people", reply)
 }
@@ -609,7 +622,11 @@ fn lines(reply: &Reply) -> Result<Vec<Line>, String> {
     )?;
     let lines = text.lines().filter(|line| !line.is_empty());
     lines
-        .map(|line| decode(lowered(serde_json::from_str(line).map_err(|e| format!("{e}: {line}"))?)))
+        .map(|line| {
+            decode(lowered(
+                serde_json::from_str(line).map_err(|e| format!("{e}: {line}"))?,
+            ))
+        })
         .collect()
 }
 
@@ -651,7 +668,11 @@ fn env(reply: &Reply) -> Result<(), String> {
 
 fn permissions(reply: &Reply) -> Result<(), String> {
     let list: Vec<Permission> = some(reply)?;
-    ensure(list[0].name.is_empty(), "the first is not the nameless root", reply)?;
+    ensure(
+        list[0].name.is_empty(),
+        "the first is not the nameless root",
+        reply,
+    )?;
     for (at, item) in list.iter().enumerate().skip(1) {
         let parent = item.name.rsplit_once('.').map_or("", |(parent, _)| parent);
         let known = list[..at].iter().any(|p| p.name == parent);
@@ -680,7 +701,8 @@ impl Shape {
                 "the type is not plain text",
                 reply,
             ),
-            Shape::Logs => logs(reply),
+            Shape::Logs | Shape::Following => logs(reply),
+            Shape::NoLogs => ensure(reply.text().trim() == "[]", "not empty", reply),
             Shape::Created => one::<Texts>(reply).map(drop),
             Shape::Version => {
                 let info: Texts = one(reply)?;
@@ -726,6 +748,10 @@ impl Shape {
             Shape::Role => one::<Role>(reply).map(drop),
             Shape::Services => some::<Service>(reply).map(drop),
             Shape::Instances => some::<InstanceRow>(reply).map(drop),
+            Shape::NoInstances => {
+                let none: Option<Vec<InstanceRow>> = one(reply)?;
+                ensure(none.is_none_or(|list| list.is_empty()), "not empty", reply)
+            }
             Shape::ServicePlans => some::<ServicePlan>(reply).map(drop),
             Shape::Instance => one::<Instance>(reply).map(drop),
             other => Err(format!("{other:?} has no check")),

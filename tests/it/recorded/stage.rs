@@ -1,17 +1,12 @@
 //! The state that the records assume: people, teams, apps, and ways to put right between two records
 //! what one of them has changed.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use reqwest::Method;
-use tancho::builders::platforms;
-use tancho::provisioners::Provisioner;
-use tokio::net::TcpListener;
 
+use super::props::{self, Does, Service};
 use crate::house::{House, Person};
 
 /// Who sends a record.
@@ -33,6 +28,7 @@ pub(super) struct Stage {
     root: Person,
     ana: Person,
     bob: Person,
+    service: Option<Service>,
 }
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -51,6 +47,7 @@ impl Stage {
             root,
             ana,
             bob,
+            service: None,
         }
     }
 
@@ -75,10 +72,12 @@ impl Stage {
     /// variables.
     pub(super) async fn running() -> Self {
         let stage = Self::apps().await;
-        stage.install_platforms();
-        stage.everybody_listens().await;
+        props::can_build(&stage.house);
+        props::everybody_listens(&stage.house).await;
         stage
             .prepare(&[
+                // Builds nothing, so that a version takes a moment.
+                "sql update app set platform = 'procfile'",
                 "deploy web+worker",
                 "deploy web+worker",
                 "deploy web+worker",
@@ -91,6 +90,13 @@ impl Stage {
         stage
     }
 
+    /// The apps, and a service at work.
+    pub(super) async fn services() -> Self {
+        let mut stage = Self::apps().await;
+        stage.service = Some(Service::start(&stage.house).await);
+        stage
+    }
+
     pub(super) fn server(&self) -> SocketAddr {
         self.house.running.api_addr
     }
@@ -99,40 +105,12 @@ impl Stage {
         self.house.running.stop().await;
     }
 
-    /// Puts the platforms where builds look for them.
-    fn install_platforms(&self) {
-        let home = &self.house.running.core.platforms_dir;
-        let installed = platforms::install(&home.with_extension("all"), &std::env::current_exe().unwrap());
-        std::fs::rename(installed.unwrap(), home).unwrap();
-    }
-
-    /// Gives all units of the provisioner that only remembers one address, where somebody listens.
-    async fn everybody_listens(&self) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (fake, stop) = (self.house.fake.clone(), self.house.running.core.stop.clone());
-        let mut changes = fake.changes();
-        tokio::spawn(async move {
-            while !stop.is_cancelled() {
-                for report in fake.observe().await.unwrap() {
-                    if report.address != Some(address) {
-                        fake.set_address(&report.unit, address);
-                    }
-                }
-                tokio::select! {
-                    accepted = listener.accept() => drop(accepted),
-                    changed = changes.changed() => if changed.is_err() { return },
-                    () = stop.cancelled() => return,
-                }
-            }
-        });
-    }
-
     /// Does what stands before a record. Each item is one of
     ///
     /// * `METHOD path body`: asked by the administrator, with a form or JSON; `-METHOD …` may fail;
     /// * `ana METHOD path body`: the same by `ana@example.com`;
     /// * `deploy web+worker`: a new version of `shop` with these processes;
+    /// * `service refuses`, `service hangs-up`, `service works`: what the service does from now on;
     /// * `sql …`: for states that no request brings about.
     pub(super) async fn prepare(&self, items: &[&str]) -> Result<(), String> {
         for item in items {
@@ -140,10 +118,21 @@ impl Stage {
             match word {
                 "sql" => {
                     let db = &self.house.running.core.db;
-                    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(rest.to_owned())).execute(db).await;
+                    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(rest.to_owned()))
+                        .execute(db)
+                        .await;
                     done.map_err(|e| format!("{item}: {e}"))?;
                 }
                 "deploy" => self.deploy(rest).await?,
+                "service" => {
+                    let service = self.service.as_ref().expect("a stage with a service");
+                    service.does(match rest {
+                        "works" => Does::Work,
+                        "refuses" => Does::Refuse,
+                        "hangs-up" => Does::HangUp,
+                        _ => return Err(format!("a service does not do that: {item}")),
+                    });
+                }
                 "ana" => self.ask(&self.ana, rest).await?,
                 _ => self.ask(&self.root, item).await?,
             }
@@ -152,6 +141,8 @@ impl Stage {
     }
 
     async fn ask(&self, person: &Person, item: &str) -> Result<(), String> {
+        let url = self.service.as_ref().map_or("", |service| &service.url);
+        let item = item.replace("{{SERVICE}}", url);
         let mut words = item.splitn(3, ' ');
         let method = words.next().unwrap_or_default();
         let (method, may_fail) = method.strip_prefix('-').map_or((method, false), |m| (m, true));
@@ -182,7 +173,7 @@ impl Stage {
             .house
             .by(&self.root, Method::POST, "/1.0/apps/shop/deploy")
             .header("content-type", "application/gzip")
-            .body(archive(&procfile))
+            .body(props::archive(&procfile))
             .send()
             .await
             .map_err(|e| e.to_string())?;
@@ -225,16 +216,4 @@ impl Stage {
         }
         filling
     }
-}
-
-fn archive(procfile: &str) -> Vec<u8> {
-    let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-    let mut header = tar::Header::new_gnu();
-    header.set_size(procfile.len() as u64);
-    header.set_mode(0o644);
-    tar.append_data(&mut header, "Procfile", procfile.as_bytes())
-        .unwrap();
-    let mut encoder = tar.into_inner().unwrap();
-    encoder.flush().unwrap();
-    encoder.finish().unwrap()
 }

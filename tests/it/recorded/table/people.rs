@@ -1,8 +1,8 @@
 //! Sessions, users, teams, roles.
 
 use crate::recorded::shapes::Shape::{
-    Any, Key, Nothing, Permissions, Platforms, Plans, Pools, Quota, Role, Roles, Routers, Schemes, Team, Teams, Token,
-    User, Users, Version, Words,
+    Any, Key, Nothing, Permissions, Plans, Platforms, Pools, Quota, Role, Roles, Routers, Schemes, Team,
+    Teams, Token, User, Users, Version, Words,
 };
 use crate::recorded::stage::Who::{Bob, Former, Root};
 use crate::recorded::{Row, row};
@@ -32,6 +32,10 @@ pub(in crate::recorded) const PEOPLE: &[Row] = &[
     row("app-list-empty", &[Nothing]).by(Bob),
     row("app-list-hidden-shorthand", &[Nothing]),
     row("tag-list-empty", &[Nothing]),
+    row("service-list-empty", &[Nothing]),
+    row("event-list-empty", &[Nothing])
+        .by(Bob)
+        .after(&["sql delete from event where target_value = 'bob@example.com'"]),
     row("verbosity-flag-1", &[Teams]),
     row("verbosity-environment-2", &[Teams]),
     row("completion-team", &[Teams]),
@@ -125,7 +129,9 @@ pub(in crate::recorded) const PEOPLE: &[Row] = &[
     // What ends a session comes last.
     row("change-password-wrong-old", &[Words]),
     row("change-password", &[Any]),
-    row("user-remove-self", &[User, Any])
-        .after(&["sql update user_account set quota_in_use = 0"]),
+    row("user-remove-self", &[User, Any]).after(&[
+        "sql update user_account set quota_in_use = 0",
+        "DELETE /1.0/teams/web-team",
+    ]),
     row("logout", &[Any]).by(Bob),
 ];
