@@ -58,7 +58,8 @@ fn view(event: &Event) -> Value {
         "Owner": { "Type": event.owner_kind, "Name": event.owner_name },
         "SourceIP": event.source_ip, "Error": error, "Log": "", "StructuredLog": [],
         "CancelInfo": {
-            "Owner": event.cancel_by, "StartTime": time(event.cancel_asked_at), "AckTime": time(None),
+            "Owner": event.cancel_by, "StartTime": time(event.cancel_asked_at),
+            "AckTime": time(event.ended_at.filter(|_| cancelled)),
             "Reason": event.cancel_reason, "Asked": event.cancel_asked_at.is_some(), "Canceled": cancelled,
         },
         "Cancelable": event.cancelable && running, "Running": running, "RequestID": event.request_id,

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, FixedOffset};
+use chrono::{DateTime, Datelike as _, FixedOffset};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -666,6 +666,16 @@ fn env(reply: &Reply) -> Result<(), String> {
     ensure(!list.is_empty(), "no variable", reply)
 }
 
+fn event(reply: &Reply) -> Result<(), String> {
+    let event: Event = one(reply)?;
+    let lines = event.structuredlog.unwrap_or_default();
+    let ended = lines.iter().all(|line| line.message.0.ends_with('\n'));
+    ensure(ended, "the client would write lines into one", reply)?;
+    let cancel = event.cancelinfo;
+    let at = !cancel.canceled || cancel.acktime.0.year() > 1;
+    ensure(at, "cancelled at no time", reply)
+}
+
 fn permissions(reply: &Reply) -> Result<(), String> {
     let list: Vec<Permission> = some(reply)?;
     ensure(
@@ -731,7 +741,7 @@ impl Shape {
             Shape::BareApp => one::<AppInfo>(reply).map(drop),
             Shape::Deploys => some::<Deploy>(reply).map(drop),
             Shape::Events => some::<Event>(reply).map(drop),
-            Shape::Event => one::<Event>(reply).map(drop),
+            Shape::Event => event(reply),
             Shape::Users => some::<User>(reply).map(drop),
             Shape::User => one::<User>(reply).map(drop),
             Shape::Teams => some::<TeamItem>(reply).map(drop),
