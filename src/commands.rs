@@ -31,7 +31,7 @@ use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 use crate::provisioners::Provisioner;
 use crate::provisioners::local::{Local, LocalSettings};
-use crate::server::{self, Wanted};
+use crate::server::{self, Running, Wanted};
 use crate::telemetry::logs;
 use crate::users;
 
@@ -187,26 +187,7 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
     if let Database::Managed(_) = &database {
         tasks.spawn(care_for_postgres(Arc::clone(&running.core.dirs), care.clone()));
     }
-    if let Some(login) = users::ensure_admin(&running.core).await? {
-        match &login.password {
-            Some(password) => say(&format!(
-                "tancho administrator email={} password={}",
-                login.email,
-                password.expose()
-            )),
-            None => say(&format!(
-                "tancho administrator email={} password=(as in the settings)",
-                login.email
-            )),
-        }
-    }
-    let router = running
-        .router_addr
-        .map_or_else(|| "none".to_owned(), |addr| format!("http://{addr}"));
-    say(&format!(
-        "tancho ready api=http://{} router={router}",
-        running.api_addr
-    ));
+    announce(&running).await?;
     let interrupted = wait_for_signal().await?;
     tracing::info!("stopping: requests under way are let finish");
     care.cancel();
@@ -223,6 +204,28 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
             postgres.stop(POSTGRES_STOP).await?;
         }
     }
+    Ok(())
+}
+
+/// Tells the login of a first administrator, once, and then where the server is.
+async fn announce(running: &Running) -> Result<(), Problem> {
+    if let Some(login) = users::ensure_admin(&running.core).await? {
+        let password = login
+            .password
+            .as_ref()
+            .map_or("(as in the settings)", Secret::expose);
+        say(&format!(
+            "tancho administrator email={} password={password}",
+            login.email
+        ));
+    }
+    let router = running
+        .router_addr
+        .map_or_else(|| "none".to_owned(), |addr| format!("http://{addr}"));
+    say(&format!(
+        "tancho ready api=http://{} router={router}",
+        running.api_addr
+    ));
     Ok(())
 }
 

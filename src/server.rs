@@ -92,6 +92,9 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     });
     tasks.spawn(core.callers.clone().follow(notices.clone(), stop.clone()));
     if core.settings.roles.contains(&Role::Worker) {
+        if let Err(problem) = deploys::sweep(&core).await {
+            tracing::warn!(problem = %problem.chain(), "what earlier deploys left behind stays for now");
+        }
         let runner = Runner::new(
             core.db.clone(),
             notices.clone(),
@@ -185,8 +188,23 @@ pub async fn route(
         trust_forwarded: settings.trust_forwarded,
         ..ProxySettings::default()
     });
-    let feed = units::routes::follow(db, notices, settings.domain, proxy.clone(), stop.clone());
-    tokio::join!(feed, proxy.serve(listener, stop));
+    let loaded = CancellationToken::new();
+    let feed = units::routes::follow(
+        db,
+        notices,
+        settings.domain,
+        proxy.clone(),
+        loaded.clone(),
+        stop.clone(),
+    );
+    let serving = async {
+        // Who calls meanwhile waits: without a table the answer would be that there is no such app.
+        tokio::select! {
+            () = loaded.cancelled() => proxy.serve(listener, stop).await,
+            () = stop.cancelled() => {}
+        }
+    };
+    tokio::join!(feed, serving);
 }
 
 async fn serve(listener: TcpListener, core: Core) {

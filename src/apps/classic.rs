@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::apps::actions::{self, Wish};
+use crate::apps::addresses;
 use crate::apps::model::{Full, UnitView};
 use crate::apps::store::Filter;
 use crate::core::Core;
@@ -149,7 +150,7 @@ pub async fn swap(State(core): State<Core>, Caller(call): Caller, input: Input) 
         AppName::parse(&text).map_err(|_| Problem::not_found(format!("App {text} not found.")))
     };
     let (one, two) = (name("app1")?, name("app2")?);
-    Ok(actions::swap(&core, &call, &one, &two, input.flag("cnameonly")?).await?)
+    Ok(addresses::swap(&core, &call, &one, &two, input.flag("cnameonly")?).await?)
 }
 
 /// `PUT /apps/{app}/{team}`
@@ -158,7 +159,7 @@ pub async fn grant(
     Caller(call): Caller,
     Path((app, team)): Path<(String, String)>,
 ) -> Result<(), Refusal> {
-    Ok(actions::grant(&core, &call, &AppName::parse(&app)?, &team_of(&team)?).await?)
+    Ok(addresses::grant(&core, &call, &AppName::parse(&app)?, &team_of(&team)?).await?)
 }
 
 /// `DELETE /apps/{app}/{team}`
@@ -167,7 +168,7 @@ pub async fn revoke(
     Caller(call): Caller,
     Path((app, team)): Path<(String, String)>,
 ) -> Result<(), Refusal> {
-    Ok(actions::revoke(&core, &call, &AppName::parse(&app)?, &team_of(&team)?).await?)
+    Ok(addresses::revoke(&core, &call, &AppName::parse(&app)?, &team_of(&team)?).await?)
 }
 
 fn team_of(text: &str) -> Result<TeamName, Problem> {
@@ -190,7 +191,7 @@ pub async fn add_cname(
     Path(app): Path<String>,
     input: Input,
 ) -> Result<(), Refusal> {
-    Ok(actions::add_cnames(&core, &call, &AppName::parse(&app)?, &cnames(&input)?).await?)
+    Ok(addresses::add_cnames(&core, &call, &AppName::parse(&app)?, &cnames(&input)?).await?)
 }
 
 /// `DELETE /apps/{app}/cname`
@@ -200,5 +201,5 @@ pub async fn remove_cname(
     Path(app): Path<String>,
     input: Input,
 ) -> Result<(), Refusal> {
-    Ok(actions::remove_cnames(&core, &call, &AppName::parse(&app)?, &cnames(&input)?).await?)
+    Ok(addresses::remove_cnames(&core, &call, &AppName::parse(&app)?, &cnames(&input)?).await?)
 }

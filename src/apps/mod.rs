@@ -10,6 +10,7 @@
 //! subject of `releases` and `units`, what is in its environment that of `envs`.
 
 mod actions;
+mod addresses;
 pub mod classic;
 mod model;
 pub mod modern;

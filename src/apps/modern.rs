@@ -7,6 +7,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use crate::apps::actions::{self, Change};
+use crate::apps::addresses;
 use crate::apps::classic;
 use crate::apps::model::{Full, UnitView};
 use crate::core::Core;
@@ -170,7 +171,7 @@ pub async fn grant(
     Caller(call): Caller,
     Path((app, team)): Path<(String, String)>,
 ) -> Result<(), Refusal> {
-    Ok(actions::grant(&core, &call, &app_name(&app)?, &TeamName::parse(&team)?).await?)
+    Ok(addresses::grant(&core, &call, &app_name(&app)?, &TeamName::parse(&team)?).await?)
 }
 
 /// `DELETE /1.0/apps/{app}/teams/{team}`
@@ -179,7 +180,7 @@ pub async fn revoke(
     Caller(call): Caller,
     Path((app, team)): Path<(String, String)>,
 ) -> Result<(), Refusal> {
-    Ok(actions::revoke(&core, &call, &app_name(&app)?, &TeamName::parse(&team)?).await?)
+    Ok(addresses::revoke(&core, &call, &app_name(&app)?, &TeamName::parse(&team)?).await?)
 }
 
 /// `POST /1.0/apps/{app}/cname`
@@ -189,7 +190,7 @@ pub async fn add_cname(
     Path(app): Path<String>,
     input: Input,
 ) -> Result<(), Refusal> {
-    Ok(actions::add_cnames(&core, &call, &app_name(&app)?, &classic::cnames(&input)?).await?)
+    Ok(addresses::add_cnames(&core, &call, &app_name(&app)?, &classic::cnames(&input)?).await?)
 }
 
 /// `DELETE /1.0/apps/{app}/cname?cname=…`
@@ -199,7 +200,7 @@ pub async fn remove_cname(
     Path(app): Path<String>,
     input: Input,
 ) -> Result<(), Refusal> {
-    Ok(actions::remove_cnames(&core, &call, &app_name(&app)?, &classic::cnames(&input)?).await?)
+    Ok(addresses::remove_cnames(&core, &call, &app_name(&app)?, &classic::cnames(&input)?).await?)
 }
 
 /// `GET /1.5/apps/{app}/routers`

@@ -5,6 +5,7 @@
 //! kernel imports nothing of ours.
 
 pub mod call;
+pub mod context;
 pub mod ids;
 pub mod names;
 pub mod permission;

@@ -79,7 +79,7 @@ impl RemoveApp {
         let mut notices = self.core.notices.subscribe();
         let mut tx = run.begin().await?;
         store::want_nothing(&mut tx, data.app).await?;
-        db::notify(&mut tx, Channel::Units, "").await?;
+        db::notify(&mut tx, Channel::Units, &data.app.to_string()).await?;
         db::notify(&mut tx, Channel::Routes, "").await?;
         tx.commit().await?;
         loop {

@@ -40,7 +40,7 @@ pub async fn propose(core: &Core, tx: &mut PgConnection, app: AppId) -> Result<O
         return Ok(None);
     }
     store::set_candidate(tx, app, release).await?;
-    db::notify(tx, Channel::Units, "").await?;
+    db::notify(tx, Channel::Units, &app.to_string()).await?;
     Ok(Some(release))
 }
 
@@ -69,7 +69,7 @@ pub async fn propose_version(
         }
     };
     store::set_candidate(tx, app, release).await?;
-    db::notify(tx, Channel::Units, "").await?;
+    db::notify(tx, Channel::Units, &app.to_string()).await?;
     Ok(release)
 }
 
@@ -82,7 +82,7 @@ pub async fn start_fresh(core: &Core, tx: &mut PgConnection, app: AppId) -> Resu
     };
     let release = make(core, tx, app, &standing.name, version).await?;
     store::set_current(tx, app, release).await?;
-    db::notify(tx, Channel::Units, "").await?;
+    db::notify(tx, Channel::Units, &app.to_string()).await?;
     Ok(Some(release))
 }
 
@@ -291,7 +291,7 @@ pub async fn adopt(tx: &mut PgConnection, app: AppId, release: i64) -> Result<bo
         return Ok(false);
     }
     store::set_current(tx, app, release).await?;
-    db::notify(tx, Channel::Units, "").await?;
+    db::notify(tx, Channel::Units, &app.to_string()).await?;
     db::notify(tx, Channel::Routes, "").await?;
     Ok(true)
 }
@@ -329,6 +329,6 @@ pub async fn settle_routers(core: &Core) -> Result<(), StepError> {
 /// Drops a candidate: its units go. Fine if it is the candidate no more.
 pub async fn abandon(tx: &mut PgConnection, app: AppId, release: i64) -> Result<(), Problem> {
     store::drop_candidate(tx, app, release).await?;
-    db::notify(tx, Channel::Units, "").await?;
+    db::notify(tx, Channel::Units, &app.to_string()).await?;
     Ok(())
 }

@@ -184,7 +184,8 @@ pub(super) async fn count_units(db: impl PgExecutor<'_>, release: i64) -> sqlx::
     .await
 }
 
-/// Units of a release that get requests, against those that should, over all processes.
+/// True if as many units of a release get requests as should, over all processes, and no unit of another
+/// release does.
 pub(super) async fn is_serving(db: impl PgExecutor<'_>, release: i64) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select not exists (
@@ -194,7 +195,10 @@ pub(super) async fn is_serving(db: impl PgExecutor<'_>, release: i64) -> sqlx::R
                where r.release_id = $1
                  and (select count(*) from unit u where u.release_id = r.release_id and u.process = named.name
                       and u.phase = 'serving' and u.ready)
-                     < case when p.stopped then 0 else coalesce(p.units, 1) end) as "serving!""#,
+                     < case when p.stopped then 0 else coalesce(p.units, 1) end)
+           and not exists (
+               select 1 from release r join unit u on u.app_id = r.app_id and u.release_id <> r.release_id
+               where r.release_id = $1 and u.phase = 'serving' and u.ready) as "serving!""#,
         release,
     )
     .fetch_one(db)

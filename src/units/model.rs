@@ -108,6 +108,8 @@ pub struct Row {
     pub routed: bool,
     /// Its version asks for health checks.
     pub checked: bool,
+    /// It drains, and a router at work does not know yet.
+    pub unseen: bool,
     pub seen: Seen,
 }
 
@@ -133,6 +135,7 @@ impl Row {
             phase_age: Duration::ZERO,
             routed: false,
             checked: false,
+            unseen: false,
             seen: Seen {
                 state: "created".into(),
                 ..Seen::default()

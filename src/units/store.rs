@@ -127,6 +127,7 @@ struct UnitRow {
     phase_age: f64,
     routed: bool,
     checked: bool,
+    unseen: bool,
 }
 
 impl TryFrom<UnitRow> for Row {
@@ -144,6 +145,7 @@ impl TryFrom<UnitRow> for Row {
             phase_age: std::time::Duration::from_secs_f64(row.phase_age.max(0.0)),
             routed: row.routed,
             checked: row.checked,
+            unseen: row.unseen,
             seen: Seen {
                 state: row.state,
                 reason: row.reason,
@@ -173,7 +175,10 @@ pub(super) async fn list_units(
                   (jsonb_path_exists(v.yaml, '$.healthcheck.path ? (@ != "")')
                    or jsonb_path_exists(v.yaml, '$.healthcheck.command[*]')
                    or jsonb_path_exists(v.yaml, '$.processes[*].healthcheck.path ? (@ != "")')
-                   or jsonb_path_exists(v.yaml, '$.processes[*].healthcheck.command[*]')) as "checked!"
+                   or jsonb_path_exists(v.yaml, '$.processes[*].healthcheck.command[*]')) as "checked!",
+                  (u.phase = 'draining'
+                   and exists (select from router_seen s where s.seen_at > now() - interval '15 seconds'
+                                                           and s.routes_at < u.phase_at)) as "unseen!"
            from unit u join version v on v.app_id = u.app_id and v.version = u.version
            where (u.app_id = any($2)) or ($2 is null and u.host = $1)
            order by u.created_at, u.unit_id"#,

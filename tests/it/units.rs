@@ -766,6 +766,7 @@ async fn a_proxy_follows_the_table() {
         core.notices.clone(),
         "localhost".into(),
         proxy.clone(),
+        core.stop.child_token(),
         core.stop.clone(),
     );
     tokio::spawn(follow);

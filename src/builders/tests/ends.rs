@@ -123,7 +123,7 @@ async fn a_build_goes_on_when_its_reader_has_gone() {
 async fn a_tree_deeper_than_any_path_is_refused_and_removed() {
     let home = Home::new();
     let hook = "/usr/bin/python3 -c 'import os\nfor _ in range(3000): os.mkdir(\"deep-deep\", 0o700); os.chdir(\"deep-deep\")'";
-    let (result, lines) = build_all(&hooked(&home, 1, &hook)).await;
+    let (result, lines) = build_all(&hooked(&home, 1, hook)).await;
     let error = result.unwrap_err();
     assert!(matches!(error, BuildError::Refused(_)), "{error:?} {lines:#?}");
     assert!(error.to_string().contains("too long"), "{error}");

@@ -1,6 +1,7 @@
 //! Planning for some apps, writing the steps, and taking them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Instant;
 
 use sqlx::{Connection, Postgres, Transaction};
 
@@ -36,7 +37,14 @@ impl Units {
         };
         let (desired, rows) = read.await?;
         let mut units: HashMap<AppId, Vec<Row>> = HashMap::new();
-        for row in rows {
+        for mut row in rows {
+            // A unit drains from when no router sends it requests any more.
+            if row.unseen {
+                state.late.insert(row.id.clone(), Instant::now());
+            }
+            if let Some(at) = state.late.get(&row.id) {
+                row.phase_age = row.phase_age.min(at.elapsed());
+            }
             units.entry(row.app_id).or_default().push(row);
         }
         let mut change = Change::default();

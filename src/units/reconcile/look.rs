@@ -89,6 +89,7 @@ impl Units {
 
     pub(super) fn drop_row(&self, state: &mut State, unit: &UnitId) {
         state.rows.remove(unit);
+        state.late.remove(unit);
         self.health.drop_unit(unit);
         self.logs.drop_unit(unit);
     }

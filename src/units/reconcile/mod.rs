@@ -85,6 +85,8 @@ struct State {
     marks: Option<(Instant, Vec<u64>)>,
     unsettled: HashSet<AppId>,
     strays: HashMap<UnitId, Instant>,
+    /// Draining units that a router still sent requests to when last looked.
+    late: HashMap<UnitId, Instant>,
 }
 
 /// What a provisioner has to say of a unit.

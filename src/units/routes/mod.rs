@@ -61,8 +61,15 @@ fn reason(app: &AppRow) -> &'static str {
 }
 
 /// Keeps the table of a proxy true until `stop`, and tells the database how new it is, so that a rollout
-/// can wait for the routers.
-pub async fn follow(db: Db, notices: Notices, domain: String, proxy: Proxy, stop: CancellationToken) {
+/// can wait for the routers. `loaded` is cancelled once there is a first table.
+pub async fn follow(
+    db: Db,
+    notices: Notices,
+    domain: String,
+    proxy: Proxy,
+    loaded: CancellationToken,
+    stop: CancellationToken,
+) {
     let mut notices = notices.subscribe();
     let mut feed = Feed {
         db,
@@ -74,7 +81,10 @@ pub async fn follow(db: Db, notices: Notices, domain: String, proxy: Proxy, stop
     loop {
         let began = Instant::now();
         let pause = match feed.refresh().await {
-            Ok(()) => PACE.max(began.elapsed() * 5),
+            Ok(()) => {
+                loaded.cancel();
+                PACE.max(began.elapsed() * 5)
+            }
             Err(problem) => {
                 tracing::warn!(problem = %problem.chain(), "the routes cannot be read; the last ones stay");
                 feed.loaded = None;

@@ -1,0 +1,103 @@
+//! Sources of the apps that the tests deploy.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+/// A small web app: `/` says its text and GREETING, `/env/NAME` a variable, `/slow/<seconds>` takes its time,
+/// `/eat/<mebibytes>` holds memory. It dies at once from SIGTERM, as Python does.
+const WEB: &str = r#"
+import http.server, os, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        parts = self.path.split("/")
+        text = "TEXT " + os.environ.get("GREETING", "-")
+        if parts[1] == "env":
+            text = os.environ.get(parts[2], "-")
+        if parts[1] == "slow":
+            time.sleep(float(parts[2]))
+        if parts[1] == "eat":
+            text = str(len(bytearray(b"x") * (int(parts[2]) << 20)))
+        if parts[1] == "say":
+            print(parts[2], flush=True)
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+time.sleep(float(os.environ.get("STARTS_IN", "STARTS")))
+print("listening", flush=True)
+Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+
+/// Files of an app, to be packed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Source(Vec<(String, Vec<u8>)>);
+
+impl Source {
+    /// The web app that says a text.
+    pub(crate) fn web(text: &str) -> Self {
+        Self::slow_to_start(text, "0")
+    }
+
+    /// The same, but it listens only after some seconds.
+    pub(crate) fn slow_to_start(text: &str, seconds: &str) -> Self {
+        let program = WEB
+            .replace("TEXT", text)
+            .replace("STARTS\"", &format!("{seconds}\""));
+        let check = "healthcheck:\n  path: /\n  interval_seconds: 1\n  timeout_seconds: 5\n";
+        Self::default()
+            .with("Procfile", "web: /usr/bin/python3 app.py\n")
+            .with("app.py", &program)
+            .with("tsuru.yaml", check)
+    }
+
+    /// Adds or replaces a file.
+    pub(crate) fn with(mut self, name: &str, content: &str) -> Self {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), content.as_bytes().to_vec()));
+        self
+    }
+
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.0.retain(|(known, _)| known != name);
+        self
+    }
+
+    /// With build hooks, one command each, beside the usual health check.
+    pub(crate) fn hooks(self, hooks: &[&str]) -> Self {
+        let mut yaml = "healthcheck:\n  path: /\n  interval_seconds: 1\nhooks:\n  build:\n".to_owned();
+        for hook in hooks {
+            yaml.push_str(&format!("    - {hook}\n"));
+        }
+        self.with("tsuru.yaml", &yaml)
+    }
+
+    /// The `.tar.gz`.
+    pub(crate) fn pack(&self) -> Vec<u8> {
+        let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        for (name, content) in &self.0 {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            // As bytes, for hostile names too.
+            header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            tar.append(&header, content.as_slice()).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap()
+    }
+}
+
+/// Bytes packed alone.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}

@@ -1,0 +1,285 @@
+//! The command line: signals, refusals, two replicas, the small commands.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use sqlx::{Connection, Executor, PgConnection};
+
+use crate::apps::Source;
+use crate::house::{EMAIL, House, PASSWORD, processes_with, seconds, until, visit};
+
+/// One clear sentence, and no more.
+fn assert_sentence(what: &str, status: Option<i32>, stderr: &str, words: &[&str]) {
+    println!("{what}: {status:?} {stderr}");
+    assert!(status.is_some_and(|status| status != 0), "{what}: {status:?} {stderr}");
+    let lines: Vec<&str> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+    // Lines of the log may come before it.
+    let last = lines.last().unwrap_or_else(|| panic!("{what}: nothing was said"));
+    assert!(last.starts_with("tancho: ") || last.starts_with("error: "), "{what}: {stderr}");
+    for word in words {
+        assert!(last.contains(word), "{what}: {last:?} does not say {word:?}");
+    }
+    for trace in ["panicked", "RUST_BACKTRACE", "stack backtrace"] {
+        assert!(!stderr.contains(trace), "{what}: {stderr}");
+    }
+}
+
+fn text(output: &Output) -> (Option<i32>, String, String) {
+    let read = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), read(&output.stdout), read(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_lets_apps_run_and_sigint_and_down_stop_them() {
+    let mut house = House::start().await;
+    assert_eq!(house.running().before.len(), 1, "{:?}", house.running().before);
+    assert!(house.running().before[0].starts_with(&format!("tancho administrator email={EMAIL} ")));
+    assert!(!house.running().before[0].contains(PASSWORD));
+    house.create_app("shop").await;
+    house.deploy("shop", &Source::web("one").pack()).await;
+    let pids = house.pids();
+    // A request under way is let finish, by the router and by the API.
+    let (http, router) = (house.http.clone(), house.running().router.clone());
+    let slow = tokio::spawn(async move { visit(&http, &router, "shop", "/slow/2").await });
+    let log = house.by(Method::GET, "/1.0/apps/shop/log?lines=10&follow=true").send().await.unwrap();
+    until("the request is under way", seconds(5), async || {
+        // One connection to the unit beyond none: it listens on the port of its address.
+        let units = house.units("shop").await;
+        let port: u16 = units[0]["HostPort"].as_str().unwrap().parse().unwrap();
+        let tcp = fs::read_to_string("/proc/net/tcp").unwrap();
+        let wanted = format!(":{port:04X} 01 ");
+        tcp.lines().any(|line| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ").contains(&wanted)).then_some(())
+    })
+    .await;
+    let program = house.program.as_mut().unwrap();
+    program.signal(Signal::SIGTERM);
+    assert_eq!(program.wait(seconds(20)), Some(0));
+    assert_eq!(slow.await.unwrap(), (200, "one -".to_owned()));
+    drop(log);
+    assert_eq!(house.pids(), pids);
+    assert!(!processes_with(&format!("{}/postgres", house.data.display())).is_empty());
+    house.serve();
+    assert!(house.running().took < seconds(2), "{:?}", house.running().took);
+    assert_eq!(house.running().before, Vec::<String>::new());
+    assert_eq!(house.pids(), pids);
+    assert_eq!(house.visit("shop", "/").await, (200, "one -".to_owned()));
+    // `down` is refused while it runs.
+    let (status, _, stderr) = text(&house.run(&["down"]));
+    assert_sentence("down at work", status, &stderr, &["data folder", "pid"]);
+    assert_eq!(house.pids(), pids);
+    let program = house.program.as_mut().unwrap();
+    program.signal(Signal::SIGINT);
+    assert_eq!(program.wait(seconds(30)), Some(0));
+    let none = || processes_with(&house.data.display().to_string());
+    assert_eq!(none(), []);
+    house.serve();
+    until("the app answers again", seconds(20), async || {
+        (house.visit("shop", "/").await.0 == 200).then_some(())
+    })
+    .await;
+    house.kill();
+    let (status, stdout, stderr) = text(&house.run(&["down"]));
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(stdout.contains("no unit runs") && stdout.contains("no Postgres"), "{stdout}");
+    assert_eq!(processes_with(&house.data.display().to_string()), []);
+    // Again is as good.
+    assert_eq!(text(&house.run(&["down"])).0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_start_says_why_in_one_sentence() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let house = House::empty();
+    let any = "127.0.0.1:0";
+    let cases: [(&str, &[&str], &[&str]); 7] = [
+        ("the API's port in use", &["--api", &address, "--router", any], &[&address, "in use"]),
+        ("the router's port in use", &["--api", any, "--router", &address], &[&address, "in use"]),
+        (
+            "no database",
+            &["--api", any, "--router", any, "--database-url", "postgres://u:hush@127.0.0.1:1/d"],
+            &["database", "reached"],
+        ),
+        ("no URL", &["--api", any, "--router", any, "--database-url", "nonsense"], &["database.url"]),
+        ("no address", &["--api", "here"], &["api.listen"]),
+        ("no role", &["--roles", "cook"], &["cook"]),
+        ("no option", &["--prot", "1"], &[]),
+    ];
+    for (what, arguments, words) in cases {
+        let (status, stdout, stderr) = text(&house.run(arguments));
+        assert!(!stdout.contains("ready"), "{what}: {stdout}");
+        match what {
+            "no option" => assert!(status != Some(0) && stderr.contains("--prot"), "{stderr}"),
+            _ => assert_sentence(what, status, &stderr, words),
+        }
+        assert!(!stderr.contains("hush"), "{stderr}");
+    }
+    let file = house.root.join("tancho.toml");
+    let config = file.to_str().unwrap();
+    for (content, words) in [
+        ("[router]\ndomian = \"x\"\n", ["router.domian", "domain"]),
+        ("[api]\ndrain_seconds = \"soon\"\n", ["api.drain_seconds", "number"]),
+        ("[api\n", ["tancho.toml", "line 1"]),
+    ] {
+        fs::write(&file, content).unwrap();
+        for command in ["serve", "check-config"] {
+            let (status, _, stderr) = text(&house.run(&[command, "--config", config]));
+            assert_sentence(&format!("{command} {content:?}"), status, &stderr, &words[..1]);
+            assert!(stderr.contains(words[1]), "{stderr}");
+        }
+    }
+    fs::write(&file, "[router]\ndomain = \"apps.example.com\"\n").unwrap();
+    let (status, stdout, stderr) = text(&house.run(&["check-config", "--config", config]));
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(stdout.contains("apps.example.com") && !stdout.contains(PASSWORD), "{stdout}");
+    let mut house = house;
+    house.set("TANCHO_ROUTER_DOMIAN", "x");
+    let (status, _, stderr) = text(&house.run(&["check-config"]));
+    assert_sentence("an unknown variable", status, &stderr, &["TANCHO_ROUTER_DOMIAN"]);
+}
+
+/// A cluster of the distribution's Postgres, gone with the value.
+struct Cluster {
+    bin: std::path::PathBuf,
+    folder: std::path::PathBuf,
+}
+
+impl Cluster {
+    fn start(folder: std::path::PathBuf) -> Self {
+        let versions = crate::house::names("/usr/lib/postgresql".as_ref());
+        let bin = std::path::Path::new("/usr/lib/postgresql").join(versions.last().unwrap()).join("bin");
+        fs::create_dir(&folder).unwrap();
+        let cluster = Self { bin, folder };
+        if nix::unistd::geteuid().is_root() {
+            let status = Command::new("chown").arg("postgres").arg(&cluster.folder).status().unwrap();
+            assert!(status.success());
+        }
+        let data = cluster.folder.join("data");
+        let data = data.to_str().unwrap();
+        cluster.run("initdb", &["-D", data, "-A", "trust", "-U", "postgres", "--no-sync"]);
+        let options = format!("-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off", cluster.folder.display());
+        cluster.run("pg_ctl", &["-D", data, "-w", "-s", "-o", &options, "-l", &format!("{data}/log"), "start"]);
+        cluster
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let mut command = match nix::unistd::geteuid().is_root() {
+            true => {
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups", "--"]);
+                command.arg(self.bin.join(program));
+                command
+            }
+            false => Command::new(self.bin.join(program)),
+        };
+        command.args(arguments).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+        assert!(command.stderr(Stdio::null()).status().unwrap().success(), "{program}");
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@localhost/{database}?host={}", self.folder.display())
+    }
+
+    async fn sql(&self, database: &str, sql: &str) {
+        let mut db = PgConnection::connect(&self.url(database)).await.unwrap();
+        db.execute(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
+        db.close().await.unwrap();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let data = self.folder.join("data");
+        self.run("pg_ctl", &["-D", data.to_str().unwrap(), "-w", "-s", "-m", "immediate", "stop"]);
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_share_a_database_and_the_small_commands_work_on_it() {
+    let mut one = House::empty();
+    let mut two = House::empty();
+    // Dropped before the houses' folders, after their programs.
+    let cluster = Cluster::start(std::path::PathBuf::from(format!("{}-pg", one.root.display())));
+    let secret = one.root.join("password");
+    fs::write(&secret, format!("{PASSWORD}\n")).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let key = format!("1:{}", "5e".repeat(32));
+    for house in [&mut one, &mut two] {
+        house.env.retain(|(name, _)| name != "TANCHO_ADMIN_PASSWORD");
+        house.set("TANCHO_ADMIN_PASSWORD_FILE", secret.to_str().unwrap());
+        house.set("TANCHO_SECRETS_KEYS", &key);
+        house.set("DATABASE_URL", &cluster.url("postgres"));
+    }
+    let serve = ["serve", "--api", "127.0.0.1:0", "--router", "127.0.0.1:0"];
+    // At the same moment, on an empty database.
+    let (first, second) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| one.try_start(&serve));
+        let second = scope.spawn(|| two.try_start(&serve));
+        (first.join().unwrap(), second.join().unwrap())
+    });
+    one.program = Some(first.unwrap());
+    two.program = Some(second.unwrap());
+    let made = one.running().before.len() + two.running().before.len();
+    assert_eq!(made, 1, "{:?} {:?}", one.running().before, two.running().before);
+    one.login().await;
+    one.team().await;
+    two.token.clone_from(&one.token);
+    two.create_app("shop").await;
+    let source = Source::web("v1").hooks(&["echo in the build; sleep 1"]);
+    let mut answer = one.begin_deploy("shop", &source.pack()).await;
+    let event = answer.headers()["x-tsuru-eventid"].to_str().unwrap().to_owned();
+    // The other one follows it, line by line, while it runs.
+    until("the second replica sees it run", seconds(20), async || {
+        let seen = two.read(&format!("/1.1/events/{event}")).await;
+        let said = seen["StructuredLog"].to_string().contains("in the build");
+        (said && seen["Running"] == true).then_some(())
+    })
+    .await;
+    two.ended(&event, seconds(30)).await;
+    let mut all = String::new();
+    while let Some(chunk) = answer.chunk().await.unwrap() {
+        all.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+    assert!(all.ends_with("\nOK\n"), "{all}");
+    for house in [&one, &two] {
+        assert_eq!(house.visit("shop", "/").await, (200, "v1 -".to_owned()));
+    }
+    // The other one may order a change of units that are not its own.
+    two.set_env("shop", "GREETING", "hello").await;
+    for house in [&one, &two] {
+        assert_eq!(house.visit("shop", "/").await, (200, "v1 hello".to_owned()));
+    }
+    let (status, _, stderr) = text(&one.run(&["serve", "--api", "127.0.0.1:0", "--router", "127.0.0.1:0"]));
+    assert_sentence("a folder in use", status, &stderr, &["data folder", "pid"]);
+    // Commands beside.
+    let mut three = House::empty();
+    let new = cluster.url("fresh");
+    cluster.sql("postgres", "create database fresh").await;
+    three.set("DATABASE_URL", &new);
+    for _ in 0..2 {
+        let (status, stdout, stderr) = text(&three.run(&["migrate"]));
+        assert!(status == Some(0) && stdout.contains("up to date"), "{stderr}");
+    }
+    fs::write(&secret, "another-password\n").unwrap();
+    let create = ["user", "create-admin", "bob@example.com", "--password-file", secret.to_str().unwrap()];
+    let (status, stdout, stderr) = text(&one.run(&create));
+    assert!(status == Some(0) && stdout.contains("bob@example.com"), "{stderr}");
+    let url = format!("{}/1.0/users/bob@example.com/tokens", two.running().api);
+    let login = two.http.post(url).form(&[("password", "another-password")]).send().await.unwrap();
+    assert_eq!(login.status(), 200);
+    // A database that a newer release has made.
+    let row = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+               values (9999, 'of the future', true, '\\x00', 1)";
+    cluster.sql("fresh", row).await;
+    for command in [&["migrate"][..], &serve[..]] {
+        let (status, _, stderr) = text(&three.run(command));
+        assert_sentence("a newer database", status, &stderr, &["9999", "newer"]);
+    }
+    drop((one, two, three));
+    drop(cluster);
+}

@@ -1,0 +1,13 @@
+//! Tancho from outside: the built program, its own Postgres, real apps, real signals. Each test has a
+//! data folder of its own, and at its end, also after a panic, no process and no file of it is left.
+#![expect(clippy::unwrap_used, reason = "all of this crate is tests and their helpers")]
+
+mod apps;
+mod command;
+mod crash;
+mod deploys;
+mod house;
+mod load;
+mod loss;
+mod processes;
+mod secrets;
