@@ -128,6 +128,20 @@ pub async fn create(
     ))
 }
 
+/// The tags to have from now on; a list of one empty text takes all of them away, as the client's
+/// `-g ""` means it.
+fn tags(input: &Input) -> Result<Option<Vec<String>>, Problem> {
+    let given = |key: &str| match input.value(key) {
+        None => false,
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(one) => one != "",
+    };
+    match given("tags") || given("tag") {
+        true => Ok(Some([input.texts("tags")?, input.texts("tag")?].concat())),
+        false => Ok(None),
+    }
+}
+
 /// `PUT /1.0/apps/{app}`: JSON. What it changes applies to the next units; nothing is restarted.
 pub async fn update(
     State(core): State<Core>,
@@ -139,23 +153,16 @@ pub async fn update(
     if pool.is_some() {
         return Err(Problem::invalid("Moving an app to another pool is no longer supported.").into());
     }
-    let tags = match input.has("tags") || input.has("tag") {
-        true => Some([input.texts("tags")?, input.texts("tag")?].concat()).filter(|tags| !tags.is_empty()),
-        false => None,
-    };
     let change = Change {
         description: input.text("description")?,
-        tags,
+        tags: tags(&input)?,
         team_owner: input.parsed("teamowner")?,
         plan: input.parsed("plan")?,
         platform: input.parsed("platform")?,
         metadata: None,
     };
     actions::update(&core, &call, &app_name(&app)?, change).await?;
-    Ok(stream::said(
-        &[&format!("App {app:?} has been updated!")],
-        Form::Json,
-    ))
+    Ok(stream::said(&[&format!("---- Updating {app} ----")], Form::Json))
 }
 
 /// `PUT /1.0/apps/{app}/teams/{team}`

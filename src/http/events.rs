@@ -58,7 +58,8 @@ fn view(event: &Event) -> Value {
         "Owner": { "Type": event.owner_kind, "Name": event.owner_name },
         "SourceIP": event.source_ip, "Error": error, "Log": "", "StructuredLog": [],
         "CancelInfo": {
-            "Owner": event.cancel_by, "StartTime": time(event.cancel_asked_at), "AckTime": time(None),
+            "Owner": event.cancel_by, "StartTime": time(event.cancel_asked_at),
+            "AckTime": time(event.ended_at.filter(|_| cancelled)),
             "Reason": event.cancel_reason, "Asked": event.cancel_asked_at.is_some(), "Canceled": cancelled,
         },
         "Cancelable": event.cancelable && running, "Running": running, "RequestID": event.request_id,
@@ -119,9 +120,10 @@ pub(super) async fn info(
     let event = find(&core, &call, &id).await?;
     let lines = events::list_lines(&core.db, &event.id, 0).await?;
     let mut view = view(&event);
+    // The client writes the messages one after the other: each brings its own line end.
     view["StructuredLog"] = lines
         .iter()
-        .map(|(_, at, line)| json!({ "Date": at, "Message": line }))
+        .map(|(_, at, line)| json!({ "Date": at, "Message": format!("{line}\n") }))
         .collect();
     view["CustomData"] = json!({ "Start": event.start_data, "End": event.end_data, "Other": null });
     Ok(Json(view))
@@ -132,6 +134,13 @@ fn contexts(event: &Event) -> Vec<Context> {
     pairs
         .filter_map(|(kind, value)| Some(Context::new(ContextKind::parse(kind).ok()?, value)))
         .collect()
+}
+
+fn not_cancelled(event: &Event) -> Problem {
+    match event.cancel_asked_at {
+        Some(_) if event.ended_at.is_none() => Problem::conflict("event cancel already requested"),
+        _ => Problem::invalid("event is not cancelable"),
+    }
 }
 
 /// `POST /1.1/events/{event}/cancel`: who could have done it may stop it.
@@ -152,7 +161,7 @@ pub(super) async fn cancel(
     }
     let mut tx = core.db.begin().await?;
     if !events::ask_cancel(&mut tx, &event.id, &call.owner().1, &reason).await? {
-        return Err(Problem::invalid("event is not cancelable").into());
+        return Err(not_cancelled(&event).into());
     }
     db::notify(&mut tx, Channel::Event, event.id.as_str()).await?;
     tx.commit().await?;

@@ -124,7 +124,7 @@ fn apps(table: Table) -> Table {
 #[rustfmt::skip]
 fn services(table: Table) -> Table {
     table
-        .since("1.0", GET, "/services", User, services::catalogue::modern::list)
+        .since("1.0", GET, "/services", User, services::instances::modern::list)
         .since("1.0", POST, "/services", May(Permission::SERVICE_CREATE), services::catalogue::modern::create)
         .since("1.0", GET, "/services/{service}", User, services::catalogue::modern::info)
         .since("1.0", PUT, "/services/{service}", May(Permission::SERVICE_UPDATE), services::catalogue::modern::update)

@@ -8,8 +8,10 @@
 )]
 
 mod apps;
+mod editions;
 mod house;
 mod people;
+mod recorded;
 mod services;
 mod smoke;
 mod units;

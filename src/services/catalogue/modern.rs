@@ -14,29 +14,13 @@ use crate::http::kit::input::Input;
 use crate::http::wording::modern::Refusal;
 use crate::kernel::problem::Problem;
 use crate::services::broker::ServicePlan;
-use crate::services::catalogue::{self, Listed};
+use crate::services::catalogue;
 use crate::services::instances::Told;
 use crate::services::manifest::Fields;
 use crate::services::model::Edition;
 use crate::services::wire;
 
 const EDITION: Edition = Edition::Modern;
-
-/// A service and its instances.
-#[derive(Serialize)]
-pub struct ServiceView {
-    service: String,
-    instances: Vec<String>,
-}
-
-impl From<Listed> for ServiceView {
-    fn from(listed: Listed) -> Self {
-        Self {
-            service: listed.service,
-            instances: listed.instances,
-        }
-    }
-}
 
 /// An instance in the information about its service.
 #[derive(Serialize)]
@@ -110,11 +94,6 @@ pub(super) fn fields(input: &Input) -> Result<Fields, Problem> {
         dialect: text("dialect")?,
         endpoint,
     })
-}
-
-pub async fn list(State(core): State<Core>, Caller(call): Caller) -> Result<Json<Vec<ServiceView>>, Refusal> {
-    let listed = catalogue::list(&core, &call).await?;
-    Ok(Json(listed.into_iter().map(ServiceView::from).collect()))
 }
 
 pub async fn create(

@@ -126,6 +126,7 @@ fn tags(input: &Input) -> Result<Vec<String>, Problem> {
     Ok(tags)
 }
 
+/// `GET /1.0/services/instances` with its filters, and `GET /1.0/services`.
 pub async fn list(
     State(core): State<Core>,
     Caller(call): Caller,
