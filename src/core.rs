@@ -18,6 +18,7 @@ use crate::db::listen::{Channel, Notices};
 use crate::kernel::call::{Actor, Grant};
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::seal::Keyring;
+use crate::mail::Mailer;
 use crate::outbound::Outbound;
 use crate::provisioners::Provisioner;
 
@@ -42,6 +43,8 @@ pub struct Parts {
     pub provisioners: Provisioners,
     /// Callers lately seen, by the digest of their token.
     pub callers: Callers,
+    /// The way to people's mailboxes.
+    pub mail: Mailer,
     /// The way to services.
     pub outbound: Outbound,
     /// Room for password hashes, which are heavy on purpose.

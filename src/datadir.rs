@@ -119,6 +119,11 @@ impl DataDir {
         self.path.join("uploads")
     }
 
+    /// Mails, as long as there is no server to send them.
+    pub fn mail(&self) -> PathBuf {
+        self.path.join("mail")
+    }
+
     /// What builds may keep from one another; may be removed at any time.
     pub fn cache(&self) -> PathBuf {
         self.path.join("cache")
@@ -166,6 +171,7 @@ impl DataDir {
             (self.cache(), pass),
             (self.platforms(), read),
             (self.uploads(), 0o700),
+            (self.mail(), 0o700),
         ] {
             make_folder(&folder, mode).map_err(|error| cannot("be made", &folder, error))?;
         }

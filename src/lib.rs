@@ -14,6 +14,7 @@ pub mod db;
 
 pub mod builders;
 pub mod events;
+pub mod mail;
 pub mod outbound;
 pub mod provisioners;
 pub mod proxy;
@@ -41,6 +42,7 @@ pub mod units;
 pub mod deploys;
 pub mod services;
 
+pub mod healers;
 pub mod lifecycle;
 
 pub mod http;

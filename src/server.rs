@@ -15,16 +15,18 @@ use crate::core::{Callers, Core, Parts, Provisioners, Public};
 use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::listen::Notices;
+use crate::healers::{self, Healers, Leases};
 use crate::http;
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
 use crate::kernel::seal::Keyring;
+use crate::mail::Mailer;
 use crate::outbound::Outbound;
 use crate::proxy::{Proxy, ProxySettings};
 use crate::sagas::{Reconciler, Registry, Runner, supervise};
 use crate::services::orphans::Orphans;
 use crate::services::{binds, instances};
-use crate::{deploys, lifecycle, releases, units};
+use crate::{deploys, lifecycle, releases, units, users};
 
 /// What `start` needs; all of it is ready to use.
 pub struct Wanted {
@@ -76,6 +78,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
         },
         hashing: Arc::new(Semaphore::new(settings.auth.hash_concurrency)),
         building: Arc::new(Semaphore::new(settings.builds.concurrency)),
+        mail: Mailer::new(&settings.mail, wanted.dirs.mail())?,
         dirs: Arc::new(wanted.dirs),
         platforms_dir: wanted.platforms_dir,
         pass_env: wanted.pass_env,
@@ -104,13 +107,10 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
             stop.clone(),
         );
         runner.start(&tasks);
-        units::start(&core);
-        for reconciler in reconcilers(&core) {
-            tasks.spawn(supervise(reconciler, notices.clone(), stop.clone()));
-        }
     }
+    let healers = reconcile(&core);
     if core.settings.roles.contains(&Role::Api) {
-        tasks.spawn(serve(wanted.api, core.clone()));
+        tasks.spawn(serve(wanted.api, core.clone(), healers));
     }
     let router_addr = match wanted.router {
         Some(listener) => {
@@ -136,6 +136,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
 /// Every kind of saga there is.
 pub fn sagas(core: &Core) -> Registry {
     Registry::default()
+        .with(users::SendLetter::new(core))
         .with(releases::Rollout::new(core))
         .with(deploys::Deploy::new(core))
         .with(deploys::Rollback::new(core))
@@ -148,12 +149,34 @@ pub fn sagas(core: &Core) -> Registry {
         .with(binds::Unbind::new(core))
 }
 
-/// Every reconciler there is.
+/// Starts the reconcilers where there are workers. Answers all that can be run by hand.
+fn reconcile(core: &Core) -> Healers {
+    let is_worker = core.settings.roles.contains(&Role::Worker);
+    let mut all = reconcilers(core);
+    if is_worker {
+        for reconciler in &all {
+            let notices = core.notices.clone();
+            core.tasks
+                .spawn(supervise(Arc::clone(reconciler), notices, core.stop.clone()));
+        }
+        // They have a loop of their own, which looks at what has changed only.
+        if let Some(units) = units::start(core) {
+            all.insert(0, units);
+        }
+    }
+    // Whatever routes follows its table by itself; all there is to do is to wake it.
+    all.push(Arc::new(healers::Routes::new(core)));
+    Healers::new(all)
+}
+
+/// Every reconciler that is kept going here.
 pub fn reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
     vec![
         // Services.
         Arc::new(Orphans::new(core)),
         Arc::new(binds::UnitBinds::new(core)),
+        // Durable work.
+        Arc::new(Leases::new(core)),
     ]
 }
 
@@ -207,9 +230,9 @@ pub async fn route(
     tokio::join!(feed, serving);
 }
 
-async fn serve(listener: TcpListener, core: Core) {
+async fn serve(listener: TcpListener, core: Core, healers: Healers) {
     let stop = core.stop.clone();
-    let service = http::api(core).into_make_service_with_connect_info::<SocketAddr>();
+    let service = http::api(core, healers).into_make_service_with_connect_info::<SocketAddr>();
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
         // Answers are small; waiting to fill a packet only costs time.
         let _ = stream.set_nodelay(true);

@@ -15,7 +15,7 @@ const ROWS: &[&[&str]] = &[
     &["telemetry", "datadir"],
     &["db"],
     &["events"],
-    &["sagas", "provisioners", "builders", "proxy", "outbound"],
+    &["sagas", "provisioners", "builders", "proxy", "outbound", "mail"],
     &["core"],
     &["frame"],
     &["quotas"],

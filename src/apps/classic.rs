@@ -16,7 +16,7 @@ use crate::http::kit::{Caller, Input};
 use crate::http::wording::classic::Refusal;
 use crate::kernel::names::{AppName, CName, PlatformName, TeamName};
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::Problem;
+use crate::kernel::problem::{Kind, Problem};
 
 fn unit(full: &Full, unit: &UnitView) -> Value {
     let ip = unit
@@ -108,6 +108,20 @@ pub async fn info(
     let full = actions::find_full_for(&core, &call, &name, Permission::APP_READ_INFO).await?;
     let profile = format!("application/json; profile={}/schema/app", core.public.api_url);
     Ok(([(header::CONTENT_TYPE, profile)], view(&core, &full).to_string()).into_response())
+}
+
+/// `GET /apps/{app}/available`: 200 when a unit is started, else 500, as old callers expect it.
+pub async fn available(
+    State(core): State<Core>,
+    Caller(call): Caller,
+    Path(app): Path<String>,
+) -> Result<(), Refusal> {
+    let name = AppName::parse(&app).map_err(|_| Problem::not_found(format!("App {app} not found.")))?;
+    let full = actions::find_full_for(&core, &call, &name, Permission::APP_READ_INFO).await?;
+    match full.units.iter().any(|u| u.state == "started") {
+        true => Ok(()),
+        false => Err(Problem::new(Kind::Failed, format!("App {name} has no unit that is started.")).into()),
+    }
 }
 
 /// `POST /apps`: JSON or a form; every value of the answer is a text.

@@ -16,7 +16,7 @@ use crate::kernel::problem::Problem;
 const EXAMPLE: &str = include_str!("../../config.example.toml");
 
 /// Keys whose values are never shown. Each is of type `Secret` in `Settings`.
-const SECRET: [&str; 3] = ["admin.password", "database.url", "secrets.keys"];
+const SECRET: [&str; 4] = ["admin.password", "database.url", "mail.smtp_url", "secrets.keys"];
 
 const PREFIX: &str = "TANCHO_";
 const FILE_VARIABLE: &str = "TANCHO_CONFIG";

@@ -55,6 +55,8 @@ pub struct Settings {
     pub local: LocalSettings,
     /// Calls to the APIs of services.
     pub services: ServicesSettings,
+    /// Mails to users.
+    pub mail: MailSettings,
     /// The first administrator.
     pub admin: AdminSettings,
     /// Logs.
@@ -286,6 +288,16 @@ impl ServicesSettings {
             Choice::Auto => database.is_managed(),
         }
     }
+}
+
+/// `[mail]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MailSettings {
+    /// Empty: mails go to a folder. A secret because of the password in it.
+    pub smtp_url: Secret,
+    /// An address, with or without a name.
+    pub from: String,
 }
 
 /// `[admin]`

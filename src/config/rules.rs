@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::Settings;
+use super::{MailSettings, Settings};
 use crate::kernel::problem::Problem;
 
 /// Checks everything; the first fault is the answer.
@@ -18,6 +18,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Problem> {
     public_url(&settings.api.public_url)?;
     domain(&settings.router.domain)?;
     database_url(settings.database.url.expose())?;
+    mail(&settings.mail)?;
     numbers(settings)?;
     durations(settings)?;
     environment_names(&settings.builds.pass_environment)?;
@@ -78,6 +79,20 @@ fn database_url(text: &str) -> Result<(), Problem> {
         "database.url",
         "give a URL such as postgres://user:password@host/database",
     ))
+}
+
+fn mail(mail: &MailSettings) -> Result<(), Problem> {
+    let fits = |url: Url| matches!(url.scheme(), "smtp" | "smtps") && url.has_host();
+    if !mail.smtp_url.is_empty() && !Url::parse(mail.smtp_url.expose()).is_ok_and(fits) {
+        return Err(wrong(
+            "mail.smtp_url",
+            "give a URL such as smtps://user:password@mail.example.com",
+        ));
+    }
+    match mail.from.parse::<lettre::message::Mailbox>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(wrong("mail.from", "give an address such as tancho@example.com")),
+    }
 }
 
 fn numbers(s: &Settings) -> Result<(), Problem> {

@@ -255,10 +255,12 @@ fn a_missing_file_is_named() {
 fn secrets_are_in_no_output() {
     let canary = "canary7319";
     let url = format!("postgres://u:{canary}@h/d");
+    let smtp = format!("smtps://u:{canary}@mail.example.com");
     let vars = [
         ("TANCHO_ADMIN_PASSWORD", canary),
         ("TANCHO_SECRETS_KEYS", canary),
         ("TANCHO_DATABASE_URL", url.as_str()),
+        ("TANCHO_MAIL_SMTP_URL", smtp.as_str()),
     ];
     let layers = Layers::read(None, env(vars), &[]).unwrap();
     let settings = layers.settings().unwrap();
@@ -277,6 +279,7 @@ fn secrets_are_in_no_error() {
         "[admin]\npassword = 7319",
         "[admin]\npassword = [\"canary7319\"]",
         "[database]\nurl = \"canary7319\"",
+        "[mail]\nsmtp_url = \"canary7319\"",
         "[admin]\npassword = \"canary7319\"\npassword = \"canary7319\"",
         "[admin]\npassword = \"canary7319\"\npassword_file = \"x\"",
         "[builds]\npass_environment = [\"PIP_INDEX_URL=canary7319\"]",

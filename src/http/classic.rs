@@ -5,7 +5,7 @@ use axum::http::Method;
 use crate::http::table::Door::{May, Open, Token, User, UserOrItsApp};
 use crate::http::table::Table;
 use crate::kernel::permission::Permission;
-use crate::{apps, lifecycle, platforms, quotas, releases, services, teams, units, users};
+use crate::{apps, healers, lifecycle, platforms, quotas, releases, services, teams, units, users};
 
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
@@ -21,6 +21,7 @@ pub fn table() -> Table {
         .on(POST, "/apps", User, apps::classic::create)
         .on(GET, "/apps/{app}", User, apps::classic::info)
         .on(DELETE, "/apps/{app}", User, lifecycle::classic::remove_app)
+        .on(GET, "/apps/{app}/available", UserOrItsApp, apps::classic::available)
         .on(GET, "/apps/{app}/restart", User, releases::classic::restart)
         .on(POST, "/apps/{app}/restart", User, releases::classic::restart)
         .on(GET, "/apps/{app}/env", UserOrItsApp, releases::classic::get_env)
@@ -32,11 +33,15 @@ pub fn table() -> Table {
         .on(DELETE, "/apps/{app}/{team}", User, apps::classic::revoke)
         .on(POST, "/apps/{app}/cname", User, apps::classic::add_cname)
         .on(DELETE, "/apps/{app}/cname", User, apps::classic::remove_cname)
+        // Healers
+        .on(GET, "/healers", Token, healers::classic::list)
+        .on(GET, "/healers/{healer}", Token, healers::classic::run)
         // Platforms
         .on(GET, "/platforms", User, platforms::classic::list)
         // People: quotas, users, sessions, keys, teams, tokens.
         .on(GET, "/quota/{email}", User, quotas::classic::show)
         .on(POST, "/users", Open, users::classic::create)
+        .on(POST, "/users/{email}/password", Open, users::classic::reset_password)
         .on(POST, "/users/{email}/tokens", Open, users::classic::login)
         .on(POST, "/auth/login", Open, users::classic::login_by_body)
         .on(GET, "/auth/scheme", Open, users::classic::scheme)
@@ -53,7 +58,7 @@ pub fn table() -> Table {
         .on(DELETE, "/teams/{team}", User, teams::classic::remove)
         .on(PUT, "/teams/{team}/{user}", User, teams::classic::add_member)
         .on(DELETE, "/teams/{team}/{user}", User, teams::classic::remove_member)
-        .on(POST, "/tokens", May(Permission::ALL), users::classic::app_token)
+        .on(POST, "/tokens", May(Permission::ALL), lifecycle::classic::app_token)
         // Units and logs
         .on(PUT, "/apps/{app}/units", User, units::classic::add)
         .on(DELETE, "/apps/{app}/units", User, units::classic::remove)

@@ -17,22 +17,23 @@ pub mod wording;
 
 use std::collections::HashSet;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::core::Core;
+use crate::healers::Healers;
 use crate::http::guard::Guard;
 use crate::http::table::{Line, Route, Table, mount};
 use crate::http::wording::Cause;
 use crate::kernel::problem::Problem;
 
 /// The whole API as one service.
-pub fn api(core: Core) -> Router {
+pub fn api(core: Core, healers: Healers) -> Router {
     let classic = classic::table();
     let (versioned, unversioned) = split(modern::table(), &classic);
     let limit = usize::try_from(core.settings.api.max_body_bytes.0).unwrap_or(usize::MAX);
@@ -51,6 +52,7 @@ pub fn api(core: Core) -> Router {
     router
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(Extension(healers))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(core.clone(), trace::log))
         .with_state(core)

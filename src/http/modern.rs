@@ -44,6 +44,7 @@ fn people(table: Table) -> Table {
         .since("1.0", GET, "/auth/scheme", Open, users::modern::scheme)
         .since("1.0", POST, "/auth/login", Open, users::modern::login_by_body)
         .since("1.0", POST, "/users", Open, users::modern::create)
+        .since("1.0", POST, "/users/{email}/password", Open, users::modern::reset_password)
         .since("1.0", POST, "/users/{email}/tokens", Open, users::modern::login)
         .since("1.0", DELETE, "/users/tokens", Token, users::modern::logout)
         .since("1.0", PUT, "/users/password", User, users::modern::change_password)

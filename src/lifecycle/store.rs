@@ -1,5 +1,6 @@
-//! What removals ask of other slices' tables.
+//! What flows that span slices ask of their tables.
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::kernel::ids::AppId;
@@ -24,4 +25,11 @@ pub(super) async fn count_units(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Re
     )
     .fetch_one(db)
     .await
+}
+
+/// The time of the transaction.
+pub(super) async fn now(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar!(r#"select now() as "now!""#)
+        .fetch_one(db)
+        .await
 }

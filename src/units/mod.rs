@@ -37,14 +37,19 @@ mod work;
 pub use reconcile::{Pace, Units};
 pub use work::{user, version_dir};
 
+use std::sync::Arc;
+
 use crate::core::Core;
 use crate::sagas::Saga;
 
-/// Starts what keeps the units of this host true.
-pub fn start(core: &Core) {
-    if !core.provisioners.is_empty() {
-        core.tasks.spawn(Units::new(core, Pace::default()).run());
+/// Starts what keeps the units of this host true, if units run here.
+pub fn start(core: &Core) -> Option<Arc<Units>> {
+    if core.provisioners.is_empty() {
+        return None;
     }
+    let units = Units::new(core, Pace::default());
+    core.tasks.spawn(Arc::clone(&units).run());
+    Some(units)
 }
 
 /// The saga that waits until an app has as many units as it should.

@@ -1,14 +1,13 @@
 //! Create, look up, change the password, remove; and what belongs to one user alone.
 
-use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use crate::core::Core;
 use crate::db::{self, listen::Channel};
 use crate::events::{self, NewEvent, Target, TargetKind};
 use crate::kernel::call::{Actor, Call};
-use crate::kernel::ids::{AppId, UserId};
-use crate::kernel::names::{AppName, Email};
+use crate::kernel::ids::UserId;
+use crate::kernel::names::Email;
 use crate::kernel::permission::{Context, ContextKind, Permission};
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
@@ -196,32 +195,6 @@ pub(super) async fn is_admin(core: &Core, email: &Email) -> Result<bool, Problem
     Ok(grants
         .iter()
         .any(|g| g.permission == Permission::ALL && g.context == Context::global()))
-}
-
-/// Makes a token for an app, good for a year; for administrators. Answers it with the time it was made.
-/// Errors: `Forbidden`, `NotFound`.
-pub(super) async fn app_token(
-    core: &Core,
-    call: &Call,
-    app: &AppName,
-) -> Result<(Secret, DateTime<Utc>), Problem> {
-    call.allow(Permission::ALL, &[])?;
-    let id: AppId = store::find_app(&core.db, app)
-        .await?
-        .ok_or_else(|| Problem::not_found(format!("App {app} not found.")))?;
-    let mut tx = core.db.begin().await?;
-    let on = vec![Context::new(ContextKind::App, app)];
-    let event = NewEvent::new(
-        Target::app(app),
-        Permission::APP_ADMIN,
-        on,
-        json!({ "token": "new" }),
-    );
-    events::record(&mut tx, call, &event).await?;
-    let token = tokens::issue_for_app(&mut tx, id, Some(tokens::APP_TOKEN_DAYS)).await?;
-    let made_at = store::now(&mut *tx).await?;
-    tx.commit().await?;
-    Ok((token, made_at))
 }
 
 /// True if the call is by this very user.

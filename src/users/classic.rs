@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use crate::core::Core;
 use crate::http::kit::{Caller, Input};
 use crate::http::wording::classic::Refusal;
 use crate::kernel::call::Call;
-use crate::kernel::names::{AppName, Email};
+use crate::kernel::names::Email;
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 use crate::users::keys::{self, NewKey, Which};
-use crate::users::{actions, login, tokens};
+use crate::users::{actions, login, reset, tokens};
 
 /// The answer to a login. `is_admin` is newer than the reference.
 #[derive(Debug, Serialize)]
@@ -64,6 +63,20 @@ async fn answer(core: &Core, call: &Call, email: &Email, password: &Secret) -> R
 /// `DELETE /users/tokens`.
 pub async fn logout(State(core): State<Core>, Caller(call): Caller) -> Result<(), Refusal> {
     Ok(tokens::end(&core, &call).await?)
+}
+
+/// `POST /users/{email}/password[?token=]`: asks for a token, or uses one.
+pub async fn reset_password(
+    State(core): State<Core>,
+    Caller(call): Caller,
+    Path(email): Path<String>,
+    input: Input,
+) -> Result<(), Refusal> {
+    let email = Email::parse(&email)?;
+    match input.text("token")? {
+        None => Ok(reset::ask(&core, &call, &email).await?),
+        Some(token) => Ok(reset::redeem(&core, &call, &email, &Secret::new(token)).await?),
+    }
 }
 
 /// `PUT /users/password`.
@@ -122,54 +135,6 @@ pub async fn list_keys(
 ) -> Result<Json<BTreeMap<String, String>>, Refusal> {
     let keys = keys::list(&core, &call, &Email::parse(&email)?).await?;
     Ok(Json(keys.into_iter().collect()))
-}
-
-/// Both spellings of each member: the reference's and its server's (contract/classic D11).
-#[derive(Debug, Serialize)]
-pub struct AppToken {
-    token: String,
-    #[serde(rename = "Token")]
-    token_too: String,
-    creation: String,
-    #[serde(rename = "Creation")]
-    creation_too: String,
-    /// Nanoseconds.
-    expires: i64,
-    #[serde(rename = "Expires")]
-    expires_too: i64,
-    email: String,
-    app: String,
-    #[serde(rename = "AppName")]
-    app_too: String,
-}
-
-/// `POST /tokens`. `export` is read and does nothing yet: it is to put the token into the variable
-/// TSURU_APP_TOKEN of the app.
-pub async fn app_token(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<AppToken>, Refusal> {
-    let app = AppName::parse(&input.required("client")?)?;
-    input.flag("export")?;
-    let (token, made_at) = actions::app_token(&core, &call, &app).await?;
-    Ok(Json(view(token, &app, made_at)))
-}
-
-fn view(token: Secret, app: &AppName, made_at: DateTime<Utc>) -> AppToken {
-    let creation = made_at.to_rfc3339_opts(SecondsFormat::Nanos, true);
-    let expires = i64::from(tokens::APP_TOKEN_DAYS) * 24 * 3600 * 1_000_000_000;
-    AppToken {
-        token: token.expose().to_owned(),
-        token_too: token.expose().to_owned(),
-        creation: creation.clone(),
-        creation_too: creation,
-        expires,
-        expires_too: expires,
-        email: String::new(),
-        app: app.to_string(),
-        app_too: app.to_string(),
-    }
 }
 
 /// `GET /auth/scheme`.

@@ -19,6 +19,7 @@ mod login;
 mod model;
 pub mod modern;
 mod password;
+mod reset;
 mod store;
 pub mod tokens;
 
@@ -26,6 +27,7 @@ pub use actions::{Find, create, find};
 pub use admin::{Credentials, create_admin, ensure_admin};
 pub(crate) use model::beyond;
 pub use model::{Holding, User};
+pub use reset::SendLetter;
 pub use store::{
     assign, assign_defaults, delete_roles_on, delete_roles_on_team, dissociate, find_id, is_last_admin,
     rename_roles_on,

@@ -16,7 +16,7 @@ use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 use crate::quotas::{Quota, parse_limit};
 use crate::users::model::{Holding, User};
-use crate::users::{Find, actions, login, tokens};
+use crate::users::{Find, actions, login, reset, tokens};
 
 /// A permission or a role on something. An administrator has the permission of the empty name, globally.
 #[derive(Debug, Serialize)]
@@ -99,6 +99,20 @@ pub async fn login_by_body(
 /// `DELETE /1.0/users/tokens`.
 pub async fn logout(State(core): State<Core>, Caller(call): Caller) -> Result<(), Refusal> {
     Ok(tokens::end(&core, &call).await?)
+}
+
+/// `POST /1.0/users/{email}/password[?token=]`: asks for a token, or uses one.
+pub async fn reset_password(
+    State(core): State<Core>,
+    Caller(call): Caller,
+    Path(email): Path<String>,
+    input: Input,
+) -> Result<(), Refusal> {
+    let email = Email::parse(&email)?;
+    match input.text("token")? {
+        None => Ok(reset::ask(&core, &call, &email).await?),
+        Some(token) => Ok(reset::redeem(&core, &call, &email, &Secret::new(token)).await?),
+    }
 }
 
 /// `PUT /1.0/users/password`.

@@ -1,10 +1,9 @@
 //! Users in SQL, and the roles they hold.
 
-use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::kernel::ids::{AppId, UserId};
-use crate::kernel::names::{AppName, Email, RoleName};
+use crate::kernel::ids::UserId;
+use crate::kernel::names::{Email, RoleName};
 use crate::kernel::permission::{Context, ContextKind, Permission};
 use crate::users::model::{Account, Holding, User};
 
@@ -292,19 +291,4 @@ pub(super) async fn ensure_allow_all(tx: &mut PgConnection) -> sqlx::Result<()> 
     .execute(tx)
     .await
     .map(drop)
-}
-
-/// An app's id by its name.
-pub(super) async fn find_app(db: impl PgExecutor<'_>, app: &AppName) -> sqlx::Result<Option<AppId>> {
-    sqlx::query_scalar!("select app_id from app where name = $1", app.as_str())
-        .fetch_optional(db)
-        .await
-        .map(|id| id.map(AppId))
-}
-
-/// The time of the transaction.
-pub(super) async fn now(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> {
-    sqlx::query_scalar!(r#"select now() as "now!""#)
-        .fetch_one(db)
-        .await
 }

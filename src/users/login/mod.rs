@@ -121,7 +121,6 @@ impl Try {
 /// Writes a try down. Errors: `TooMany` if there are too many in the window; that try is not counted.
 async fn note(core: &Core, call: &Call, account: Option<&Email>) -> Result<Try, Problem> {
     let auth = &core.settings.auth;
-    let window = auth.login_window.as_secs_f64();
     let mut subjects = Vec::new();
     if let Some(email) = account {
         subjects.push((format!("a:{email}"), auth.login_attempts_per_account));
@@ -129,6 +128,13 @@ async fn note(core: &Core, call: &Call, account: Option<&Email>) -> Result<Try, 
     if !call.source_ip.is_empty() {
         subjects.push((format!("i:{}", call.source_ip), auth.login_attempts_per_address));
     }
+    count(core, subjects, "Too many failed logins").await
+}
+
+/// Writes something down that may happen to a subject only so often within the window of failed logins.
+/// Errors: `TooMany`, beginning with `words`; it is not counted then.
+pub(super) async fn count(core: &Core, subjects: Vec<(String, u32)>, words: &str) -> Result<Try, Problem> {
+    let window = core.settings.auth.login_window.as_secs_f64();
     let mut tx = core.db.begin().await?;
     store::delete_old(&mut tx, window, SWEEP).await?;
     let mut notes = Vec::new();
@@ -136,7 +142,7 @@ async fn note(core: &Core, call: &Call, account: Option<&Email>) -> Result<Try, 
         store::lock(&mut tx, &subject).await?;
         if let Some(seconds) = store::full_for(&mut tx, &subject, window, limit).await? {
             return Err(Problem::too_many(format!(
-                "Too many failed logins; try again in {} seconds.",
+                "{words}; try again in {} seconds.",
                 seconds.max(1)
             )));
         }
