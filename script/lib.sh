@@ -157,8 +157,9 @@ need_rust() {
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 TANCHO=$TARGET/debug/tancho
 
-# The one build that the server, the demo and the tests share.
+# The one build that the server, the demo and the tests share. PREBUILT=yes says that it was made just now.
 build() {
+    [ "${PREBUILT:-}" != yes ] || return 0
     need_rust
     say "Building Tancho (cargo build)"
     (cd "$ROOT" && cargo build --locked --bin tancho) || fail "The build failed."
@@ -301,10 +302,10 @@ start_postgres() {
     PG_FOLDER=$FOLDER
     if is_root; then chown postgres "$PG_FOLDER"; fi
     for option in "$@"; do options+=" -c $option"; done
-    as_postgres "$PG_BIN/initdb" -D "$PG_FOLDER/data" -U postgres -A trust -N -E UTF8 --locale=C >/dev/null ||
+    as_postgres env -u TMPDIR "$PG_BIN/initdb" -D "$PG_FOLDER/data" -U postgres -A trust -N -E UTF8 --locale=C >/dev/null ||
         fail "Postgres' initdb failed."
     at_exit stop_postgres
-    as_postgres "$PG_BIN/pg_ctl" -D "$PG_FOLDER/data" -l "$PG_FOLDER/log" -w -t 30 \
+    as_postgres env -u TMPDIR "$PG_BIN/pg_ctl" -D "$PG_FOLDER/data" -l "$PG_FOLDER/log" -w -t 30 \
         -o "-k $PG_FOLDER $options" start >/dev/null || {
         tail -n 5 "$PG_FOLDER/log" >&2
         fail "Postgres did not start."
