@@ -11,3 +11,4 @@ mod load;
 mod loss;
 mod processes;
 mod secrets;
+mod services;
