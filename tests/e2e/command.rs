@@ -15,11 +15,17 @@ use crate::house::{EMAIL, House, PASSWORD, processes_with, seconds, until, visit
 /// One clear sentence, and no more.
 fn assert_sentence(what: &str, status: Option<i32>, stderr: &str, words: &[&str]) {
     println!("{what}: {status:?} {stderr}");
-    assert!(status.is_some_and(|status| status != 0), "{what}: {status:?} {stderr}");
+    assert!(
+        status.is_some_and(|status| status != 0),
+        "{what}: {status:?} {stderr}"
+    );
     let lines: Vec<&str> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
     // Lines of the log may come before it.
     let last = lines.last().unwrap_or_else(|| panic!("{what}: nothing was said"));
-    assert!(last.starts_with("tancho: ") || last.starts_with("error: "), "{what}: {stderr}");
+    assert!(
+        last.starts_with("tancho: ") || last.starts_with("error: "),
+        "{what}: {stderr}"
+    );
     for word in words {
         assert!(last.contains(word), "{what}: {last:?} does not say {word:?}");
     }
@@ -45,14 +51,26 @@ async fn sigterm_lets_apps_run_and_sigint_and_down_stop_them() {
     // A request under way is let finish, by the router and by the API.
     let (http, router) = (house.http.clone(), house.running().router.clone());
     let slow = tokio::spawn(async move { visit(&http, &router, "shop", "/slow/2").await });
-    let log = house.by(Method::GET, "/1.0/apps/shop/log?lines=10&follow=true").send().await.unwrap();
+    let log = house
+        .by(Method::GET, "/1.0/apps/shop/log?lines=10&follow=true")
+        .send()
+        .await
+        .unwrap();
     until("the request is under way", seconds(5), async || {
         // One connection to the unit beyond none: it listens on the port of its address.
         let units = house.units("shop").await;
         let port: u16 = units[0]["HostPort"].as_str().unwrap().parse().unwrap();
         let tcp = fs::read_to_string("/proc/net/tcp").unwrap();
         let wanted = format!(":{port:04X} 01 ");
-        tcp.lines().any(|line| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ").contains(&wanted)).then_some(())
+        tcp.lines()
+            .any(|line| {
+                line.split_whitespace()
+                    .skip(1)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+                    .contains(&wanted)
+            })
+            .then_some(())
     })
     .await;
     let program = house.program.as_mut().unwrap();
@@ -84,7 +102,10 @@ async fn sigterm_lets_apps_run_and_sigint_and_down_stop_them() {
     house.kill();
     let (status, stdout, stderr) = text(&house.run(&["down"]));
     assert_eq!(status, Some(0), "{stderr}");
-    assert!(stdout.contains("no unit runs") && stdout.contains("no Postgres"), "{stdout}");
+    assert!(
+        stdout.contains("no unit runs") && stdout.contains("no Postgres"),
+        "{stdout}"
+    );
     assert_eq!(processes_with(&house.data.display().to_string()), []);
     // Again is as good.
     assert_eq!(text(&house.run(&["down"])).0, Some(0));
@@ -97,14 +118,33 @@ async fn what_cannot_start_says_why_in_one_sentence() {
     let house = House::empty();
     let any = "127.0.0.1:0";
     let cases: [(&str, &[&str], &[&str]); 7] = [
-        ("the API's port in use", &["--api", &address, "--router", any], &[&address, "in use"]),
-        ("the router's port in use", &["--api", any, "--router", &address], &[&address, "in use"]),
+        (
+            "the API's port in use",
+            &["--api", &address, "--router", any],
+            &[&address, "in use"],
+        ),
+        (
+            "the router's port in use",
+            &["--api", any, "--router", &address],
+            &[&address, "in use"],
+        ),
         (
             "no database",
-            &["--api", any, "--router", any, "--database-url", "postgres://u:hush@127.0.0.1:1/d"],
+            &[
+                "--api",
+                any,
+                "--router",
+                any,
+                "--database-url",
+                "postgres://u:hush@127.0.0.1:1/d",
+            ],
             &["database", "reached"],
         ),
-        ("no URL", &["--api", any, "--router", any, "--database-url", "nonsense"], &["database.url"]),
+        (
+            "no URL",
+            &["--api", any, "--router", any, "--database-url", "nonsense"],
+            &["database.url"],
+        ),
         ("no address", &["--api", "here"], &["api.listen"]),
         ("no role", &["--roles", "cook"], &["cook"]),
         ("no option", &["--prot", "1"], &[]),
@@ -122,7 +162,10 @@ async fn what_cannot_start_says_why_in_one_sentence() {
     let config = file.to_str().unwrap();
     for (content, words) in [
         ("[router]\ndomian = \"x\"\n", ["router.domian", "domain"]),
-        ("[api]\ndrain_seconds = \"soon\"\n", ["api.drain_seconds", "number"]),
+        (
+            "[api]\ndrain_seconds = \"soon\"\n",
+            ["api.drain_seconds", "number"],
+        ),
         ("[api\n", ["tancho.toml", "line 1"]),
     ] {
         fs::write(&file, content).unwrap();
@@ -135,7 +178,10 @@ async fn what_cannot_start_says_why_in_one_sentence() {
     fs::write(&file, "[router]\ndomain = \"apps.example.com\"\n").unwrap();
     let (status, stdout, stderr) = text(&house.run(&["check-config", "--config", config]));
     assert_eq!(status, Some(0), "{stderr}");
-    assert!(stdout.contains("apps.example.com") && !stdout.contains(PASSWORD), "{stdout}");
+    assert!(
+        stdout.contains("apps.example.com") && !stdout.contains(PASSWORD),
+        "{stdout}"
+    );
     let mut house = house;
     house.set("TANCHO_ROUTER_DOMIAN", "x");
     let (status, _, stderr) = text(&house.run(&["check-config"]));
@@ -151,18 +197,43 @@ struct Cluster {
 impl Cluster {
     fn start(folder: std::path::PathBuf) -> Self {
         let versions = crate::house::names("/usr/lib/postgresql".as_ref());
-        let bin = std::path::Path::new("/usr/lib/postgresql").join(versions.last().unwrap()).join("bin");
+        let bin = std::path::Path::new("/usr/lib/postgresql")
+            .join(versions.last().unwrap())
+            .join("bin");
         fs::create_dir(&folder).unwrap();
         let cluster = Self { bin, folder };
         if nix::unistd::geteuid().is_root() {
-            let status = Command::new("chown").arg("postgres").arg(&cluster.folder).status().unwrap();
+            let status = Command::new("chown")
+                .arg("postgres")
+                .arg(&cluster.folder)
+                .status()
+                .unwrap();
             assert!(status.success());
         }
         let data = cluster.folder.join("data");
         let data = data.to_str().unwrap();
-        cluster.run("initdb", &["-D", data, "-A", "trust", "-U", "postgres", "--no-sync"]);
-        let options = format!("-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off", cluster.folder.display());
-        cluster.run("pg_ctl", &["-D", data, "-w", "-s", "-o", &options, "-l", &format!("{data}/log"), "start"]);
+        cluster.run(
+            "initdb",
+            &["-D", data, "-A", "trust", "-U", "postgres", "--no-sync"],
+        );
+        let options = format!(
+            "-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off",
+            cluster.folder.display()
+        );
+        cluster.run(
+            "pg_ctl",
+            &[
+                "-D",
+                data,
+                "-w",
+                "-s",
+                "-o",
+                &options,
+                "-l",
+                &format!("{data}/log"),
+                "start",
+            ],
+        );
         cluster
     }
 
@@ -170,18 +241,35 @@ impl Cluster {
         let mut command = match nix::unistd::geteuid().is_root() {
             true => {
                 let mut command = Command::new("setpriv");
-                command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups", "--"]);
+                command.args([
+                    "--reuid",
+                    "postgres",
+                    "--regid",
+                    "postgres",
+                    "--clear-groups",
+                    "--",
+                ]);
                 command.arg(self.bin.join(program));
                 command
             }
             false => Command::new(self.bin.join(program)),
         };
-        command.args(arguments).current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
-        assert!(command.stderr(Stdio::null()).status().unwrap().success(), "{program}");
+        command
+            .args(arguments)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        assert!(
+            command.stderr(Stdio::null()).status().unwrap().success(),
+            "{program}"
+        );
     }
 
     fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@localhost/{database}?host={}", self.folder.display())
+        format!(
+            "postgres://postgres@localhost/{database}?host={}",
+            self.folder.display()
+        )
     }
 
     async fn sql(&self, database: &str, sql: &str) {
@@ -194,7 +282,18 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let data = self.folder.join("data");
-        self.run("pg_ctl", &["-D", data.to_str().unwrap(), "-w", "-s", "-m", "immediate", "stop"]);
+        self.run(
+            "pg_ctl",
+            &[
+                "-D",
+                data.to_str().unwrap(),
+                "-w",
+                "-s",
+                "-m",
+                "immediate",
+                "stop",
+            ],
+        );
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
@@ -266,11 +365,26 @@ async fn two_replicas_share_a_database_and_the_small_commands_work_on_it() {
         assert!(status == Some(0) && stdout.contains("up to date"), "{stderr}");
     }
     fs::write(&secret, "another-password\n").unwrap();
-    let create = ["user", "create-admin", "bob@example.com", "--password-file", secret.to_str().unwrap()];
+    let create = [
+        "user",
+        "create-admin",
+        "bob@example.com",
+        "--password-file",
+        secret.to_str().unwrap(),
+    ];
     let (status, stdout, stderr) = text(&one.run(&create));
-    assert!(status == Some(0) && stdout.contains("bob@example.com"), "{stderr}");
+    assert!(
+        status == Some(0) && stdout.contains("bob@example.com"),
+        "{stderr}"
+    );
     let url = format!("{}/1.0/users/bob@example.com/tokens", two.running().api);
-    let login = two.http.post(url).form(&[("password", "another-password")]).send().await.unwrap();
+    let login = two
+        .http
+        .post(url)
+        .form(&[("password", "another-password")])
+        .send()
+        .await
+        .unwrap();
     assert_eq!(login.status(), 200);
     // A database that a newer release has made.
     let row = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)

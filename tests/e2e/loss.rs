@@ -29,7 +29,9 @@ async fn no_request_is_lost_while_an_app_is_changed_in_every_way() {
         let what = match number % 6 {
             0 => {
                 version += 1;
-                house.deploy("shop", &Source::web(&format!("v{version}")).pack()).await;
+                house
+                    .deploy("shop", &Source::web(&format!("v{version}")).pack())
+                    .await;
                 "deploy"
             }
             1 => {
@@ -54,14 +56,29 @@ async fn no_request_is_lost_while_an_app_is_changed_in_every_way() {
             }
             _ => {
                 // Both ways of the same length, so that each gets its turn.
-                let image = format!("v{}", if number % 12 == 5 { 1.max(version - 1) } else { version });
+                let image = format!(
+                    "v{}",
+                    if number % 12 == 5 {
+                        1.max(version - 1)
+                    } else {
+                        version
+                    }
+                );
                 let form = [("image", image.as_str()), ("keep-env", "true")];
-                house.change(Method::POST, "/1.0/apps/shop/deploy/rollback", &form).await;
+                house
+                    .change(Method::POST, "/1.0/apps/shop/deploy/rollback", &form)
+                    .await;
                 "rollback"
             }
         };
         let took = began.elapsed() - at;
-        writeln!(story, "{number} {what}: {:.2} s, took {:.2} s", at.as_secs_f64(), took.as_secs_f64()).unwrap();
+        writeln!(
+            story,
+            "{number} {what}: {:.2} s, took {:.2} s",
+            at.as_secs_f64(),
+            took.as_secs_f64()
+        )
+        .unwrap();
     }
     let took = began.elapsed();
     let tally = load.end().await;
@@ -77,7 +94,10 @@ async fn no_request_is_lost_while_an_app_is_changed_in_every_way() {
         tally.percentile(100),
     );
     tally.assert_clean(u32::try_from(took.as_secs() * 90).unwrap());
-    assert_eq!(units, 1 + usize::from(operations() % 6 > 1 && operations() % 6 < 5));
+    assert_eq!(
+        units,
+        1 + usize::from(operations() % 6 > 1 && operations() % 6 < 5)
+    );
     crate::house::until("as many units as asked for", seconds(30), async || {
         (house.pids().len() == units).then_some(())
     })

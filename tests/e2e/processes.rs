@@ -10,7 +10,10 @@ use crate::load::Load;
 fn two_processes() -> Source {
     let worker = "import os, time\nprint('worker up', os.environ.get('PORT', 'no port'), flush=True)\ntime.sleep(3600)\n";
     Source::web("one")
-        .with("Procfile", "web: /usr/bin/python3 app.py\nworker: /usr/bin/python3 worker.py\n")
+        .with(
+            "Procfile",
+            "web: /usr/bin/python3 app.py\nworker: /usr/bin/python3 worker.py\n",
+        )
         .with("worker.py", worker)
 }
 
@@ -31,14 +34,24 @@ async fn web_and_worker_run_side_by_side_and_only_the_web_gets_requests() {
     house.deploy("shop", &two_processes().pack()).await;
     let pids = house.pids();
     assert_eq!(pids.len(), 2, "{pids:?}");
-    let load = Load::start(format!("{}/say/hello", house.running().router), Some("shop.localhost"), 50);
+    let load = Load::start(
+        format!("{}/say/hello", house.running().router),
+        Some("shop.localhost"),
+        50,
+    );
     for (process, said) in [("web", "hello"), ("worker", "worker up")] {
-        until(&format!("{said} in the log of {process}"), seconds(15), async || {
-            let lines = log(&house, &format!("lines=1000&source={process}")).await;
-            let found = lines.iter().any(|line| line["Message"].as_str().unwrap().starts_with(said));
-            assert!(lines.iter().all(|line| line["Source"] == process), "{lines:?}");
-            found.then_some(())
-        })
+        until(
+            &format!("{said} in the log of {process}"),
+            seconds(15),
+            async || {
+                let lines = log(&house, &format!("lines=1000&source={process}")).await;
+                let found = lines
+                    .iter()
+                    .any(|line| line["Message"].as_str().unwrap().starts_with(said));
+                assert!(lines.iter().all(|line| line["Source"] == process), "{lines:?}");
+                found.then_some(())
+            },
+        )
         .await;
     }
     load.end().await.assert_clean(10);
@@ -51,9 +64,15 @@ async fn web_and_worker_run_side_by_side_and_only_the_web_gets_requests() {
     // More, fewer, none of one process.
     let three = [("units", "2"), ("process", "worker")];
     house.change(Method::PUT, "/1.0/apps/shop/units", &three).await;
-    until("three workers", seconds(15), async || (count(&house, "worker").await == 3).then_some(())).await;
+    until("three workers", seconds(15), async || {
+        (count(&house, "worker").await == 3).then_some(())
+    })
+    .await;
     house.change(Method::DELETE, "/1.0/apps/shop/units", &three).await;
-    until("one worker", seconds(15), async || (count(&house, "worker").await == 1).then_some(())).await;
+    until("one worker", seconds(15), async || {
+        (count(&house, "worker").await == 1).then_some(())
+    })
+    .await;
     assert_eq!(count(&house, "web").await, 1);
     for (form, word) in [
         ([("units", "0"), ("process", "web")], "units"),
@@ -61,9 +80,17 @@ async fn web_and_worker_run_side_by_side_and_only_the_web_gets_requests() {
         ([("units", "1"), ("process", "nope")], "nope"),
         ([("units", "x"), ("process", "web")], "units"),
     ] {
-        let answer = house.by(Method::PUT, "/1.0/apps/shop/units").form(&form).send().await.unwrap();
+        let answer = house
+            .by(Method::PUT, "/1.0/apps/shop/units")
+            .form(&form)
+            .send()
+            .await
+            .unwrap();
         let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
-        assert!((400..500).contains(&status) && text.contains(word), "{form:?}: {status} {text}");
+        assert!(
+            (400..500).contains(&status) && text.contains(word),
+            "{form:?}: {status} {text}"
+        );
     }
 }
 
@@ -81,9 +108,14 @@ async fn a_stopped_app_has_no_units_and_says_so_and_starts_again() {
     })
     .await;
     let (status, page) = house.visit("shop", "/").await;
-    assert!(status == 503 && page.contains("shop") && page.contains("stopped"), "{status} {page}");
+    assert!(
+        status == 503 && page.contains("shop") && page.contains("stopped"),
+        "{status} {page}"
+    );
     // A new version of a stopped app stays stopped.
-    house.deploy("shop", &two_processes().with("app.py", "print(1)").pack()).await;
+    house
+        .deploy("shop", &two_processes().with("app.py", "print(1)").pack())
+        .await;
     assert_eq!(house.pids(), []);
     house.deploy("shop", &Source::web("two").pack()).await;
     house.change(Method::POST, "/1.0/apps/shop/start", &[]).await;
@@ -91,10 +123,16 @@ async fn a_stopped_app_has_no_units_and_says_so_and_starts_again() {
     assert_eq!(house.pids().len(), 1);
     // Removed, it leaves nothing.
     house.change(Method::DELETE, "/1.0/apps/shop", &[]).await;
-    until("no unit", seconds(20), async || house.pids().is_empty().then_some(())).await;
+    until("no unit", seconds(20), async || {
+        house.pids().is_empty().then_some(())
+    })
+    .await;
     house.assert_tidy("shop", &[]).await;
     let (status, page) = house.visit("shop", "/").await;
-    assert!(status == 404 && page.contains("shop.localhost"), "{status} {page}");
+    assert!(
+        status == 404 && page.contains("shop.localhost"),
+        "{status} {page}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,7 +142,10 @@ async fn a_unit_that_eats_more_than_its_plan_is_killed_and_the_unit_says_why() {
     house.create(wish).await;
     house.deploy("shop", &Source::web("one").pack()).await;
     let before = house.pids();
-    assert_eq!(house.visit("shop", "/eat/100").await, (200, (100 << 20).to_string()));
+    assert_eq!(
+        house.visit("shop", "/eat/100").await,
+        (200, (100 << 20).to_string())
+    );
     assert_eq!(house.pids(), before);
     let (status, page) = house.visit("shop", "/eat/400").await;
     assert!(status == 502 && page.contains("shop"), "{status} {page}");

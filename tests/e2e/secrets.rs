@@ -29,7 +29,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 fn assert_nowhere(house: &House, when: &str, secrets: &[&str]) {
     let all = files(&house.root);
-    assert!(all.iter().any(|path| path.components().any(|part| part.as_os_str() == "pg_wal")));
+    assert!(
+        all.iter()
+            .any(|path| path.components().any(|part| part.as_os_str() == "pg_wal"))
+    );
     for path in all {
         let Ok(bytes) = fs::read(&path) else { continue };
         for secret in secrets {
@@ -41,7 +44,10 @@ fn assert_nowhere(house: &House, when: &str, secrets: &[&str]) {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
         for secret in secrets {
-            assert!(!line.contains(secret), "{when}: {secret} is in the command line {line}");
+            assert!(
+                !line.contains(secret),
+                "{when}: {secret} is in the command line {line}"
+            );
         }
     }
 }
@@ -57,10 +63,15 @@ async fn a_planted_secret_is_nowhere_in_clear() {
     ];
     house.change(Method::POST, "/1.0/apps/shop/env", &form).await;
     let hooks = ["echo \"it is $PASSWORD\"", "echo \"$PASSWORD\" > /dev/null"];
-    let text = house.deploy("shop", &Source::web("v1").hooks(&hooks).pack()).await;
+    let text = house
+        .deploy("shop", &Source::web("v1").hooks(&hooks).pack())
+        .await;
     assert!(text.contains("it is ") && !text.contains(CANARY), "{text}");
     // The app has it, though.
-    assert_eq!(house.visit("shop", "/env/PASSWORD").await, (200, CANARY.to_owned()));
+    assert_eq!(
+        house.visit("shop", "/env/PASSWORD").await,
+        (200, CANARY.to_owned())
+    );
     let manifest = json!({
         "id": "store", "username": "store", "password": format!("{CANARY}-service"), "team": "crew",
         "endpoint": { "production": "http://127.0.0.1:1" },
@@ -73,12 +84,24 @@ async fn a_planted_secret_is_nowhere_in_clear() {
         ("endpoint", "http://127.0.0.1:1"),
     ]);
     let answer = answer.send().await.unwrap();
-    assert_eq!(answer.status(), 201, "{manifest}: {}", answer.text().await.unwrap());
+    assert_eq!(
+        answer.status(),
+        201,
+        "{manifest}: {}",
+        answer.text().await.unwrap()
+    );
     // What fails says it not either.
     let broken = Source::web("v2").hooks(&["echo \"broken $PASSWORD\"; false"]);
-    let answer = house.begin_deploy("shop", &broken.pack()).await.text().await.unwrap();
+    let answer = house
+        .begin_deploy("shop", &broken.pack())
+        .await
+        .text()
+        .await
+        .unwrap();
     assert!(answer.contains("broken ") && !answer.contains(CANARY), "{answer}");
-    let login = house.by(Method::POST, &format!("/1.0/users/{EMAIL}/tokens")).json(&json!({ "password": CANARY }));
+    let login = house
+        .by(Method::POST, &format!("/1.0/users/{EMAIL}/tokens"))
+        .json(&json!({ "password": CANARY }));
     assert_eq!(login.send().await.unwrap().status(), 401);
     let token = house.token.clone();
     let secrets = [CANARY, PASSWORD, token.as_str()];
@@ -86,7 +109,10 @@ async fn a_planted_secret_is_nowhere_in_clear() {
     house.kill();
     assert_nowhere(&house, "after kill -9", &secrets);
     house.serve();
-    assert_eq!(house.visit("shop", "/env/PASSWORD").await, (200, CANARY.to_owned()));
+    assert_eq!(
+        house.visit("shop", "/env/PASSWORD").await,
+        (200, CANARY.to_owned())
+    );
     let program = house.program.as_mut().unwrap();
     program.signal(Signal::SIGINT);
     assert_eq!(program.wait(seconds(60)), Some(0));
