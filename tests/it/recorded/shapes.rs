@@ -268,7 +268,14 @@ impl Shape {
             Shape::Users => some::<User>(reply).map(drop),
             Shape::User => one::<User>(reply).map(drop),
             Shape::Teams => some::<TeamItem>(reply).map(drop),
-            Shape::Team => one::<Team>(reply).map(drop),
+            Shape::Team => {
+                let team: Team = one(reply)?;
+                ensure(
+                    team.apps.iter().any(|app| !app.units.is_empty()),
+                    "no app with units",
+                    reply,
+                )
+            }
             Shape::Plans => some::<Plan>(reply).map(drop),
             Shape::Platforms => some::<Platform>(reply).map(drop),
             Shape::Platform => one::<PlatformInfo>(reply).map(drop),
