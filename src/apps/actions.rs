@@ -196,6 +196,24 @@ pub(super) async fn list(core: &Core, call: &Call, mut filter: Filter) -> Result
         })
 }
 
+/// The apps that a team has access to, as far as the caller may read them.
+pub(super) async fn list_of_team(core: &Core, call: &Call, team: &TeamName) -> Result<Vec<Full>, Problem> {
+    let reach = Reach {
+        teams: vec![team.to_string()],
+        ..Reach::default()
+    };
+    let filter = Filter {
+        reach: Some(reach),
+        ..Filter::default()
+    };
+    let apps: Vec<Full> = store::list(&core.db, &filter).try_collect().await?;
+    let may_read = |full: &Full| {
+        call.allow(Permission::APP_READ_INFO, &full.app.contexts())
+            .is_ok()
+    };
+    Ok(apps.into_iter().filter(may_read).collect())
+}
+
 /// What is to be changed about an app; `None` and empty lists leave it.
 #[derive(Debug, Default)]
 pub(super) struct Change {

@@ -17,6 +17,7 @@ use crate::http::wording::modern::Refusal;
 use crate::kernel::names::{AppName, TeamName};
 use crate::kernel::permission::Permission;
 use crate::kernel::problem::Problem;
+use crate::teams;
 
 fn app_name(text: &str) -> Result<AppName, Problem> {
     AppName::parse(text).map_err(|_| Problem::not_found(format!("App {text} not found.")))
@@ -102,6 +103,25 @@ pub async fn list(
             .map(|full| resume(&core, full))
             .collect(),
     ))
+}
+
+/// `GET /1.4/teams/{team}`: the team, with its apps as their own info tells of them to who may read it.
+pub async fn team_info(
+    State(core): State<Core>,
+    Caller(call): Caller,
+    Path(team): Path<String>,
+) -> Result<Json<Value>, Refusal> {
+    let name = TeamName::parse(&team);
+    let path = Path(team);
+    let Json(view) = teams::modern::info(State(core.clone()), Caller(call.clone()), path).await?;
+    let mut view = serde_json::to_value(view).map_err(Problem::internal)?;
+    let apps = actions::list_of_team(&core, &call, &name?).await?;
+    for short in view["apps"].as_array_mut().into_iter().flatten() {
+        if let Some(full) = apps.iter().find(|full| short["name"] == *full.app.name.as_str()) {
+            *short = info_view(&core, full);
+        }
+    }
+    Ok(Json(view))
 }
 
 /// `GET /1.0/apps/{app}`
