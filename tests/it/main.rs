@@ -8,6 +8,7 @@
 )]
 
 mod apps;
+mod classic;
 mod house;
 mod people;
 mod services;
