@@ -8,7 +8,11 @@
 )]
 
 mod apps;
+<<<<<<< HEAD
 mod editions;
+=======
+mod classic;
+>>>>>>> classic
 mod house;
 mod people;
 mod recorded;
