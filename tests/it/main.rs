@@ -8,11 +8,8 @@
 )]
 
 mod apps;
-<<<<<<< HEAD
-mod editions;
-=======
 mod classic;
->>>>>>> classic
+mod editions;
 mod house;
 mod people;
 mod recorded;
