@@ -108,6 +108,7 @@ fn order(fields: &Input) -> Result<Order, Problem> {
         origin: fields.text("origin")?.unwrap_or_default(),
         message: fields.text("message")?.unwrap_or_default(),
         commit: fields.text("commit")?.unwrap_or_default(),
+        beside: fields.flag("new-version")?,
     })
 }
 
