@@ -12,7 +12,7 @@ use crate::apps::addresses;
 use crate::apps::model::{Full, UnitView};
 use crate::apps::store::Filter;
 use crate::core::Core;
-use crate::http::kit::{Caller, Input};
+use crate::http::kit::{Caller, Input, stream};
 use crate::http::wording::classic::Refusal;
 use crate::kernel::names::{AppName, CName, PlatformName, TeamName};
 use crate::kernel::permission::{Context, Permission};
@@ -76,13 +76,9 @@ fn repository_url(core: &Core, app: &AppName) -> String {
 }
 
 /// `GET /apps`
-pub async fn list(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<Value>, Refusal> {
-    let apps = actions::list(&core, &call, filter(&input)?).await?;
-    Ok(Json(apps.iter().map(|full| view(&core, full)).collect()))
+pub async fn list(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<Response, Refusal> {
+    let apps = actions::list(&core, &call, filter(&input)?);
+    Ok(stream::list(apps, move |full| Some(view(&core, full))).await?)
 }
 
 /// The filters of the modern list; tools of both ages send them.

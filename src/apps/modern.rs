@@ -87,22 +87,17 @@ fn info_view(core: &Core, full: &Full) -> Value {
 }
 
 /// `GET /1.0/apps`
-pub async fn list(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<Value>, Refusal> {
+pub async fn list(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<Response, Refusal> {
     let statuses = input.text("status")?.unwrap_or_default();
-    let statuses: Vec<&str> = statuses.split(',').filter(|s| !s.is_empty()).collect();
-    let apps = actions::list(&core, &call, classic::filter(&input)?).await?;
+    let statuses: Vec<String> = statuses
+        .split(',')
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+        .collect();
     let wanted =
-        |full: &&Full| statuses.is_empty() || full.units.iter().any(|u| statuses.contains(&u.state.as_str()));
-    Ok(Json(
-        apps.iter()
-            .filter(wanted)
-            .map(|full| resume(&core, full))
-            .collect(),
-    ))
+        move |full: &Full| statuses.is_empty() || full.units.iter().any(|u| statuses.contains(&u.state));
+    let apps = actions::list(&core, &call, classic::filter(&input)?);
+    Ok(stream::list(apps, move |full| wanted(full).then(|| resume(&core, full))).await?)
 }
 
 /// `GET /1.4/teams/{team}`: the team, with its apps as their own info tells of them to who may read it.
