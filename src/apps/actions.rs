@@ -1,7 +1,10 @@
 //! What can be done with an app.
 
-use futures_util::TryStreamExt;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt};
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use crate::apps::model::{App, AppState, Full};
 use crate::apps::store::{self, Filter, NewApp, Patch, Reach};
@@ -182,18 +185,73 @@ pub fn visible(call: &Call) -> Option<Reach> {
     })
 }
 
-/// The apps that the caller sees, narrowed by the filter.
-pub(super) async fn list(core: &Core, call: &Call, mut filter: Filter) -> Result<Vec<Full>, Problem> {
+/// Apps in a batch of a list: few in the first, so that it comes at once.
+const BATCH: (usize, usize) = (8, 64);
+/// How long a reader of a list may leave a batch lying, before the connection to the database is taken back.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The apps that the caller sees, narrowed by the filter, in batches as they are read.
+pub(super) fn list(
+    core: &Core,
+    call: &Call,
+    mut filter: Filter,
+) -> mpsc::Receiver<Result<Vec<Full>, Problem>> {
     filter.reach = visible(call);
-    store::list(&core.db, &filter)
-        .try_collect()
-        .await
-        .map_err(|error| match &error {
-            sqlx::Error::Database(e) if e.code().as_deref() == Some("2201B") => {
-                Problem::invalid("The name to search for is not a valid regular expression.")
+    let (sender, receiver) = mpsc::channel(2);
+    let db = core.db.clone();
+    core.tasks.spawn(async move {
+        let mut rows = store::list(&db, &filter);
+        let (mut batch, mut size) = (Vec::new(), BATCH.0);
+        loop {
+            let row = rows.next().await;
+            let end = !matches!(row, Some(Ok(_)));
+            match row {
+                Some(Ok(full)) => batch.push(full),
+                Some(Err(error)) => {
+                    let _ = sender.send_timeout(Err(listing(error)), PATIENCE).await;
+                    return;
+                }
+                None => {}
             }
-            _ => error.into(),
-        })
+            if end || batch.len() >= size {
+                size = BATCH.1;
+                let sent = sender
+                    .send_timeout(Ok(std::mem::take(&mut batch)), PATIENCE)
+                    .await;
+                if end || sent.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    receiver
+}
+
+fn listing(error: sqlx::Error) -> Problem {
+    match &error {
+        sqlx::Error::Database(e) if e.code().as_deref() == Some("2201B") => {
+            Problem::invalid("The name to search for is not a valid regular expression.")
+        }
+        _ => error.into(),
+    }
+}
+
+/// The apps that a team has access to, as far as the caller may read them.
+pub(super) async fn list_of_team(core: &Core, call: &Call, team: &TeamName) -> Result<Vec<Full>, Problem> {
+    let reach = Reach {
+        teams: vec![team.to_string()],
+        ..Reach::default()
+    };
+    let filter = Filter {
+        reach: Some(reach),
+        ..Filter::default()
+    };
+    let apps: Vec<Full> = store::list(&core.db, &filter).try_collect().await?;
+    let may_read = |full: &Full| {
+        call.allow(Permission::APP_READ_INFO, &full.app.contexts())
+            .is_ok()
+    };
+    Ok(apps.into_iter().filter(may_read).collect())
 }
 
 /// What is to be changed about an app; `None` and empty lists leave it.

@@ -12,10 +12,10 @@ use crate::apps::addresses;
 use crate::apps::model::{Full, UnitView};
 use crate::apps::store::Filter;
 use crate::core::Core;
-use crate::http::kit::{Caller, Input};
+use crate::http::kit::{Caller, Input, stream};
 use crate::http::wording::classic::Refusal;
 use crate::kernel::names::{AppName, CName, PlatformName, TeamName};
-use crate::kernel::permission::Permission;
+use crate::kernel::permission::{Context, Permission};
 use crate::kernel::problem::{Kind, Problem};
 
 fn unit(full: &Full, unit: &UnitView) -> Value {
@@ -76,13 +76,9 @@ fn repository_url(core: &Core, app: &AppName) -> String {
 }
 
 /// `GET /apps`
-pub async fn list(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<Value>, Refusal> {
-    let apps = actions::list(&core, &call, filter(&input)?).await?;
-    Ok(Json(apps.iter().map(|full| view(&core, full)).collect()))
+pub async fn list(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<Response, Refusal> {
+    let apps = actions::list(&core, &call, filter(&input)?);
+    Ok(stream::list(apps, move |full| Some(view(&core, full))).await?)
 }
 
 /// The filters of the modern list; tools of both ages send them.
@@ -130,7 +126,14 @@ pub async fn create(
     Caller(call): Caller,
     input: Input,
 ) -> Result<Json<Value>, Refusal> {
-    let app = actions::create(&core, &call, wish(&input)?).await?;
+    let wish = wish(&input)?;
+    // Here it is a fault of the request (contract/classic 1.1.4), not a lack of rights.
+    if let Some(team) = &wish.team_owner
+        && !call.may(Permission::APP_CREATE, &[Context::team(team)])
+    {
+        return Err(Problem::invalid(format!("You are not in the team {team}: name one of yours.")).into());
+    }
+    let app = actions::create(&core, &call, wish).await?;
     Ok(Json(json!({
         "status": "success",
         "repository_url": repository_url(&core, &app.name),

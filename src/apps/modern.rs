@@ -17,6 +17,7 @@ use crate::http::wording::modern::Refusal;
 use crate::kernel::names::{AppName, TeamName};
 use crate::kernel::permission::Permission;
 use crate::kernel::problem::Problem;
+use crate::teams;
 
 fn app_name(text: &str) -> Result<AppName, Problem> {
     AppName::parse(text).map_err(|_| Problem::not_found(format!("App {text} not found.")))
@@ -86,22 +87,36 @@ fn info_view(core: &Core, full: &Full) -> Value {
 }
 
 /// `GET /1.0/apps`
-pub async fn list(
+pub async fn list(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<Response, Refusal> {
+    let statuses = input.text("status")?.unwrap_or_default();
+    let statuses: Vec<String> = statuses
+        .split(',')
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let wanted =
+        move |full: &Full| statuses.is_empty() || full.units.iter().any(|u| statuses.contains(&u.state));
+    let apps = actions::list(&core, &call, classic::filter(&input)?);
+    Ok(stream::list(apps, move |full| wanted(full).then(|| resume(&core, full))).await?)
+}
+
+/// `GET /1.4/teams/{team}`: the team, with its apps as their own info tells of them to who may read it.
+pub async fn team_info(
     State(core): State<Core>,
     Caller(call): Caller,
-    input: Input,
+    Path(team): Path<String>,
 ) -> Result<Json<Value>, Refusal> {
-    let statuses = input.text("status")?.unwrap_or_default();
-    let statuses: Vec<&str> = statuses.split(',').filter(|s| !s.is_empty()).collect();
-    let apps = actions::list(&core, &call, classic::filter(&input)?).await?;
-    let wanted =
-        |full: &&Full| statuses.is_empty() || full.units.iter().any(|u| statuses.contains(&u.state.as_str()));
-    Ok(Json(
-        apps.iter()
-            .filter(wanted)
-            .map(|full| resume(&core, full))
-            .collect(),
-    ))
+    let name = TeamName::parse(&team);
+    let path = Path(team);
+    let Json(view) = teams::modern::info(State(core.clone()), Caller(call.clone()), path).await?;
+    let mut view = serde_json::to_value(view).map_err(Problem::internal)?;
+    let apps = actions::list_of_team(&core, &call, &name?).await?;
+    for short in view["apps"].as_array_mut().into_iter().flatten() {
+        if let Some(full) = apps.iter().find(|full| short["name"] == *full.app.name.as_str()) {
+            *short = info_view(&core, full);
+        }
+    }
+    Ok(Json(view))
 }
 
 /// `GET /1.0/apps/{app}`

@@ -25,6 +25,9 @@ const ORIGINS: [&str; 6] = [
     "rebuild",
 ];
 const MAX_TEXT: usize = 2000;
+/// What is said to who asks for a new version beside the old one.
+const REPLACES: &str =
+    " !     Versions do not run side by side here yet: this one replaces the one that runs.";
 
 /// What a deploy says of itself.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +35,8 @@ pub struct Order {
     pub origin: String,
     pub message: String,
     pub commit: String,
+    /// The caller wants it beside the version that runs, which it replaces all the same.
+    pub beside: bool,
 }
 
 /// What is deployed.
@@ -74,6 +79,9 @@ pub async fn deploy(
     let new = NewEvent::new(Target::app(name), Permission::APP_DEPLOY, app.contexts(), data).cancelable();
     let event = events::begin(&mut tx, call, &new).await?;
     store::insert(&mut tx, &event, app.id, None, &order, &call.owner().1).await?;
+    if order.beside {
+        events::say(&mut *tx, &event, REPLACES).await?;
+    }
     let archive = format!("{event}.archive");
     upload.keep(&archive).await?;
     let data = DeployData {

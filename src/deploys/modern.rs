@@ -50,6 +50,9 @@ async fn receive(core: &Core, request: Request) -> Result<(Order, Source), Probl
         .to_ascii_lowercase();
     match essence.as_str() {
         "multipart/form-data" => receive_parts(core, request).await,
+        "application/json" => Err(Problem::invalid(
+            "Send the app's files as a .tar.gz: a multipart body with a part named file, or the archive alone.",
+        )),
         "application/x-www-form-urlencoded" => Err(Problem::invalid(
             "This pool runs no images: send the app's files as a multipart body with a part named file.",
         )),
@@ -108,6 +111,7 @@ fn order(fields: &Input) -> Result<Order, Problem> {
         origin: fields.text("origin")?.unwrap_or_default(),
         message: fields.text("message")?.unwrap_or_default(),
         commit: fields.text("commit")?.unwrap_or_default(),
+        beside: fields.flag("new-version")?,
     })
 }
 

@@ -58,7 +58,7 @@ fn people(table: Table) -> Table {
         .since("1.0", GET, "/teams", User, teams::modern::list)
         .since("1.0", POST, "/teams", User, teams::modern::create)
         .since("1.0", DELETE, "/teams/{team}", User, teams::modern::remove)
-        .since("1.4", GET, "/teams/{team}", User, teams::modern::info)
+        .since("1.4", GET, "/teams/{team}", User, apps::modern::team_info)
         .since("1.4", POST, "/teams/{team}", User, teams::modern::update)
         .since("1.6", PUT, "/teams/{team}", User, teams::modern::update)
         .since("1.12", GET, "/teams/{team}/quota", User, teams::modern::quota)

@@ -153,7 +153,7 @@ pub struct UnitReport {
     pub pid: Option<u32>,
     /// How often it was started again.
     pub restarts: u32,
-    /// Why it is in `error` or `stopped`.
+    /// Why it is in `error` or `stopped`; of one that was started again, why it had ended.
     pub reason: Option<String>,
     /// How its last process ended: the exit status, or 128 + the signal.
     pub exit: Option<i32>,

@@ -62,7 +62,7 @@ pub async fn set_env(
 }
 
 fn plain_vars(input: &Input) -> Result<Vec<(EnvName, Secret, String)>, Problem> {
-    if input.raw.trim_ascii().is_empty() {
+    if input.raw.trim_ascii().is_empty() || input.body_list()?.is_some() {
         return Err(Problem::invalid(
             "Send the variables as a JSON object of texts, such as {\"NAME\": \"value\"}.",
         ));

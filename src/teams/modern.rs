@@ -49,7 +49,7 @@ struct RoleView {
     context_value: String,
 }
 
-/// What a client shows of a team's apps; the rest is in the app's own info.
+/// What a client shows of a team's apps, without what the team does not know: units and addresses.
 #[derive(Debug, Serialize)]
 struct AppView {
     name: String,
@@ -121,7 +121,7 @@ pub async fn list(State(core): State<Core>, Caller(call): Caller) -> Result<Json
     Ok(Json(teams.into_iter().map(item).collect()))
 }
 
-/// `GET /1.4/teams/{team}`.
+/// What the team itself knows for `GET /1.4/teams/{team}`; the apps slice tells more of its apps.
 pub async fn info(
     State(core): State<Core>,
     Caller(call): Caller,

@@ -138,6 +138,9 @@ fn present(row: &Row, report: &UnitReport, ready: Option<bool>, sick: String) ->
     let ready = runs && ready.unwrap_or(as_before);
     let reason = match &report.reason {
         Some(reason) if !runs => reason.clone(),
+        // A unit that ends again and again is up for a moment in between.
+        Some(last) if !ready && sick.is_empty() => last.clone(),
+        Some(last) if !ready => format!("{sick} (before that: {last})"),
         _ if runs && !ready => sick,
         _ => String::new(),
     };

@@ -82,13 +82,6 @@ impl Drop for Program {
     }
 }
 
-/// Why a program did not become ready: its exit status and what it said on standard error.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    pub(crate) status: Option<i32>,
-    pub(crate) stderr: String,
-}
-
 /// See the module.
 pub(crate) struct House {
     pub(crate) root: PathBuf,
@@ -176,8 +169,8 @@ impl House {
         fs::read_to_string(self.root.join("log")).unwrap_or_default()
     }
 
-    /// Starts a program, until it is ready or has ended.
-    pub(crate) fn try_start(&self, arguments: &[&str]) -> Result<Program, Refused> {
+    /// Starts a program, until it is ready or has ended; then how, and what it said on standard error.
+    pub(crate) fn try_start(&self, arguments: &[&str]) -> Result<Program, String> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -219,7 +212,7 @@ impl House {
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     let status = program.wait(seconds(10));
                     let stderr = self.log().split_off(usize::try_from(length).unwrap());
-                    return Err(Refused { status, stderr });
+                    return Err(format!("ended with {status:?}: {stderr}"));
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => panic!("not ready within 60 s:\n{}", self.log()),
             }

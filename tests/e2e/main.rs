@@ -1,6 +1,10 @@
 //! Tancho from outside: the built program, its own Postgres, real apps, real signals. Each test has a
 //! data folder of its own, and at its end, also after a panic, no process and no file of it is left.
 #![expect(clippy::unwrap_used, reason = "all of this crate is tests and their helpers")]
+#![expect(
+    clippy::print_stdout,
+    reason = "shown with a failed test only: what led to it"
+)]
 
 mod apps;
 mod command;
@@ -11,3 +15,4 @@ mod load;
 mod loss;
 mod processes;
 mod secrets;
+mod services;

@@ -279,11 +279,21 @@ impl World {
             .await;
         assert_ne!(self.part(&app, "cname", "cname").await, seen);
 
+        self.tags(&app).await;
         self.env(&app).await;
         self.swap(&app).await;
         self.on_app(&app, "DELETE", "", "", nothing()).await;
         let (classic, modern) = (format!("/apps/{app}"), format!("/1.0/apps/{app}"));
         assert_eq!(self.status(&self.ana, &classic, &modern).await, 404);
+    }
+
+    /// Only the modern edition changes tags; the client takes them away by an empty one.
+    async fn tags(&self, app: &str) {
+        for (tags, left) in [(json!(["a", "b"]), json!(["a", "b"])), (json!([""]), json!([]))] {
+            let path = format!("/1.0/apps/{app}");
+            self.done(&self.ana, "PUT", &path, json!({ "tags": tags })).await;
+            assert_eq!(self.part(app, "tags", "tags").await, left);
+        }
     }
 
     fn one_or_list(&self, text: &str) -> Value {

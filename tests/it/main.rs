@@ -8,6 +8,7 @@
 )]
 
 mod apps;
+mod classic;
 mod editions;
 mod house;
 mod people;

@@ -12,6 +12,7 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use crate::events::{Following, Outcome, Told};
 use crate::kernel::ids::EventId;
@@ -114,6 +115,44 @@ pub async fn event(id: &EventId, mut following: Following, form: Form) -> Result
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         headers.insert(HeaderName::from_static("x-tsuru-eventid"), value);
     }
+    Ok(response)
+}
+
+/// A JSON list whose items come in batches as they are read, so that neither the first waits for the last
+/// nor all of them lie in memory. `render` leaves out what it answers `None` for. Errors: what comes before
+/// the first item; later ones cut the answer, which no client then takes for a whole list.
+pub async fn list<T: Send + 'static>(
+    mut batches: mpsc::Receiver<Result<Vec<T>, Problem>>,
+    render: impl Fn(&T) -> Option<serde_json::Value> + Send + 'static,
+) -> Result<Response, Problem> {
+    let first = batches.recv().await.transpose()?.unwrap_or_default();
+    let mut opened = false;
+    let mut text = move |batch: Vec<T>| {
+        let mut text = String::new();
+        for item in batch.iter().filter_map(&render) {
+            text.push_str(if opened { ",\n" } else { "[" });
+            opened = true;
+            text.push_str(&item.to_string());
+        }
+        (Bytes::from(text), opened)
+    };
+    let (start, _) = text(first);
+    let rest = stream::unfold(Some((batches, text)), |state| async move {
+        let (mut batches, mut text) = state?;
+        match batches.recv().await {
+            Some(Ok(batch)) => Some((Ok(text(batch).0), Some((batches, text)))),
+            Some(Err(problem)) => Some((Err(problem), None)),
+            None => {
+                let end = if text(Vec::new()).1 { "]" } else { "[]" };
+                Some((Ok(Bytes::from_static(end.as_bytes())), None))
+            }
+        }
+    });
+    let body = futures_util::StreamExt::chain(stream::once(async { Ok(start) }), rest);
+    let mut response = Body::from_stream(body).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 

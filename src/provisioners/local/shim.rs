@@ -215,7 +215,6 @@ impl Shim {
         self.state.state = UnitState::Started;
         self.state.child = Some(pid);
         self.state.started_at = Some(log::now());
-        self.state.reason = None;
         self.save();
         let mut hooks = if std::mem::replace(prepared, true) {
             Vec::new()

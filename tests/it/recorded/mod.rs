@@ -10,6 +10,7 @@ mod record;
 mod shapes;
 mod stage;
 mod table;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 

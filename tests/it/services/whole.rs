@@ -287,12 +287,13 @@ async fn services_are_told_of_units_as_they_come_and_go() {
         .await;
     scene.ok("PUT", "/services/instances/my-db/shop", "").await;
     for statement in [
-        "insert into version (app_id, version) values ($1, 1)",
+        // On another host, so that this one's reconciler leaves them alone.
+        "insert into version (app_id, version, host) values ($1, 1, 'elsewhere')",
         "insert into release (app_id, version, env, user_env) values ($1, 1, '', '')",
         "insert into unit (unit_id, app_id, release_id, process, version, host, phase, address)
-         select 'u1', $1, release_id, 'web', 1, 'test', 'serving', '10.0.0.1:4001' from release",
+         select 'u1', $1, release_id, 'web', 1, 'elsewhere', 'serving', '10.0.0.1:4001' from release",
         "insert into unit (unit_id, app_id, release_id, process, version, host, phase, address)
-         select 'u2', $1, release_id, 'web', 1, 'test', 'starting', '10.0.0.1:4002' from release",
+         select 'u2', $1, release_id, 'web', 1, 'elsewhere', 'starting', '10.0.0.1:4002' from release",
     ] {
         sqlx::query(statement)
             .bind(app)

@@ -1,8 +1,8 @@
 //! Sessions, users, teams, roles.
 
 use crate::recorded::shapes::Shape::{
-    Any, Key, Nothing, Permissions, Plans, Platforms, Pools, Quota, Role, Roles, Routers, Schemes, Team,
-    Teams, Token, User, Users, Version, Words,
+    Any, Key, Nothing, Permissions, Plans, Platforms, Pools, Quota, Role, Roles, Routers, Schemes, Teams,
+    Token, User, Users, Version, Words,
 };
 use crate::recorded::stage::Who::{Bob, Former, Root};
 use crate::recorded::{Row, row};
@@ -50,7 +50,6 @@ pub(in crate::recorded) const PEOPLE: &[Row] = &[
     row("team-list", &[Teams]),
     row("team-list-names", &[Teams]),
     row("team-list-empty", &[Nothing]).by(Bob),
-    row("team-info", &[Team]),
     row("team-info-unknown", &[Words]),
     row("team-quota-view", &[Quota]),
     row("team-quota-change", &[Any]).by(Root),

@@ -2,7 +2,7 @@
 
 use crate::recorded::shapes::Shape::{
     Any, App, Apps, Deployed, Deploys, Env, Event, Events, Following, Lines, LinesOrWords, Logs, NotDeployed,
-    Words,
+    Team, Words,
 };
 use crate::recorded::stage::Who::Bob;
 use crate::recorded::{Row, row};
@@ -28,6 +28,7 @@ pub(in crate::recorded) const RUNNING: &[Row] = &[
     row("app-info-rich", &[App]),
     row("app-info-simplified", &[App]),
     row("app-info-json", &[App]),
+    row("team-info", &[Team]),
     // Logs.
     row("log", &[Logs]),
     row("log-by-argument-shorthand", &[Logs]),

@@ -1,0 +1,94 @@
+"""A service whose work takes its time: it sleeps before and after what it does, as /__slow says.
+
+GET /__state answers what it holds and which calls have begun and ended.
+"""
+
+import os
+import sys
+import threading
+import time
+
+from flask import Flask, jsonify, request
+from werkzeug.serving import make_server
+
+app = Flask(__name__)
+state = {"instances": {}, "binds": {}, "begun": [], "ended": []}
+slow = {"before": 0, "after": 0}
+
+
+@app.before_request
+def before():
+    if not request.path.startswith("/__"):
+        state["begun"].append(request.method + " " + request.path)
+        if request.method == "POST":
+            time.sleep(slow["before"])
+
+
+@app.after_request
+def after(response):
+    if not request.path.startswith("/__"):
+        state["ended"].append(request.method + " " + request.path)
+        if request.method == "POST":
+            time.sleep(slow["after"])
+    return response
+
+
+@app.get("/__state")
+def show():
+    return jsonify(state)
+
+
+@app.post("/__slow")
+def set_slow():
+    slow.update(request.get_json())
+    return ""
+
+
+@app.get("/resources/plans")
+def plans():
+    return jsonify([])
+
+
+@app.post("/resources")
+def create():
+    name = request.form["name"]
+    if name in state["instances"]:
+        return "already there", 409
+    state["instances"][name] = True
+    return "", 201
+
+
+@app.get("/resources/<name>/status")
+def status(name):
+    return ("", 204) if name in state["instances"] else ("no such instance", 404)
+
+
+@app.delete("/resources/<name>")
+def destroy(name):
+    return ("", 200) if state["instances"].pop(name, None) else ("no such instance", 404)
+
+
+@app.post("/resources/<name>/bind-app")
+def bind(name):
+    state["binds"][name + " " + request.form["app-host"]] = True
+    return jsonify({"STORE_URL": "store://" + name}), 201
+
+
+@app.delete("/resources/<name>/bind-app")
+def unbind(name):
+    gone = state["binds"].pop(name + " " + request.form["app-host"], None)
+    return ("", 200) if gone else ("not bound", 404)
+
+
+@app.post("/resources/<name>/bind")
+@app.delete("/resources/<name>/bind")
+def units(name):
+    return "", 201 if request.method == "POST" else 200
+
+
+if __name__ == "__main__":
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    print(server.server_port, flush=True)
+    # The test holds the other end of standard input: when it dies, so does this.
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    server.serve_forever()

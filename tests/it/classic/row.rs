@@ -1,0 +1,101 @@
+//! A row of a table, and whether an answer fits it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// See the head of `tests/classic/examples.jsonl`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Row {
+    #[serde(rename = "for", default)]
+    pub(super) endpoint: String,
+    #[serde(rename = "about", default)]
+    _about: String,
+    /// Method and path; empty in a row that has `sql`.
+    #[serde(default)]
+    pub(super) send: String,
+    #[serde(default)]
+    pub(super) by: String,
+    /// The header instead of `bearer {token}`.
+    #[serde(default)]
+    pub(super) auth: String,
+    #[serde(rename = "type", default)]
+    pub(super) content_type: String,
+    #[serde(default)]
+    pub(super) json: Option<Value>,
+    #[serde(default)]
+    pub(super) body: String,
+    #[serde(default)]
+    pub(super) status: u16,
+    #[serde(default)]
+    pub(super) shape: Option<Value>,
+    /// A part of the answer; the empty text: nothing is answered.
+    #[serde(default)]
+    pub(super) says: Option<String>,
+    /// Members of the answer to be used further down, by JSON pointer.
+    #[serde(default)]
+    pub(super) keep: BTreeMap<String, String>,
+    /// `kind:name` of what is locked by somebody else meanwhile.
+    #[serde(default)]
+    pub(super) holding: String,
+    /// In a house where registration is closed.
+    #[serde(default)]
+    pub(super) closed: bool,
+    #[serde(default)]
+    pub(super) sql: String,
+}
+
+/// All rows of a table.
+pub(super) fn rows(table: &str) -> Vec<Row> {
+    let path = format!("{}/tests/classic/{table}.jsonl", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect()
+}
+
+/// Errors: what does not fit, and where.
+pub(super) fn fits(shape: &Value, found: &Value, at: &str) -> Result<(), String> {
+    let wrong = || Err(format!("{at} is {found}, not {shape}"));
+    match shape {
+        Value::String(kind) => match (kind.as_str(), found) {
+            ("text", Value::String(_)) | ("number", Value::Number(_)) | ("bool", Value::Bool(_)) => Ok(()),
+            _ => wrong(),
+        },
+        Value::Array(items) => {
+            let Value::Array(list) = found else { return wrong() };
+            let Some(item) = items.first() else { return Ok(()) };
+            if list.is_empty() {
+                return Err(format!("{at} is empty"));
+            }
+            let mut list = list.iter().enumerate();
+            list.try_for_each(|(n, one)| fits(item, one, &format!("{at}/{n}")))
+        }
+        Value::Object(members) => {
+            let Value::Object(map) = found else { return wrong() };
+            members.iter().try_for_each(|(key, shape)| match map.get(key) {
+                Some(one) => fits(shape, one, &format!("{at}/{key}")),
+                None => Err(format!("{at} has no {key}: {found}")),
+            })
+        }
+        _ => wrong(),
+    }
+}
+
+#[test]
+fn a_shape_tells_what_fits_from_what_does_not() {
+    let shape = serde_json::json!([{ "a": "text", "b": [] }]);
+    for (found, good) in [
+        (serde_json::json!([{ "a": "x", "b": [1], "c": 2 }]), true),
+        (serde_json::json!([]), false),
+        (serde_json::json!([{ "a": 1, "b": [] }]), false),
+        (serde_json::json!([{ "a": "x" }]), false),
+        (serde_json::json!([{ "a": "x", "b": null }]), false),
+        (serde_json::json!({ "a": "x", "b": [] }), false),
+    ] {
+        assert_eq!(fits(&shape, &found, "").is_ok(), good, "{found}");
+    }
+}
