@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::builders::platforms;
 use crate::cli::{self, Command, Invocation};
 use crate::config::{Role, Settings, environment};
+use crate::confine::Confinement;
 use crate::core::Provisioners;
 use crate::datadir::{self, DataDir};
 use crate::db::listen::Notices;
@@ -30,7 +31,7 @@ use crate::kernel::names::Email;
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 use crate::provisioners::Provisioner;
-use crate::provisioners::local::{Local, LocalSettings};
+use crate::provisioners::local::{Bounds, Local, LocalSettings};
 use crate::server::{self, Running, Wanted};
 use crate::telemetry::logs;
 use crate::users;
@@ -161,8 +162,10 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
     // The provisioner lives longer than the server: its units go on.
     let watch = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let local =
-        Local::new(LocalSettings::new(dir.units()), &tasks, watch.clone()).map_err(Problem::internal)?;
+    let mut local = LocalSettings::new(dir.units());
+    let confinement = Confinement::new(&settings.local, dir.path()).reads([dir.platforms()]);
+    local.bounds = Bounds::new(&settings.local, confinement);
+    let local = Local::new(local, &tasks, watch.clone()).map_err(Problem::internal)?;
     let local = Arc::new(local);
     let host = dir.host_id()?;
     let grace = settings.apps.stop_grace;

@@ -7,6 +7,7 @@ pub mod kernel;
 
 pub mod config;
 
+pub mod confine;
 pub mod datadir;
 pub mod telemetry;
 

@@ -3,7 +3,8 @@ use std::process::ExitCode;
 
 use tancho::builders::static_server;
 use tancho::config::environment;
-use tancho::provisioners::local::{shim, stage};
+use tancho::confine::stage;
+use tancho::provisioners::local::shim;
 use tancho::{cli, commands};
 
 fn main() -> ExitCode {

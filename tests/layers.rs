@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &["kernel"],
     &["config"],
-    &["telemetry", "datadir"],
+    &["telemetry", "datadir", "confine"],
     &["db"],
     &["events"],
     &["sagas", "provisioners", "builders", "proxy", "outbound", "mail"],

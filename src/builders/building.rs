@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{LONGEST_PROCFILE, prepare, read_plain, read_procfile, read_yaml};
@@ -17,7 +17,14 @@ use super::tree::{Scratch, open_top, remove_tree, seal};
 use super::tsuru_yaml::TsuruYaml;
 use super::unpack::{UnpackError, unpack};
 use super::{BuildError, BuildRequest, Built};
+use crate::confine::stage::Stage;
 use crate::kernel::problem::Problem;
+
+const OPEN_FILES: u64 = 65_536;
+/// Of the app's user, whose units count too.
+const PROCESSES: u64 = 8_192;
+/// Builds go before units when the machine has no memory left.
+const EXPENDABLE: u16 = 800;
 
 /// Work that blocks, off the threads of the runtime.
 pub(super) async fn blocking<T: Send + 'static>(
@@ -164,6 +171,34 @@ impl Building<'_> {
         .await
     }
 
+    /// How commands are shut in: they read the platform, and write the tree, the caches, nothing else. What
+    /// the operator hands on by name, such as certificates, can be read.
+    fn step(&self) -> Option<(PathBuf, Stage)> {
+        let request = self.request;
+        let confinement = request.confinement.clone()?;
+        let named = request
+            .pass_env
+            .iter()
+            .map(|(_, value)| PathBuf::from(value))
+            .filter(|path| path.is_absolute() && path.exists());
+        let mut confinement = confinement
+            .reads(named)
+            .reads([request.platforms_dir.clone()])
+            .writes([self.scratch.path().to_owned(), request.cache_dir.clone()]);
+        confinement.shared_user = request.user.is_none();
+        let stage = Stage {
+            user: request.user,
+            dir: self.scratch.tree(),
+            open_files: Some(OPEN_FILES),
+            processes: Some(PROCESSES),
+            file_bytes: Some(request.limits.disk_bytes),
+            expendable: EXPENDABLE,
+            confinement,
+            ..Stage::default()
+        };
+        Some((self.scripts.program.clone(), stage))
+    }
+
     async fn execute(&mut self, argv: &[&OsStr], sees: Sees, output: Output) -> Result<Ended, BuildError> {
         let (tree, env) = (self.scratch.tree(), self.environment(sees));
         let runner = Runner {
@@ -171,6 +206,7 @@ impl Building<'_> {
             user: self.request.user,
             env: &env,
             watch: self.watch,
+            step: self.step(),
         };
         runner.run(argv, output, &mut self.voice).await
     }
@@ -236,7 +272,6 @@ fn usual_path() -> String {
         "/bin",
         "/usr/local/go/bin",
         "/usr/lib/go/bin",
-        "/snap/bin",
     ]
     .into_iter()
     .filter(|dir| Path::new(dir).is_dir())

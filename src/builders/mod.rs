@@ -9,7 +9,7 @@
 //!   an environment of their own, and when they have ended the app cannot write what it runs;
 //! * **no secret** in the output or an error: values of the app's variables are masked (from six
 //!   characters on: the shorter ones would be found everywhere);
-//! * **bounds** on time, output, sizes and numbers.
+//! * **bounds** on time, output, sizes and numbers; the disk is looked at every few seconds.
 //!
 //! It knows nothing of the database, HTTP or events, and decides nothing about who may build. One build
 //! of an app at a time: they share the folder of caches. The folders above `dest`, `cache_dir` and
@@ -22,6 +22,7 @@ mod layout;
 mod output;
 pub mod platforms;
 mod procfile;
+mod room;
 mod run;
 pub mod static_server;
 mod strays;
@@ -43,13 +44,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use procfile::{Process, Procfile, main_process, processes};
-pub use tree::{chown_tree, remove_version, sweep};
+pub use tree::{chown_tree, remove_tree, remove_version, sweep};
 pub use tsuru_yaml::TsuruYaml;
 pub use unpack::{Limits, UnpackError, unpack};
 
+use crate::confine::Confinement;
 use crate::kernel::names::{EnvName, PlatformName};
 use crate::kernel::problem::{Kind, Problem};
 use crate::kernel::secret::Secret;
+use crate::kernel::size::Bytes;
 use building::{Building, blocking};
 use output::Voice;
 use platforms::Scripts;
@@ -75,6 +78,9 @@ pub struct BuildRequest {
     pub pass_env: Vec<(String, String)>,
     /// The user, and group of the same number, that builds and later runs the app. Needs root.
     pub user: Option<u32>,
+    /// How its scripts are shut in, by a step of the program that `platforms::install` has placed; `None`:
+    /// by their user alone.
+    pub confinement: Option<Confinement>,
     /// Bounds.
     pub limits: BuildLimits,
 }
@@ -86,6 +92,8 @@ pub struct BuildLimits {
     pub deadline: Duration,
     /// All lines together, in bytes; what is beyond is left out and the build goes on.
     pub output_bytes: u64,
+    /// What it may write: the version and what it needs beside it; the app's caches as much again.
+    pub disk_bytes: u64,
     /// What the archive may hold.
     pub unpack: Limits,
 }
@@ -95,6 +103,7 @@ impl Default for BuildLimits {
         Self {
             deadline: Duration::from_secs(15 * 60),
             output_bytes: 4 << 20,
+            disk_bytes: 8 << 30,
             unpack: Limits::default(),
         }
     }
@@ -135,6 +144,9 @@ pub enum BuildError {
     /// It took longer than allowed.
     #[error("The build took longer than {} seconds and was stopped.", .0.as_secs())]
     TimedOut(Duration),
+    /// It wrote more than allowed.
+    #[error("The build wrote more than {0} to the disk and was stopped.")]
+    TooLarge(Bytes),
     /// The machine's fault or ours.
     #[error("The build failed on our side.")]
     Internal(#[source] Box<dyn StdError + Send + Sync>),
@@ -151,7 +163,9 @@ impl From<BuildError> for Problem {
         let words = error.to_string();
         match error {
             BuildError::Refused(words) => Self::invalid(words),
-            BuildError::Failed { .. } | BuildError::TimedOut(_) => Self::failed(words),
+            BuildError::Failed { .. } | BuildError::TimedOut(_) | BuildError::TooLarge(_) => {
+                Self::failed(words)
+            }
             BuildError::Cancelled => Self::new(Kind::Cancelled, words),
             BuildError::Internal(cause) => Self::internal(cause),
         }
@@ -172,6 +186,8 @@ pub async fn build(
         cancel,
         deadline: Instant::now() + request.limits.deadline,
         allowed: request.limits.deadline,
+        full: CancellationToken::new(),
+        room: Bytes(request.limits.disk_bytes),
     };
     let scripts = Scripts::find(&request.platforms_dir, &request.platform)
         .ok_or_else(|| BuildError::Refused(format!("There is no platform named {}.", request.platform)))?;
@@ -193,7 +209,10 @@ pub async fn build(
         watch: &watch,
         voice,
     };
-    let built = building.run().await;
+    let built = tokio::select! {
+        built = building.run() => built,
+        never = room::look(&scratch, &request.cache_dir, &watch) => match never {},
+    };
     blocking(move || {
         drop(scratch);
         Ok(())

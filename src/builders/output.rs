@@ -188,6 +188,8 @@ mod tests {
             cancel: tokio_util::sync::CancellationToken::new(),
             deadline: tokio::time::Instant::now() + std::time::Duration::from_secs(60),
             allowed: std::time::Duration::from_secs(60),
+            full: tokio_util::sync::CancellationToken::new(),
+            room: crate::kernel::size::Bytes(1 << 30),
         };
         let mut voice = Voice::new(tx, watch, [&secret].into_iter(), 1 << 20);
         let line = format!("{}{}", "x".repeat(LINE - 8), secret.expose());

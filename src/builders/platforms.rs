@@ -126,6 +126,8 @@ pub(super) struct Scripts {
     pub(super) detect: PathBuf,
     pub(super) compile: PathBuf,
     pub(super) release: PathBuf,
+    /// The program that `install` has placed beside the platforms.
+    pub(super) program: PathBuf,
 }
 
 impl Scripts {
@@ -139,6 +141,7 @@ impl Scripts {
                 detect,
                 compile,
                 release,
+                program: dir.with_file_name("bin").join("tancho"),
             })
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::PipeWriter;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::BuildError;
 use super::output::{Splitter, Voice};
+use crate::confine::stage::{Stage, wrapped};
+use crate::kernel::size::Bytes;
 
 /// How long output may still come from a process that has left the group, after the group is dead.
 const GRACE: Duration = Duration::from_secs(1);
@@ -45,6 +47,9 @@ pub(super) struct Watch {
     pub(super) cancel: CancellationToken,
     pub(super) deadline: Instant,
     pub(super) allowed: Duration,
+    /// Cancelled when the build has written more than `room`.
+    pub(super) full: CancellationToken,
+    pub(super) room: Bytes,
 }
 
 impl Watch {
@@ -52,15 +57,16 @@ impl Watch {
     pub(super) async fn over(&self) {
         tokio::select! {
             () = self.cancel.cancelled() => {}
+            () = self.full.cancelled() => {}
             () = tokio::time::sleep_until(self.deadline) => {}
         }
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.cancel.is_cancelled() || Instant::now() >= self.deadline
+        self.cancel.is_cancelled() || self.full.is_cancelled() || Instant::now() >= self.deadline
     }
 
-    /// Errors: `Cancelled` or `TimedOut` when the build must stop.
+    /// Errors: `Cancelled`, `TooLarge` or `TimedOut` when the build must stop.
     pub(super) fn check(&self) -> Result<(), BuildError> {
         if self.is_over() { Err(self.why()) } else { Ok(()) }
     }
@@ -68,6 +74,8 @@ impl Watch {
     pub(super) fn why(&self) -> BuildError {
         if self.cancel.is_cancelled() {
             BuildError::Cancelled
+        } else if self.full.is_cancelled() {
+            BuildError::TooLarge(self.room)
         } else {
             BuildError::TimedOut(self.allowed)
         }
@@ -80,6 +88,8 @@ pub(super) struct Runner<'a> {
     pub(super) user: Option<u32>,
     pub(super) env: &'a BTreeMap<OsString, OsString>,
     pub(super) watch: &'a Watch,
+    /// How commands are shut in: the program with the step, and what it is told.
+    pub(super) step: Option<(PathBuf, Stage)>,
 }
 
 /// How a command ended.
@@ -130,6 +140,29 @@ impl Runner<'_> {
         }
     }
 
+    /// The guard with the command, as its user, shut in if that is wished.
+    fn command(&self, argv: &[&OsStr]) -> std::io::Result<std::process::Command> {
+        let shell = ["/bin/sh", "-c", GUARD, "sh"].map(OsStr::new);
+        let (mut command, rest) = match &self.step {
+            None => {
+                let mut command = std::process::Command::new(shell[0]);
+                command.current_dir(self.dir).env_clear().envs(self.env);
+                if let Some(uid) = self.user {
+                    command.gid(uid).uid(uid);
+                }
+                (command, &shell[1..])
+            }
+            Some((program, stage)) => {
+                let mut command = std::process::Command::new(program);
+                command.args(stage.arguments(&[])?);
+                command.env_clear().envs(wrapped(self.env));
+                (command, &shell[..])
+            }
+        };
+        command.args(rest).args(argv);
+        Ok(command)
+    }
+
     /// Spawns it. The pipe of standard output is also that of errors, unless it is captured.
     fn start(
         &self,
@@ -145,20 +178,12 @@ impl Runner<'_> {
             }
         };
         let (alive, alive_end) = std::io::pipe()?;
-        let mut command = std::process::Command::new("/bin/sh");
+        let mut command = self.command(argv)?;
         command
-            .args(["-c", GUARD, "sh"])
-            .args(argv)
-            .current_dir(self.dir)
-            .env_clear()
-            .envs(self.env)
             .process_group(0)
             .stdin(Stdio::from(alive))
             .stdout(Stdio::from(out_end))
             .stderr(Stdio::from(err_end));
-        if let Some(uid) = self.user {
-            command.gid(uid).uid(uid);
-        }
         let mut command = tokio::process::Command::from(command);
         let child = command.kill_on_drop(true).spawn()?;
         let id = child.id().and_then(|id| i32::try_from(id).ok());

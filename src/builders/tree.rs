@@ -103,7 +103,7 @@ pub fn remove_version(dir: &Path) -> io::Result<()> {
 }
 
 /// Removes a tree whatever its modes and depth, or a single file; links are not followed.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+pub fn remove_tree(path: &Path) -> io::Result<()> {
     let mut tries = 0;
     loop {
         let removed = match fs::symlink_metadata(path) {

@@ -76,6 +76,8 @@ pub struct ApiSettings {
     pub max_body_bytes: Bytes,
     /// Largest archive of source.
     pub max_upload_bytes: Bytes,
+    /// At once, at least 1.
+    pub max_connections: usize,
     /// For requests that do not stream.
     #[serde(rename = "request_timeout_seconds", deserialize_with = "values::seconds")]
     pub request_timeout: Duration,
@@ -240,6 +242,8 @@ pub struct BuildsSettings {
     pub max_output_bytes: Bytes,
     /// Of the source.
     pub max_unpacked_bytes: Bytes,
+    /// Of what a build writes.
+    pub max_disk_bytes: Bytes,
     /// Of the source.
     pub max_files: u64,
     /// At least 1.
@@ -254,6 +258,20 @@ pub struct BuildsSettings {
 pub struct LocalSettings {
     /// 0, or at least 1000 so that no account of the system is hit.
     pub first_uid: u32,
+    /// Units and builds are kept to their files.
+    pub landlock: bool,
+    /// Units and builds are refused system calls.
+    pub seccomp: bool,
+    /// Absolute; beyond the system's.
+    pub readable: Vec<PathBuf>,
+    /// Absolute; beyond their own.
+    pub writable: Vec<PathBuf>,
+    /// Of one unit, at least 16.
+    pub max_processes: u64,
+    /// Of one process, at least 64.
+    pub max_open_files: u64,
+    /// Of one unit; 0 or at least a megabyte.
+    pub scratch_bytes: Bytes,
 }
 
 /// `[services]`

@@ -99,6 +99,7 @@ fn numbers(s: &Settings) -> Result<(), Problem> {
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let size = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let at_least = [
+        ("api.max_connections", count(s.api.max_connections), 1),
         ("api.max_body_bytes", size(s.api.max_body_bytes.0), 1024),
         ("api.max_upload_bytes", size(s.api.max_upload_bytes.0), 1024),
         ("router.max_connections", count(s.router.max_connections), 1),
@@ -124,6 +125,7 @@ fn numbers(s: &Settings) -> Result<(), Problem> {
             size(s.builds.max_unpacked_bytes.0),
             1024,
         ),
+        ("builds.max_disk_bytes", size(s.builds.max_disk_bytes.0), 1 << 20),
         ("builds.max_files", size(s.builds.max_files), 1),
         ("builds.concurrency", count(s.builds.concurrency), 1),
         (
@@ -136,6 +138,8 @@ fn numbers(s: &Settings) -> Result<(), Problem> {
             count(s.services.concurrency_per_service),
             1,
         ),
+        ("local.max_processes", size(s.local.max_processes), 16),
+        ("local.max_open_files", size(s.local.max_open_files), 64),
         ("services.breaker_failures", s.services.breaker_failures.into(), 1),
     ];
     for (key, value, least) in at_least {
@@ -149,6 +153,17 @@ fn numbers(s: &Settings) -> Result<(), Problem> {
             "local.first_uid",
             "give 0, or a number from 1000 to 2000000000",
         ));
+    }
+    if (1..1 << 20).contains(&s.local.scratch_bytes.0) {
+        return Err(wrong("local.scratch_bytes", "give 0, or at least 1M"));
+    }
+    for (key, folders) in [
+        ("local.readable", &s.local.readable),
+        ("local.writable", &s.local.writable),
+    ] {
+        if folders.iter().any(|folder| !folder.is_absolute()) {
+            return Err(wrong(key, "give absolute paths, such as \"/srv/shared\""));
+        }
     }
     if s.auth.token_days > 36_500 {
         return Err(wrong("auth.token_days", "give at most 36500 days"));

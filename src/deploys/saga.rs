@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::apps::{self, App};
 use crate::builders::{self, BuildLimits, BuildRequest, Built};
+use crate::confine::Confinement;
 use crate::core::Core;
 use crate::deploys::store::{self, Made};
 use crate::envs;
@@ -134,6 +135,7 @@ impl Deploy {
             output_bytes: settings.max_output_bytes.0,
             ..BuildLimits::default()
         };
+        limits.disk_bytes = settings.max_disk_bytes.0;
         limits.unpack.total_bytes = settings.max_unpacked_bytes.0;
         limits.unpack.entries = usize::try_from(settings.max_files).unwrap_or(usize::MAX);
         Ok(BuildRequest {
@@ -145,6 +147,7 @@ impl Deploy {
             env,
             pass_env: self.core.pass_env.clone(),
             user: self.core.unit_user(app.number),
+            confinement: Some(Confinement::new(&self.core.settings.local, self.core.dirs.path())),
             limits,
         })
     }

@@ -37,6 +37,7 @@ pub(crate) fn spec(unit: &str, folder: PathBuf, command: &str) -> UnitSpec {
         after: Vec::new(),
         env: vec![(EnvName::parse("SOME").unwrap(), Secret::new("value"))],
         memory_bytes: 0,
+        cpu_milli: 0,
         user: None,
         grace: Duration::from_secs(5),
     }

@@ -99,6 +99,8 @@ pub struct UnitSpec {
     pub env: Vec<(EnvName, Secret)>,
     /// How much memory all its processes may use together, in bytes; 0 = as much as there is.
     pub memory_bytes: u64,
+    /// Its share of the processors, in thousandths of one; 0 = as that of one.
+    pub cpu_milli: u32,
     /// The uid, and gid, to run under; `None` = as Tancho itself.
     pub user: Option<u32>,
     /// How long it may take to end by itself once asked.

@@ -285,6 +285,7 @@ pub(super) struct SpecRow {
     pub(super) processes: Value,
     pub(super) yaml: Value,
     pub(super) memory_bytes: i64,
+    pub(super) cpu_milli: i32,
 }
 
 /// What the spec of a unit is made of; `None` when the row is gone or the unit is to end.
@@ -292,7 +293,7 @@ pub(super) async fn find_spec(db: impl PgExecutor<'_>, unit: &str) -> sqlx::Resu
     sqlx::query_as!(
         SpecRow,
         r#"select u.app_id as "app_id: AppId", a.name as app, a.number, u.release_id, u.process, u.version,
-                  v.processes, v.yaml, p.memory_bytes
+                  v.processes, v.yaml, p.memory_bytes, p.cpu_milli
            from unit u join app a on a.app_id = u.app_id
            join version v on v.app_id = u.app_id and v.version = u.version
            join plan p on p.name = a.plan

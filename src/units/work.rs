@@ -208,6 +208,7 @@ async fn spec(core: &Core, unit: &UnitId) -> Result<Option<UnitSpec>, Problem> {
         after: yaml.hooks.restart.after,
         env,
         memory_bytes: row.memory_bytes.try_into().unwrap_or(0),
+        cpu_milli: row.cpu_milli.try_into().unwrap_or(0),
         user: user(core.settings.local.first_uid, row.number),
         grace: core.settings.apps.stop_grace,
     }))

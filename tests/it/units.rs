@@ -375,6 +375,7 @@ async fn units_that_no_row_knows_are_removed() {
         after: vec![],
         env: vec![],
         memory_bytes: 0,
+        cpu_milli: 0,
         user: None,
         grace: Duration::ZERO,
     };

@@ -60,6 +60,7 @@ impl Home {
             env: Vec::new(),
             pass_env: mirrors(),
             user: Uid::effective().is_root().then_some(STRANGER),
+            confinement: None,
             limits: BuildLimits::default(),
         }
     }

@@ -12,8 +12,8 @@ use tokio::process::{Child, Command};
 
 use super::folder::Folder;
 use super::handover::{Handover, environment};
-use super::stage::{Stage, wrapped};
 use super::{ExecRequest, ProvisionError, Session, UnitId, gone};
+use crate::confine::stage::wrapped;
 
 /// Starts the command. Blocks for a moment; needs a runtime around it.
 pub(super) fn exec(
@@ -67,18 +67,12 @@ fn plan(
         .living_shim()
         .filter(|_| !state.stopping)
         .ok_or_else(|| gone(unit))?;
-    let spec = File::open(format!("/proc/{}/fd/0", shim.pid))
+    let handover = File::open(format!("/proc/{}/fd/0", shim.pid))
         .and_then(Handover::read)
-        .map_err(refused)?
-        .into_spec();
-    let unlimited = spec.memory_bytes == 0 || state.cgroup.is_some();
-    let stage = Stage {
-        user: spec.user,
-        dir: spec.dir.clone(),
-        cgroup: state.cgroup,
-        data: (!unlimited).then_some(spec.memory_bytes),
-        parent: None,
-    };
+        .map_err(refused)?;
+    let bounds = handover.bounds.clone();
+    let spec = handover.into_spec();
+    let stage = bounds.stage(&spec, &state, folder, None);
     let arguments = stage
         .arguments(&request.argv)
         .map_err(|error| refused(error.into()))?;

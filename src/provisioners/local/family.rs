@@ -18,6 +18,8 @@ pub(super) enum Note {
     Stop,
     /// The shim was told to stop its unit at once.
     StopNow,
+    /// The scratch home holds too much.
+    Full,
     /// A child ended; `None` if nobody could tell how.
     Ended(u32, Option<ExitStatus>),
     /// No descendant is left of the first so many children.

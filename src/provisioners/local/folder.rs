@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::proc::{self, Process};
 use super::{UnitId, UnitReport, UnitSpec, UnitState, cgroup};
+use crate::builders::remove_tree;
 
 /// What the shim tells of its unit. Read by Tanchos older and newer than the shim: fields are only added,
 /// with defaults.
@@ -48,8 +49,12 @@ pub(super) struct State {
     pub(super) started_at: Option<DateTime<Utc>>,
     #[serde(default)]
     pub(super) grace: Duration,
+    /// The cgroup that limits memory.
     #[serde(default)]
     pub(super) cgroup: Option<PathBuf>,
+    /// Its others.
+    #[serde(default)]
+    pub(super) more_cgroups: Vec<PathBuf>,
 }
 
 impl State {
@@ -72,6 +77,7 @@ impl State {
             started_at: None,
             grace: spec.grace,
             cgroup: None,
+            more_cgroups: Vec::new(),
         }
     }
 
@@ -89,6 +95,11 @@ impl State {
         }
     }
 
+    /// All its cgroups.
+    pub(super) fn cgroups(&self) -> impl Iterator<Item = &PathBuf> {
+        self.cgroup.iter().chain(&self.more_cgroups)
+    }
+
     /// The shim, if that very process is there.
     pub(super) fn living_shim(&self) -> Option<Process> {
         self.shim
@@ -101,7 +112,7 @@ impl State {
         if self.boot != proc::boot() {
             return;
         }
-        if let Some(path) = &self.cgroup {
+        for path in self.cgroups() {
             cgroup::remove(path);
         }
         // A session and a group keep their numbers while they have members; both matching, with no
@@ -200,6 +211,11 @@ impl Folder {
         Ok(())
     }
 
+    /// Removes what is in the scratch home.
+    pub(super) fn empty_home(&self) -> io::Result<()> {
+        remove_tree(&self.home())
+    }
+
     /// Takes the lock, if nobody has it.
     pub(super) fn try_lock(&self) -> io::Result<Option<Lock>> {
         let path = self.lock_path();
@@ -252,7 +268,7 @@ impl Folder {
         let away = root.join(format!(".gone-{}", uuid::Uuid::new_v4()));
         fs::rename(&self.0, &away)?;
         // What cannot be deleted now (a read-only folder of the unit) is tried again at the next start.
-        let _later = fs::remove_dir_all(away);
+        let _later = remove_tree(&away);
         Ok(())
     }
 }
@@ -273,7 +289,7 @@ pub(super) fn tidy(root: &Path) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(".gone-") {
-            let _later = fs::remove_dir_all(entry.path());
+            let _later = remove_tree(&entry.path());
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::{AppName, EnvName, ProcessName, Secret, UnitId, UnitSpec};
+use super::{AppName, Bounds, EnvName, ProcessName, Secret, UnitId, UnitSpec};
 
 /// A spec is read up to this many bytes.
 const LIMIT: u64 = 16 << 20;
@@ -30,14 +30,19 @@ pub(super) struct Handover {
     #[serde(serialize_with = "in_clear")]
     env: Vec<(EnvName, Secret)>,
     memory_bytes: u64,
+    #[serde(default)]
+    cpu_milli: u32,
     user: Option<u32>,
     grace: Duration,
+    /// What of the settings binds the unit.
+    #[serde(default)]
+    pub(super) bounds: Bounds,
     /// Below which cgroup to make the unit's; `None` = below our own.
     pub(super) cgroup: Option<PathBuf>,
 }
 
 impl Handover {
-    pub(super) fn new(spec: &UnitSpec, cgroup: Option<PathBuf>) -> Self {
+    pub(super) fn new(spec: &UnitSpec, bounds: &Bounds, cgroup: Option<PathBuf>) -> Self {
         Self {
             unit: spec.unit.clone(),
             app: spec.app.clone(),
@@ -49,8 +54,10 @@ impl Handover {
             after: spec.after.clone(),
             env: spec.env.clone(),
             memory_bytes: spec.memory_bytes,
+            cpu_milli: spec.cpu_milli,
             user: spec.user,
             grace: spec.grace,
+            bounds: bounds.clone(),
             cgroup,
         }
     }
@@ -67,6 +74,7 @@ impl Handover {
             after: self.after,
             env: self.env,
             memory_bytes: self.memory_bytes,
+            cpu_milli: self.cpu_milli,
             user: self.user,
             grace: self.grace,
         }
@@ -149,7 +157,7 @@ mod tests {
     #[test]
     fn a_spec_arrives_whole() {
         let spec = contract::spec("x", "/app".into(), "true");
-        let file = Handover::new(&spec, None).write().unwrap();
+        let file = Handover::new(&spec, &Bounds::default(), None).write().unwrap();
         let back = Handover::read(file).unwrap().into_spec();
         assert_eq!(format!("{back:?}"), format!("{spec:?}"));
         assert_eq!(back.env, spec.env);

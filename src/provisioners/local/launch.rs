@@ -15,8 +15,8 @@ use super::folder::lock_range;
 use super::handover::environment;
 use super::log;
 use super::shim::{End, Shim};
-use super::stage::{FAILED, Stage, wrapped};
 use super::{LogStream, PORTS, UnitState, cgroup};
+use crate::confine::stage::{FAILED, wrapped};
 use crate::kernel::size::Bytes;
 
 impl Shim {
@@ -63,14 +63,8 @@ impl Shim {
     }
 
     fn try_spawn(&mut self, line: &str) -> io::Result<u32> {
-        let unlimited = self.spec.memory_bytes == 0 || self.state.cgroup.is_some();
-        let stage = Stage {
-            user: self.spec.user,
-            dir: self.spec.dir.clone(),
-            cgroup: self.state.cgroup.clone(),
-            data: (!unlimited).then_some(self.spec.memory_bytes),
-            parent: Some(Pid::this().as_raw()),
-        };
+        let parent = Some(Pid::this().as_raw());
+        let stage = self.bounds.stage(&self.spec, &self.state, &self.folder, parent);
         let (out, out_end) = io::pipe()?;
         let (err, err_end) = io::pipe()?;
         let argv = ["/bin/sh", "-c", line].map(str::to_owned);

@@ -6,12 +6,13 @@
 //!
 //! A held lock in the folder is the proof that a shim lives, `state.json` beside it is what the shim
 //! has to say. There is no other registry. The spec, with its secrets, stays in memory: see `handover`.
-//! A unit's own code runs below a last step (`stage`) that drops every privilege first.
+//! A unit's own code runs below a last step (`confine::stage`) that drops every privilege and shuts it in.
 //!
 //! If a shim is killed, its unit dies with it; reports say so, and the next `ensure` starts it anew.
 //! A service manager that kills Tancho's whole cgroup on restart (systemd, unless `KillMode=process`)
 //! kills the units too.
 
+mod bounds;
 mod cgroup;
 mod exec;
 mod family;
@@ -20,8 +21,8 @@ mod handover;
 mod launch;
 mod log;
 mod proc;
+mod scratch;
 pub mod shim;
-pub mod stage;
 mod start;
 mod watch;
 
@@ -40,6 +41,7 @@ use super::{
     AppName, EnvName, ExecRequest, LogLine, LogPosition, LogStream, ProcessName, ProvisionError, Provisioner,
     Secret, Session, UnitId, UnitReport, UnitSpec, UnitState,
 };
+pub use bounds::Bounds;
 use folder::{Folder, Lock, State};
 
 /// Beside the folders of units: shims lock a byte of it for each port they use.
@@ -59,15 +61,18 @@ pub struct LocalSettings {
     pub exe: PathBuf,
     /// The cgroup below which units get theirs; `None` = Tancho's own.
     pub cgroup: Option<PathBuf>,
+    /// What binds every unit.
+    pub bounds: Bounds,
 }
 
 impl LocalSettings {
-    /// Units in this folder, run by this very executable.
+    /// Units in this folder, run by this very executable, and bound by nothing but their specs.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
             exe: "/proc/self/exe".into(),
             cgroup: None,
+            bounds: Bounds::default(),
         }
     }
 }
@@ -97,6 +102,13 @@ impl Local {
                 settings.root.display()
             ))
         })?;
+        let missing = settings.bounds.confinement.missing();
+        if !missing.is_empty() {
+            tracing::warn!(
+                missing = missing.join(" and "),
+                "this machine's kernel cannot shut units in as the settings wish; they run without it"
+            );
+        }
         let changes = tokio::sync::watch::Sender::new(0);
         tracker.spawn(watch::look(settings.root.clone(), changes.clone(), stop));
         Ok(Self {

@@ -1,5 +1,5 @@
 //! `tancho unit-shim <folder>`: the long-lived companion of one unit. It starts the unit's processes,
-//! keeps their log, starts them again, and ends them; it outlives Tancho. Small: no runtime, five
+//! keeps their log, starts them again, and ends them; it outlives Tancho. Small: no runtime, a few
 //! threads that sleep.
 //!
 //! Standard input is the spec (see `handover`), standard output the held lock of the folder. Until it
@@ -25,8 +25,9 @@ use super::handover::Handover;
 use super::launch::{helper, shorten};
 use super::log::{self, Writer};
 use super::proc::{self, Process};
-use super::stage::close_inherited;
-use super::{UnitSpec, UnitState, cgroup};
+use super::{Bounds, UnitSpec, UnitState, cgroup, scratch};
+use crate::confine::stage::close_inherited;
+use crate::kernel::size::Bytes;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -107,6 +108,9 @@ pub(super) struct Shim {
     pub(super) followers: Vec<JoinHandle<()>>,
     /// Told to stop at once.
     at_once: bool,
+    /// The scratch home holds too much: what runs must end.
+    full: bool,
+    pub(super) bounds: Bounds,
     /// Holds the port for us; released with us.
     pub(super) ports: Option<std::fs::File>,
 }
@@ -114,18 +118,30 @@ pub(super) struct Shim {
 impl Shim {
     fn start(folder: Folder, signals: SigSet) -> io::Result<Self> {
         let handover = Handover::read(io::stdin())?;
-        let parent = handover.cgroup.clone();
+        let (parent, bounds) = (handover.cgroup.clone(), handover.bounds.clone());
         let spec = handover.into_spec();
         let mut state = State::new(&spec);
         state.shim = Process::current();
         state.state = UnitState::Starting;
         let name = format!("tancho-{}-{}", spec.unit, Pid::this());
-        state.cgroup = cgroup::make(parent.as_deref(), &name, spec.memory_bytes);
+        let want = cgroup::Want {
+            memory: spec.memory_bytes,
+            processes: bounds.processes,
+            cpu_milli: spec.cpu_milli,
+        };
+        let made = cgroup::make(parent.as_deref(), &name, &want);
+        (state.cgroup, state.more_cgroups) = (made.memory, made.more);
 
         let (tell, notes) = channel();
         let family = Family::default();
         let (reaper, told) = (family.clone(), tell.clone());
         helper("reaper", move || reaper.reap(&told))?;
+        if bounds.scratch_bytes > 0 {
+            let (home, cgroup, tell) = (folder.home(), state.cgroups().next().cloned(), tell.clone());
+            helper("scratch", move || {
+                scratch::watch(&home, cgroup.as_ref(), bounds.scratch_bytes, &tell);
+            })?;
+        }
         helper("signals", move || watch_signals(&signals, &tell))?;
         let log = Arc::new(Mutex::new(Writer::open(folder.path())));
         let mut shim = Self {
@@ -139,6 +155,8 @@ impl Shim {
             alone: 0,
             followers: Vec::new(),
             at_once: false,
+            full: false,
+            bounds,
             ports: None,
         };
         shim.save();
@@ -159,6 +177,9 @@ impl Shim {
             };
             let End::Failed(reason, exit) = end else { break };
             self.clear();
+            if std::mem::take(&mut self.full) {
+                let _seen_again = self.folder.empty_home();
+            }
             if began.elapsed() >= SOUND {
                 pause = FIRST_PAUSE;
             }
@@ -189,6 +210,7 @@ impl Shim {
             let what = format!("the hook {:?}", shorten(&hook));
             match ended {
                 None => return Err(End::Stop),
+                Some(None) if self.full => return Err(self.overfull()),
                 Some(None) => {
                     return Err(End::Failed(
                         format!("{what} took longer than {} s", HOOK.as_secs()),
@@ -237,6 +259,7 @@ impl Shim {
                 match ended {
                     None => return End::Stop,
                     Some(Some(ended)) => break ended,
+                    Some(None) if self.full => return self.overfull(),
                     Some(None) => {}
                 }
             };
@@ -253,13 +276,24 @@ impl Shim {
         }
     }
 
-    /// Waits for a note that fits. `None` = told to stop, `Some(None)` = too late.
+    fn overfull(&self) -> End {
+        let limit = Bytes(self.bounds.scratch_bytes);
+        End::Failed(
+            format!("killed: its scratch files were more than {limit}, and are removed"),
+            None,
+        )
+    }
+
+    /// Waits for a note that fits. `None` = told to stop, `Some(None)` = too late, or full.
     fn wait_for<T>(&mut self, until: Instant, fits: impl Fn(&Note) -> Option<T>) -> Option<Option<T>> {
         loop {
             // Also a call that came while what was left of a run was killed.
             if self.state.stopping {
                 self.save();
                 return None;
+            }
+            if self.full {
+                return Some(None);
             }
             match self.next_note(until) {
                 Some(note) => {
@@ -285,6 +319,7 @@ impl Shim {
                         Note::Alone(count) => self.alone = self.alone.max(count),
                         Note::Stop => self.state.stopping = true,
                         Note::StopNow => (self.state.stopping, self.at_once) = (true, true),
+                        Note::Full => self.full = true,
                         Note::Ended(..) => {}
                     }
                     return Some(note);
@@ -329,7 +364,7 @@ impl Shim {
 
     fn kill_all(&self) {
         self.family.signal(Signal::SIGKILL);
-        if let Some(cgroup) = &self.state.cgroup {
+        for cgroup in self.state.cgroups() {
             cgroup::kill_all(cgroup);
         }
         proc::kill_each(proc::descendants());
@@ -340,7 +375,7 @@ impl Shim {
         self.family.signal(Signal::SIGTERM);
         self.wait_alone(self.spec.grace);
         self.clear();
-        if let Some(cgroup) = &self.state.cgroup {
+        for cgroup in self.state.cgroups() {
             cgroup::remove(cgroup);
         }
         self.state.state = UnitState::Stopped;

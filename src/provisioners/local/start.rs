@@ -96,7 +96,7 @@ fn spawn_shim(settings: &LocalSettings, spec: &UnitSpec, folder: &Folder, lock: 
         .arg(folder.path())
         .env_clear()
         .current_dir("/")
-        .stdin(Handover::new(spec, settings.cgroup.clone()).write()?)
+        .stdin(Handover::new(spec, &settings.bounds, settings.cgroup.clone()).write()?)
         .stdout(lock.into_file())
         .stderr(last_words);
     // Dropped, not killed: the runtime reaps it if it ends in our lifetime.

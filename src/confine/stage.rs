@@ -1,11 +1,11 @@
-//! `tancho unit-exec <settings> <program> <arguments…>`: the last step before a unit's own code. It
-//! joins the cgroup, sets the limits, gives up every privilege, and becomes the program.
+//! `tancho unit-exec <settings> <program> <arguments…>`: the last step before strangers' code. It joins
+//! the cgroups, sets the limits, gives up every privilege, shuts itself in, and becomes the program.
 //!
 //! The environment of the program comes in under prefixed names: this step may still be root, and
 //! a variable such as `LD_PRELOAD` must not work on it.
 
 use std::convert::Infallible;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
@@ -20,27 +20,40 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
+use super::Confinement;
+
 /// The exit status of a step that failed before it became the program.
-pub(super) const FAILED: i32 = 125;
+pub const FAILED: i32 = 125;
 const PREFIX: &str = "TANCHO_UNIT_";
-const OPEN_FILES: u64 = 65_536;
-const PROCESSES: u64 = 4_096;
 
 /// What the step is told on its command line; never a secret.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Stage {
-    pub(super) user: Option<u32>,
-    pub(super) dir: PathBuf,
-    pub(super) cgroup: Option<PathBuf>,
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Stage {
+    /// The uid and gid to take; `None` = as whoever runs the step.
+    pub user: Option<u32>,
+    /// Where to begin.
+    pub dir: PathBuf,
+    /// Cgroups to join.
+    pub cgroups: Vec<PathBuf>,
     /// A limit on the data of each process, in bytes, for want of a cgroup.
-    pub(super) data: Option<u64>,
+    pub data: Option<u64>,
     /// Die with this parent.
-    pub(super) parent: Option<i32>,
+    pub parent: Option<i32>,
+    /// Open files of each process.
+    pub open_files: Option<u64>,
+    /// Processes and threads of the user; only where it has a user of its own.
+    pub processes: Option<u64>,
+    /// The largest file that can be written, in bytes.
+    pub file_bytes: Option<u64>,
+    /// How readily the kernel ends it when the machine has no memory left: up to 1000.
+    pub expendable: u16,
+    /// How it is shut in.
+    pub confinement: Confinement,
 }
 
 impl Stage {
     /// Fits a command that runs our own executable with this step.
-    pub(super) fn arguments(&self, argv: &[String]) -> Result<Vec<String>, serde_json::Error> {
+    pub fn arguments(&self, argv: &[String]) -> Result<Vec<String>, serde_json::Error> {
         let mut arguments = vec!["unit-exec".to_owned(), serde_json::to_string(self)?];
         arguments.extend_from_slice(argv);
         Ok(arguments)
@@ -67,6 +80,7 @@ impl Stage {
             Some((OsString::from_vec(name), value))
         });
         let environment: Vec<_> = environment.collect();
+        self.confinement.enter()?;
         let _nothing_blocked = SigSet::empty().thread_set_mask();
         let error = Command::new(program)
             .args(arguments)
@@ -77,15 +91,17 @@ impl Stage {
     }
 
     fn limit(&self) -> Result<(), String> {
-        if let Some(cgroup) = &self.cgroup {
+        for cgroup in &self.cgroups {
             std::fs::write(cgroup.join("cgroup.procs"), "0")
                 .map_err(|error| format!("cannot join the unit's cgroup: {error}"))?;
         }
-        let mut limits = vec![(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_NOFILE, OPEN_FILES)];
-        if self.changes_user() {
-            limits.push((Resource::RLIMIT_NPROC, PROCESSES));
-        }
+        let _some_hosts_forbid_it = std::fs::write("/proc/self/oom_score_adj", self.expendable.to_string());
+        let mut limits = vec![(Resource::RLIMIT_CORE, 0)];
+        limits.extend(self.open_files.map(|files| (Resource::RLIMIT_NOFILE, files)));
+        let processes = self.processes.filter(|_| self.changes_user());
+        limits.extend(processes.map(|processes| (Resource::RLIMIT_NPROC, processes)));
         limits.extend(self.data.map(|bytes| (Resource::RLIMIT_DATA, bytes)));
+        limits.extend(self.file_bytes.map(|bytes| (Resource::RLIMIT_FSIZE, bytes)));
         for (resource, wanted) in limits {
             let hard = getrlimit(resource).map_or(libc::RLIM_INFINITY, |(_, hard)| hard);
             let value = wanted.min(hard);
@@ -110,15 +126,19 @@ impl Stage {
 }
 
 /// An environment as the step wants it.
-pub(super) fn wrapped(environment: Vec<(String, String)>) -> impl Iterator<Item = (String, String)> {
-    environment
-        .into_iter()
-        .map(|(name, value)| (format!("{PREFIX}{name}"), value))
+pub fn wrapped<N: AsRef<OsStr>, V>(
+    environment: impl IntoIterator<Item = (N, V)>,
+) -> impl Iterator<Item = (OsString, V)> {
+    environment.into_iter().map(|(name, value)| {
+        let mut wrapped = OsString::from(PREFIX);
+        wrapped.push(name);
+        (wrapped, value)
+    })
 }
 
 /// Closes what a careless ancestor left open, so that no unit holds a socket or a pipe of ours.
 /// Call it before anything is opened.
-pub(super) fn close_inherited() {
+pub fn close_inherited() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
         return;
     };

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
+use tancho::confine::Confinement;
 use tancho::kernel::names::{AppName, EnvName, ProcessName};
 use tancho::kernel::secret::Secret;
-use tancho::provisioners::local::{Local, LocalSettings};
+use tancho::provisioners::local::{Bounds, Local, LocalSettings};
 use tancho::provisioners::{
     ExecRequest, LogPosition, LogStream, ProvisionError, Provisioner, UnitId, UnitReport, UnitSpec, UnitState,
 };
@@ -19,8 +20,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-#[path = "../src/provisioners/contract.rs"]
+mod builds;
+#[path = "../../src/provisioners/contract.rs"]
 mod contract;
+mod isolation;
 
 use contract::{report, until};
 
@@ -41,9 +44,13 @@ impl Site {
 
     /// One on a host where no cgroup can be made.
     fn without_cgroups() -> Self {
+        Self::with(|settings| settings.cgroup = Some("/nonexistent".into()))
+    }
+
+    fn with(change: impl FnOnce(&mut LocalSettings)) -> Self {
         let mut site = Self::new();
         let mut settings = settings(site.root.join("units"));
-        settings.cgroup = Some("/nonexistent".into());
+        change(&mut settings);
         site.local = Arc::new(Local::new(settings, &TaskTracker::new(), CancellationToken::new()).unwrap());
         site
     }
@@ -93,6 +100,10 @@ impl Site {
         }
     }
 
+    fn pid(&self, unit: &UnitId) -> String {
+        self.state(unit)["child"].to_string()
+    }
+
     fn shim(&self, unit: &UnitId) -> i32 {
         i32::try_from(self.state(unit)["shim"]["pid"].as_i64().unwrap()).unwrap()
     }
@@ -129,9 +140,13 @@ fn open_at(root: PathBuf) -> Local {
     Local::new(settings(root), &TaskTracker::new(), CancellationToken::new()).unwrap()
 }
 
+/// As by default, but what these units write for their tests lies beside their homes.
 fn settings(root: PathBuf) -> LocalSettings {
-    let mut settings = LocalSettings::new(root);
+    let mut settings = LocalSettings::new(root.clone());
     settings.exe = env!("CARGO_BIN_EXE_tancho").into();
+    let defaults = tancho::config::Settings::defaults().local;
+    let confinement = Confinement::new(&defaults, &root).writes(root.parent().map(Path::to_owned));
+    settings.bounds = Bounds::new(&defaults, confinement);
     settings
 }
 
