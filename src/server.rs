@@ -232,15 +232,6 @@ pub async fn route(
 
 async fn serve(listener: TcpListener, core: Core, healers: Healers) {
     let stop = core.stop.clone();
-    let service = http::api(core, healers).into_make_service_with_connect_info::<SocketAddr>();
-    let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-        // Answers are small; waiting to fill a packet only costs time.
-        let _ = stream.set_nodelay(true);
-    });
-    if let Err(error) = axum::serve(listener, service)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-    {
-        tracing::error!(%error, "the API stopped serving");
-    }
+    let bounds = http::serve::Bounds::new(core.settings.api.max_connections);
+    http::serve::serve(listener, http::api(core, healers), bounds, stop).await;
 }

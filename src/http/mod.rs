@@ -11,6 +11,7 @@ mod guard;
 mod health;
 pub mod kit;
 pub mod modern;
+pub mod serve;
 pub mod table;
 mod trace;
 pub mod wording;
@@ -24,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use crate::core::Core;
 use crate::healers::Healers;
@@ -40,7 +42,10 @@ pub fn api(core: Core, healers: Healers) -> Router {
     let dress = |route: &Route, handler: MethodRouter<Core>| {
         let guard = Guard::new(core.clone(), route);
         let handler = match route.uploads {
-            true => handler.layer(DefaultBodyLimit::disable()),
+            // An upload has no deadline as a whole, but its bytes have to come.
+            true => handler
+                .layer::<_, std::convert::Infallible>(DefaultBodyLimit::disable())
+                .layer(RequestBodyTimeoutLayer::new(core.settings.api.request_timeout)),
             false => handler.layer(DefaultBodyLimit::max(limit)),
         };
         handler.layer(middleware::from_fn_with_state(guard, guard::pass))

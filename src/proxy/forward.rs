@@ -163,13 +163,13 @@ async fn route(
 
 /// The host as the client wrote it: of the target if that is absolute (or HTTP/2), else of the header.
 fn host_of(parts: &Parts) -> Result<&[u8], Refusal> {
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(authority.as_str().as_bytes());
-    }
     let mut hosts = parts.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) => Ok(host.as_bytes()),
-        _ => Err(Refusal::NoHost),
+    match (parts.uri.authority(), hosts.next(), hosts.next()) {
+        // Even beside an absolute target: whoever stands before us may have looked at either.
+        (_, _, Some(_)) => Err(Refusal::NoHost),
+        (Some(authority), _, None) => Ok(authority.as_str().as_bytes()),
+        (None, Some(host), None) => Ok(host.as_bytes()),
+        (None, None, None) => Err(Refusal::NoHost),
     }
 }
 

@@ -22,12 +22,14 @@ use super::headers;
 /// What the connection's task, its socket and its requests tell each other. Counters instead of
 /// instants: nobody reads a clock per request.
 #[derive(Default)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     /// Goes up with every read and write.
     moves: AtomicU32,
     /// Twice the number of heads begun; odd while one is being read.
     heads: AtomicU32,
     in_flight: AtomicU32,
+    /// The last write had to wait for the client to read.
+    stuck: AtomicBool,
     draining: AtomicBool,
     killed: AtomicBool,
     waker: AtomicWaker,
@@ -42,15 +44,19 @@ impl Watch {
         self.heads.load(Ordering::Relaxed)
     }
 
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) > 0
     }
 
-    pub(super) fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -79,6 +85,13 @@ impl Watch {
         self.waker.register(cx.waker());
     }
 
+    fn wrote(&self, is_ready: bool) {
+        self.stuck.store(!is_ready, Ordering::Relaxed);
+        if is_ready {
+            self.moved();
+        }
+    }
+
     fn moved(&self) {
         self.moves.fetch_add(1, Ordering::Relaxed);
     }
@@ -86,7 +99,7 @@ impl Watch {
 
 /// The socket of a client. `W` is what keeps the watch (and with it the connection's place among all)
 /// alive for as long as the socket is.
-pub(super) struct Front<W> {
+pub(crate) struct Front<W> {
     stream: TcpStream,
     /// Read while it was found out which HTTP is spoken.
     early: Bytes,
@@ -95,7 +108,7 @@ pub(super) struct Front<W> {
 }
 
 impl<W: AsRef<Watch>> Front<W> {
-    pub(super) fn new(stream: TcpStream, early: Bytes, is_http1: bool, watch: W) -> Self {
+    pub(crate) fn new(stream: TcpStream, early: Bytes, is_http1: bool, watch: W) -> Self {
         let follow = Follow {
             place: if is_http1 { Place::Between } else { Place::Blind },
             ..Follow::default()
@@ -135,9 +148,7 @@ impl<W: AsRef<Watch> + Unpin> AsyncRead for Front<W> {
 impl<W: AsRef<Watch> + Unpin> AsyncWrite for Front<W> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if result.is_ready() {
-            self.watch.as_ref().moved();
-        }
+        self.watch.as_ref().wrote(result.is_ready());
         result
     }
 
@@ -147,9 +158,7 @@ impl<W: AsRef<Watch> + Unpin> AsyncWrite for Front<W> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        if result.is_ready() {
-            self.watch.as_ref().moved();
-        }
+        self.watch.as_ref().wrote(result.is_ready());
         result
     }
 

@@ -43,7 +43,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use backend::{Backend, Live};
+pub(crate) use front::{Front, Watch};
 pub use routes::{Backends, Host, Hosts, Route, Routes};
+pub(crate) use serve::{Limits, Watchdog, sniff};
 use stats::Counters;
 pub use stats::Stats;
 

@@ -176,7 +176,7 @@ async fn converse(client: Arc<Client>, mut stream: TcpStream) -> Result<(), Fail
     let settings = &client.proxy.settings;
     let watched = Watched {
         client: Arc::clone(&client),
-        watchdog: Watchdog::new(settings),
+        watchdog: Watchdog::new(Limits::of(settings)),
         told: false,
     };
     let service = service_fn({
@@ -206,7 +206,7 @@ async fn converse(client: Arc<Client>, mut stream: TcpStream) -> Result<(), Fail
 }
 
 /// Reads until it is clear which HTTP is spoken. No bytes: the client left.
-async fn sniff(stream: &mut TcpStream) -> io::Result<(Bytes, bool)> {
+pub(crate) async fn sniff(stream: &mut TcpStream) -> io::Result<(Bytes, bool)> {
     let mut first = [0; PREFACE.len()];
     let mut len = 0;
     loop {
@@ -259,39 +259,55 @@ fn is_crowded(proxy: &Inner) -> bool {
     open > proxy.settings.max_connections as u64 / 4 * 3
 }
 
+/// How long a connection may do too little.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// For a head, from its first byte.
+    pub(crate) head: Duration,
+    /// Without a byte, between requests or while the client does not read its answer.
+    pub(crate) idle: Duration,
+    /// Without a byte in a request.
+    pub(crate) busy: Duration,
+}
+
+impl Limits {
+    pub(super) fn of(settings: &ProxySettings) -> Self {
+        Self {
+            head: settings.header_timeout,
+            idle: settings.idle_timeout,
+            // The units' own deadlines strike first, so that the client gets a page.
+            busy: settings
+                .idle_timeout
+                .max(settings.first_byte_timeout + settings.connect_timeout * 2 + Duration::from_secs(1)),
+        }
+    }
+}
+
 /// Ends a connection on which too little happens. It wakes a few times per deadline and looks whether
 /// the counters have moved, so that requests themselves touch no timer.
-pub(super) struct Watchdog {
+pub(crate) struct Watchdog {
     sleep: Pin<Box<Sleep>>,
     tick: Duration,
-    idle_limit: Duration,
-    busy_limit: Duration,
-    head_limit: Duration,
+    limits: Limits,
     moves: (u32, Instant),
     heads: (u32, Instant),
 }
 
 impl Watchdog {
-    pub(super) fn new(settings: &ProxySettings) -> Self {
-        let tick = (settings.header_timeout.min(settings.idle_timeout) / 4)
-            .clamp(Duration::from_millis(5), Duration::from_secs(5));
+    pub(crate) fn new(limits: Limits) -> Self {
+        let tick = (limits.head.min(limits.idle) / 4).clamp(Duration::from_millis(5), Duration::from_secs(5));
         let now = Instant::now();
         Self {
             sleep: Box::pin(sleep(tick)),
             tick,
-            idle_limit: settings.idle_timeout,
-            // The units' own deadlines strike first, so that the client gets a page.
-            busy_limit: settings
-                .idle_timeout
-                .max(settings.first_byte_timeout + settings.connect_timeout * 2 + Duration::from_secs(1)),
-            head_limit: settings.header_timeout,
+            limits,
             moves: (0, now),
             heads: (0, now),
         }
     }
 
     /// Ready when a head takes too long or nothing moves.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, watch: &Watch, crowded: bool) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, watch: &Watch, crowded: bool) -> Poll<()> {
         ready!(self.poll_tick(cx, |this, now| {
             let heads = watch.heads();
             if this.heads.0 != heads {
@@ -299,21 +315,21 @@ impl Watchdog {
             }
             let idle = this.idle_for(now, watch);
             let in_head = heads % 2 == 1;
-            (in_head && now - this.heads.1 >= this.head_limit)
+            (in_head && now - this.heads.1 >= this.limits.head)
                 || idle
-                    >= if watch.is_busy() {
-                        this.busy_limit
+                    >= if watch.is_busy() && !watch.is_stuck() {
+                        this.limits.busy
                     } else {
-                        this.idle_limit
+                        this.limits.idle
                     }
-                || (crowded && !watch.is_busy() && idle >= this.head_limit)
+                || (crowded && !watch.is_busy() && idle >= this.limits.head)
         }));
         Poll::Ready(())
     }
 
     /// Ready when nothing moves in a tunnel.
     pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>, watch: &Watch) -> Poll<()> {
-        self.poll_tick(cx, |this, now| this.idle_for(now, watch) >= this.idle_limit)
+        self.poll_tick(cx, |this, now| this.idle_for(now, watch) >= this.limits.idle)
     }
 
     fn idle_for(&mut self, now: Instant, watch: &Watch) -> Duration {

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::exchange::Exchange;
 use super::forward::Client;
-use super::serve::Watchdog;
+use super::serve::{Limits, Watchdog};
 use super::wire::Answer;
 
 /// Makes the 101 for the client and starts the tunnel, which waits until the 101 is written.
@@ -63,7 +63,7 @@ async fn tunnel(client: Arc<Client>, exchange: Exchange, on_upgrade: OnUpgrade) 
     let copy = copy(upgraded, unit, &early);
     tokio::pin!(copy);
     let watch = &open.0.place.watch;
-    let mut watchdog = Watchdog::new(&open.0.proxy.settings);
+    let mut watchdog = Watchdog::new(Limits::of(&open.0.proxy.settings));
     let end = std::future::poll_fn(|cx| {
         watch.register(cx);
         if watch.is_killed() || watchdog.poll_idle(cx, watch).is_ready() {
