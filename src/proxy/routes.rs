@@ -107,12 +107,15 @@ impl Host {
     pub fn read(raw: &[u8]) -> Option<Self> {
         let name = without_port(raw)?;
         let name = name.strip_suffix(b".").unwrap_or(name);
-        if name.is_empty() || name.len() > LONGEST_HOST {
+        let is_literal = name.starts_with(b"[");
+        let has_gap = name.split(|b| *b == b'.').any(<[u8]>::is_empty);
+        if has_gap || name.len() > LONGEST_HOST {
             return None;
         }
         let mut bytes = [0; LONGEST_HOST];
         for (to, from) in bytes.iter_mut().zip(name) {
-            if !(from.is_ascii_alphanumeric() || b"-._[:]".contains(from)) {
+            let known = if is_literal { b"-._[:]".as_slice() } else { b"-._" };
+            if !(from.is_ascii_alphanumeric() || known.contains(from)) {
                 return None;
             }
             *to = from.to_ascii_lowercase();
