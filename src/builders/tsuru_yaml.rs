@@ -293,7 +293,10 @@ fn commands<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error>
         return Err(D::Error::custom("more than 100 commands"));
     }
     // A hook may be a script of several lines.
-    if list.iter().any(|c| c.len() > 64 << 10 || c.contains('\0')) {
+    if list.iter().any(|c| c.contains('\0')) {
+        return Err(D::Error::custom("a command has control characters"));
+    }
+    if list.iter().any(|c| c.len() > 64 << 10) {
         return Err(D::Error::custom("a command is too long"));
     }
     Ok(list.into_iter().filter(|c| !c.trim().is_empty()).collect())

@@ -22,8 +22,10 @@ use crate::house::House;
 /// Puts the platforms where the builds of a house look for them.
 pub(crate) fn can_build(house: &House) {
     let home = &house.running.core.platforms_dir;
-    let installed = platforms::install(&home.with_extension("all"), &std::env::current_exe().unwrap());
+    let installed = platforms::install(&home.with_extension("all"), env!("CARGO_BIN_EXE_tancho").as_ref());
     std::fs::rename(installed.unwrap(), home).unwrap();
+    let program = home.with_extension("all").join("bin");
+    std::fs::rename(program, home.with_file_name("bin")).unwrap();
 }
 
 /// Gives all units of the provisioner that only remembers one address, where somebody listens.
