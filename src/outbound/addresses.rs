@@ -68,7 +68,8 @@ fn is_private_v4(ip: Ipv4Addr) -> bool {
         || (a == 198 && (18..20).contains(&b))
 }
 
-/// Also the ways in which IPv6 wraps an IPv4 address.
+/// Public is what the world hands out (2000::/3), without its special parts, and an IPv4 address wrapped in one
+/// of the ways in which IPv6 does that, if it is public itself.
 fn is_private_v6(ip: Ipv6Addr) -> bool {
     let s = ip.segments();
     let v4 = |high: u16, low: u16| {
@@ -77,16 +78,11 @@ fn is_private_v6(ip: Ipv6Addr) -> bool {
         is_private_v4(Ipv4Addr::new(a, b, c, d))
     };
     match s {
-        [0, 0, 0, 0, 0, 0, ..] => true,
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0x64, 0xff9b, 1, ..] | [0x2001, 0x0db8, ..] => true,
+        // Documentation, and tunnels and identifiers that lead who knows where.
+        [0x2001, 0..0x0200 | 0x0db8, ..] | [0x3fff, 0..0x1000, ..] => true,
         [0x2002, high, low, ..] => v4(high, low),
-        _ => {
-            (s[0] & 0xfe00) == 0xfc00
-                || (s[0] & 0xffc0) == 0xfe80
-                || (s[0] & 0xffc0) == 0xfec0
-                || s[0] >= 0xff00
-        }
+        _ => s[0] & 0xe000 != 0x2000,
     }
 }
 
@@ -115,6 +111,15 @@ mod tests {
             "64:ff9b::a00:1",
             "2002:7f00:1::",
             "ff02::1",
+            "fec0::1",
+            "::ffff:0:127.0.0.1",
+            "64:ff9b:1::808:808",
+            "2001:0:7f00:1::",
+            "2001:db8::1",
+            "3fff::1",
+            "100::1",
+            "5f00::1",
+            "4000::1",
         ] {
             assert!(is_private(bad.parse().unwrap()), "{bad}");
         }
@@ -123,6 +128,8 @@ mod tests {
             "172.32.0.1",
             "100.128.0.1",
             "2606:4700::1111",
+            "2001:4860:4860::8888",
+            "2002:808:808::",
             "::ffff:8.8.8.8",
             "64:ff9b::808:808",
         ] {
@@ -137,6 +144,12 @@ mod tests {
             "http://0x7f000001/",
             "http://2130706433/",
             "http://[::ffff:127.0.0.1]/",
+            "http://0177.0.0.1/",
+            "http://127.0.0.1./",
+            "http://%31%32%37.0.0.1/",
+            "http://\u{ff11}\u{ff12}\u{ff17}.0.0.1/",
+            "http://127\u{3002}0.0.1/",
+            "http://[0:0:0:0:0:ffff:a9fe:a9fe]/",
         ] {
             assert!(is_private_literal(&bad.parse().unwrap()), "{bad}");
         }
