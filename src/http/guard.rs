@@ -36,6 +36,20 @@ impl Guard {
         }
     }
 
+    /// What a client says of a body that is larger than allowed is believed; what it does not say is counted
+    /// while it is read.
+    fn too_large(&self, headers: &HeaderMap) -> Option<Problem> {
+        let api = &self.core.settings.api;
+        let most = match self.uploads {
+            true => api.max_upload_bytes.0,
+            false => api.max_body_bytes.0,
+        };
+        let length: u64 = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+        // What frames an upload is not counted by who reads it.
+        let most = most.saturating_add(if self.uploads { 64 << 10 } else { 0 });
+        (length > most).then(|| Problem::too_large("The body is larger than this server accepts."))
+    }
+
     fn refuse(&self, problem: Problem) -> Response {
         match self.modern {
             true => modern::Refusal(problem).into_response(),
@@ -58,6 +72,9 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
         Ok(call) => call,
         Err(problem) => return guard.refuse(problem),
     };
+    if let Some(problem) = guard.too_large(&parts.headers) {
+        return guard.refuse(problem);
+    }
     parts.extensions.insert(call);
     let answer = next.run(Request::from_parts(parts, body));
     if guard.uploads {

@@ -241,7 +241,7 @@ name!(
         });
         (text.len() <= 254
             && !local.is_empty()
-            && !local.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/')
+            && local.chars().all(|c| (c.is_ascii_graphic() || c.is_alphanumeric()) && c != '/')
             && labels.len() >= 2
             && labels.iter().all(label)
             && top)

@@ -11,6 +11,7 @@ mod apps;
 mod classic;
 mod editions;
 mod house;
+mod hygiene;
 mod people;
 mod recorded;
 mod services;
