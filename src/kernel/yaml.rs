@@ -5,16 +5,27 @@ use serde::de::DeserializeOwned;
 /// Documents longer than this are refused before they are parsed, in bytes.
 pub const MAX_BYTES: usize = 256 * 1024;
 
+/// Texts, lists and maps in one document, those behind its aliases included.
+const MOST_NODES: usize = 20_000;
+
 /// Reads one document. Errors: what is wrong and where, in one line for the user.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     if text.len() > MAX_BYTES {
         return Err(format!("the document is longer than {} KiB", MAX_BYTES / 1024));
     }
-    serde_saphyr::from_str(text).map_err(|e| {
+    // People write these by hand: an alias costs what it stands for, each time.
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_nodes: MOST_NODES, max_events: 4 * MOST_NODES },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MOST_NODES },
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| {
         let text = e.to_string();
         let line = text.lines().next().unwrap_or("not YAML").trim();
         let line = line.strip_prefix("error: ").unwrap_or(line);
-        match line.split_once("budget breached") {
+        let spent = line
+            .split_once("budget breached")
+            .or_else(|| line.split_once("alias replay"));
+        match spent {
             Some((place, _)) => {
                 format!("{place}its aliases or its nesting make it larger than a document may be")
             }

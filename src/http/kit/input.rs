@@ -261,10 +261,16 @@ fn texts_of(map: &Map<String, Value>, what: &str) -> Result<BTreeMap<String, Str
         .map(|(k, v)| match v {
             Value::String(text) => Ok((k.clone(), text.clone())),
             _ => Err(Problem::invalid(format!(
-                "{what} must map texts to texts; {k:?} is not a text."
+                "{what} must map texts to texts; {:?} is not a text.",
+                shown(k)
             ))),
         })
         .collect()
+}
+
+/// What is quoted back of a key that a stranger has made up.
+fn shown(key: &str) -> &str {
+    key.char_indices().nth(80).map_or(key, |(at, _)| &key[..at])
 }
 
 /// The members of `{"0": …, "1": …}` in the order of their numbers.
