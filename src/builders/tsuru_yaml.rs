@@ -187,7 +187,7 @@ impl TsuruYaml {
         match value {
             Value::Null => Ok(Self::default()),
             Value::Object(_) => serde_path_to_error::deserialize(value)
-                .map_err(|e| wrong(format!("{}: {}", e.path(), e.inner()))),
+                .map_err(|e| wrong(yaml::one_line(&format!("{}: {}", e.path(), e.inner())))),
             _ => Err(wrong(
                 "the file must hold keys such as `hooks:` or `processes:`".into(),
             )),

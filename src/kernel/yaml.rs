@@ -29,9 +29,23 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, String> {
             Some((place, _)) => {
                 format!("{place}its aliases or its nesting make it larger than a document may be")
             }
-            None => line.to_owned(),
+            None => one_line(line),
         }
     })
+}
+
+/// What a document says, fit to be quoted back: at most 300 characters, none that a terminal would obey.
+pub fn one_line(text: &str) -> String {
+    let obeyed = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown: String = text
+        .chars()
+        .map(|c| if obeyed(c) { char::REPLACEMENT_CHARACTER } else { c })
+        .take(300)
+        .collect();
+    if shown.len() < text.len() && shown.chars().count() == 300 {
+        shown.push('…');
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -54,6 +68,13 @@ mod tests {
         }
         let why = from_str::<BTreeMap<String, serde_json::Value>>(&bomb).unwrap_err();
         assert!(why.contains("aliases"), "{why}");
+    }
+
+    #[test]
+    fn what_is_quoted_back_is_short_and_harmless() {
+        assert_eq!(one_line("a\u{1b}[2J\u{202e}b"), "a\u{fffd}[2J\u{fffd}b");
+        assert_eq!(one_line(&"é".repeat(500)).chars().count(), 301);
+        assert_eq!(one_line(&"x".repeat(300)).len(), 300);
     }
 
     #[test]

@@ -19,7 +19,7 @@ fn rows<T: DeserializeOwned>(table: &str) -> Vec<T> {
 
 /// What a stranger is told: one short sentence without anything that a terminal would obey.
 fn assert_fit_to_show(row: &str, words: &str) {
-    let bad = |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c);
+    let bad = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}');
     assert!(
         !words.is_empty() && words.len() < 1000 && !words.chars().any(bad),
         "{row}: {words:?}"
