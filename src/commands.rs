@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::builders::platforms;
 use crate::cli::{self, Command, Invocation};
-use crate::config::{Role, Settings, environment};
+use crate::config::{Role, Settings, environment, of_process};
 use crate::confine::Confinement;
 use crate::core::Provisioners;
 use crate::datadir::{self, DataDir};
@@ -252,8 +252,9 @@ async fn install_platforms(dir: &DataDir) -> Result<std::path::PathBuf, Problem>
 }
 
 fn pass_env(settings: &Settings) -> Vec<(String, String)> {
-    environment()
-        .filter(|(name, _)| settings.builds.pass_environment.contains(name))
+    let named = settings.builds.pass_environment.iter();
+    named
+        .filter_map(|name| Some((name.clone(), of_process(name)?)))
         .collect()
 }
 
@@ -372,4 +373,18 @@ fn read_password(file: Option<std::path::PathBuf>) -> Result<Secret, Problem> {
         }
     };
     Ok(Secret::new(text.lines().next().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_see_the_variables_that_the_operator_names_and_no_others() {
+        let mut settings = Settings::defaults();
+        settings.builds.pass_environment = vec!["PATH".to_owned(), "NO_SUCH_VARIABLE_7319".to_owned()];
+        let passed = pass_env(&settings);
+        assert_eq!(passed.len(), 1, "{passed:?}");
+        assert!(passed[0].0 == "PATH" && !passed[0].1.is_empty());
+    }
 }

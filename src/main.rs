@@ -2,7 +2,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use tancho::builders::static_server;
-use tancho::config::environment;
+use tancho::config::of_process;
 use tancho::confine::stage;
 use tancho::provisioners::local::shim;
 use tancho::{cli, commands};
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 /// `static-server <dir>` in a unit of the platform `static`, on the unit's port.
 fn serve_files() -> ExitCode {
     let dir = std::env::args_os().nth(2).unwrap_or_else(|| ".".into());
-    let port = environment().find_map(|(name, value)| (name == "PORT").then(|| value.parse().ok()).flatten());
+    let port = of_process("PORT").and_then(|port| port.parse().ok());
     match static_server::main(dir.as_ref(), port.unwrap_or(8888)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -64,6 +64,11 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
     })
 }
 
+/// A variable of this process that is no setting, if it is text: the port of a unit, mirrors for builds.
+pub fn of_process(name: &str) -> Option<String> {
+    std::env::var_os(name)?.into_string().ok()
+}
+
 impl Layers {
     /// Reads the layers; see `Settings::load`.
     pub fn read(

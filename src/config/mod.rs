@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use self::layers::{Layers, environment};
+pub use self::layers::{Layers, environment, of_process};
 pub use self::values::{Choice, LogFormat, Network, Registration, Role};
 use crate::kernel::names::Email;
 use crate::kernel::problem::Problem;

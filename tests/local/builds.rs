@@ -4,6 +4,7 @@ use tancho::builders::{self, BuildError, BuildLimits, BuildRequest, platforms};
 use tancho::config::Settings;
 use tancho::kernel::names::PlatformName;
 
+use super::isolation::ask;
 use super::*;
 
 struct Yard(PathBuf);
@@ -24,12 +25,17 @@ impl Yard {
 
     /// A build of one app whose hook is a shell line.
     fn request(&self, hook: &str) -> BuildRequest {
-        let source = self.0.join("source");
+        let yaml = serde_json::json!({"hooks": {"build": [hook]}}).to_string();
+        self.request_of("procfile", &[("Procfile", "web: true\n"), ("tsuru.yaml", &yaml)])
+    }
+
+    fn request_of(&self, platform: &str, files: &[(&str, &str)]) -> BuildRequest {
+        let source = self.0.join(format!("source-{platform}"));
         fs::create_dir(&source).unwrap();
-        fs::write(source.join("Procfile"), "web: true\n").unwrap();
-        let yaml = serde_json::json!({"hooks": {"build": [hook]}});
-        fs::write(source.join("tsuru.yaml"), yaml.to_string()).unwrap();
-        let archive = self.0.join("archive.tar");
+        for (name, text) in files {
+            fs::write(source.join(name), text).unwrap();
+        }
+        let archive = self.0.join(format!("{platform}.tar"));
         let packed = Command::new("tar")
             .arg("-C")
             .arg(&source)
@@ -40,16 +46,16 @@ impl Yard {
         assert!(packed.unwrap().success());
         BuildRequest {
             archive,
-            platform: PlatformName::parse("procfile").unwrap(),
+            platform: PlatformName::parse(platform).unwrap(),
             platforms_dir: platforms::install(
                 &self.0.join("platforms"),
                 env!("CARGO_BIN_EXE_tancho").as_ref(),
             )
             .unwrap(),
-            dest: self.0.join("versions/v1"),
+            dest: self.0.join("versions").join(platform),
             cache_dir: self.0.join("cache"),
             env: vec![(EnvName::parse("GREETING").unwrap(), Secret::new("good day"))],
-            pass_env: Vec::new(),
+            pass_env: vec![("CGO_ENABLED".into(), "0".into())],
             user: Uid::effective().is_root().then_some(20_050),
             confinement: Some(Confinement::new(&Settings::defaults().local, &self.0)),
             limits: BuildLimits::default(),
@@ -119,4 +125,48 @@ async fn a_build_that_writes_too_much_is_stopped() {
         "{built:?}\n{lines}"
     );
     assert_eq!(fs::read_dir(yard.0.join("versions")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn honest_static_and_go_apps_are_built_and_run() {
+    let server = r#"package main
+
+import ("net"; "os"; "runtime")
+
+func main() {
+	listener, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("PORT"))
+	if err != nil { panic(err) }
+	for {
+		connection, err := listener.Accept()
+		if err != nil { panic(err) }
+		go func() {
+			runtime.GC()
+			if _, err := net.LookupHost("localhost"); err != nil { panic(err) }
+			if err := os.WriteFile(os.TempDir()+"/x", []byte("x"), 0o600); err != nil { panic(err) }
+			connection.Read(make([]byte, 512))
+			connection.Write([]byte("HTTP/1.0 200 OK\r\n\r\nhello from go"))
+			connection.Close()
+		}()
+	}
+}
+"#;
+    let yard = Yard::new();
+    let site = Site::with(|settings| {
+        settings.bounds.confinement.writable.clear();
+        settings.bounds.confinement.readable = vec![yard.0.join("platforms")];
+    });
+    let mut apps = vec![yard.request_of("static", &[("index.html", "hello from a file")])];
+    if Path::new("/usr/local/go/bin/go").exists() || Path::new("/usr/bin/go").exists() {
+        let module = "module example.com/hello\n\ngo 1.18\n";
+        apps.push(yard.request_of("go", &[("go.mod", module), ("main.go", server)]));
+    }
+    for request in apps {
+        let (built, lines) = build(&request).await;
+        let built = built.unwrap_or_else(|error| panic!("{error}\n{lines}"));
+        let mut spec = site.spec(request.platform.as_str(), &built.processes[0].command);
+        (spec.dir, spec.user) = (built.dir, request.user);
+        let report = site.start(&spec).await;
+        let answer = ask(report.address.unwrap()).await;
+        assert!(answer.contains("hello from"), "{answer}");
+    }
 }

@@ -474,7 +474,7 @@ async fn a_units_share_of_the_processor_is_that_of_its_plan() {
 }
 
 /// A whole answer of the unit's own address.
-async fn ask(address: std::net::SocketAddr) -> String {
+pub(super) async fn ask(address: std::net::SocketAddr) -> String {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         if let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {
