@@ -163,7 +163,7 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
     let watch = CancellationToken::new();
     let tasks = TaskTracker::new();
     let mut local = LocalSettings::new(dir.units());
-    let confinement = Confinement::new(&settings.local, dir.path()).reads([dir.platforms()]);
+    let confinement = Confinement::new(&settings, dir.path()).reads([dir.platforms()]);
     local.bounds = Bounds::new(&settings.local, confinement);
     let local = Local::new(local, &tasks, watch.clone()).map_err(Problem::internal)?;
     let local = Arc::new(local);

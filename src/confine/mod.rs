@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::LocalSettings;
+use crate::config::Settings;
 
 pub use files::system_folders;
 
@@ -46,14 +46,18 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// As the operator wishes it, with Tancho's data folder closed.
-    pub fn new(settings: &LocalSettings, data: &Path) -> Self {
+    /// As the operator wishes it, with Tancho's data folder closed, and the files of its secrets that lie
+    /// elsewhere.
+    pub fn new(settings: &Settings, data: &Path) -> Self {
+        let secrets = [&settings.secrets.key_file, &settings.admin.password_file];
+        let secrets = secrets.into_iter().filter_map(|file| file.canonicalize().ok());
+        let local = &settings.local;
         Self {
-            landlock: settings.landlock,
-            seccomp: settings.seccomp,
-            readable: settings.readable.clone(),
-            writable: settings.writable.clone(),
-            closed: vec![data.to_owned()],
+            landlock: local.landlock,
+            seccomp: local.seccomp,
+            readable: local.readable.clone(),
+            writable: local.writable.clone(),
+            closed: secrets.chain([data.to_owned()]).collect(),
             shared_user: false,
         }
     }

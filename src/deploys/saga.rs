@@ -147,7 +147,7 @@ impl Deploy {
             env,
             pass_env: self.core.pass_env.clone(),
             user: self.core.unit_user(app.number),
-            confinement: Some(Confinement::new(&self.core.settings.local, self.core.dirs.path())),
+            confinement: Some(Confinement::new(&self.core.settings, self.core.dirs.path())),
             limits,
         })
     }

@@ -57,7 +57,7 @@ impl Yard {
             env: vec![(EnvName::parse("GREETING").unwrap(), Secret::new("good day"))],
             pass_env: vec![("CGO_ENABLED".into(), "0".into())],
             user: Uid::effective().is_root().then_some(20_050),
-            confinement: Some(Confinement::new(&Settings::defaults().local, &self.0)),
+            confinement: Some(Confinement::new(&Settings::defaults(), &self.0)),
             limits: BuildLimits::default(),
         }
     }

@@ -286,7 +286,8 @@ signal.pause()
         sites.push((without, 160));
     }
     for (site, most) in sites {
-        let mut spec = python(&site, "bomb", program);
+        let name = format!("bomb-{}", uuid::Uuid::new_v4().simple());
+        let mut spec = python(&site, &name, program);
         // Nobody else's processes count.
         spec.user = user(20_100 + most);
         site.start(&spec).await;
@@ -306,7 +307,7 @@ signal.pause()
         site.local.remove(&spec.unit).await.unwrap();
         let left = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains("bomb.py") && lives(&entry.file_name().to_string_lossy())
+            String::from_utf8_lossy(&line).contains(&name) && lives(&entry.file_name().to_string_lossy())
         });
         assert_eq!(left.count(), 0);
     }
@@ -548,4 +549,52 @@ http.createServer(async (_, answer) => {
     let report = site.start(&spec).await;
     let answer = ask(report.address.unwrap()).await;
     assert!(answer.contains("[7,true,true,true,36]"), "{answer}");
+}
+
+/// Runs on a thread whose kernel seems to lack Landlock, as do all that it starts.
+fn without_landlock<T: Send + 'static>(
+    test: impl FnOnce(&tokio::runtime::Runtime) -> T + Send + 'static,
+) -> T {
+    let thread = std::thread::spawn(|| {
+        let unknown = seccompiler::SeccompFilter::new(
+            [(nix::libc::SYS_landlock_create_ruleset, Vec::new())].into(),
+            seccompiler::SeccompAction::Allow,
+            seccompiler::SeccompAction::Errno(nix::libc::ENOSYS.unsigned_abs()),
+            std::env::consts::ARCH.try_into().unwrap(),
+        );
+        let program = seccompiler::BpfProgram::try_from(unknown.unwrap()).unwrap();
+        seccompiler::apply_filter(&program).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        test(&runtime)
+    });
+    thread.join().unwrap()
+}
+
+#[test]
+fn a_kernel_without_landlock_is_told_and_stops_no_unit() {
+    let asked = Confinement {
+        landlock: true,
+        ..Confinement::default()
+    };
+    let lines = without_landlock(move |runtime| {
+        assert_eq!(asked.missing(), ["Landlock"]);
+        runtime.block_on(async {
+            let site = house(|_| {});
+            let (_, files) = treasures(&site).await;
+            let mut spec = site.spec(
+                "plain",
+                &format!("cat {}; echo; echo end; exec sleep 1000", files[0].display()),
+            );
+            (spec.dir, spec.user) = (site.root.join("app"), user(USER));
+            site.start(&spec).await;
+            let lines = printed(&site, &spec).await;
+            let _ = fs::remove_file(&files[2]);
+            lines
+        })
+    });
+    assert_eq!(lines[0], "secret", "it ran without: {lines:?}");
 }
