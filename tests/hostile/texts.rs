@@ -43,3 +43,66 @@ fn no_hostile_text_passes() {
     }
     assert!(others.is_empty(), "refused in other words: {others:#?}");
 }
+
+#[test]
+fn large_documents_are_read_or_refused_in_time() {
+    let size = 250 << 10;
+    let fill = |part: &str| part.repeat(size / part.len());
+    let documents = [
+        ("flow", fill("[")),
+        ("flow maps", fill("{a: ")),
+        ("lists", fill("- ")),
+        ("list of texts", fill("- a\n")),
+        (
+            "anchors",
+            (0..10_000).map(|n| format!("a{n}: &a{n} x\n")).collect(),
+        ),
+        ("aliases", format!("a: &a x\nb: [{}]", fill("*a, "))),
+        (
+            "one alias of much",
+            format!(
+                "a: &a [{}]\n{}",
+                "x, ".repeat(5_000),
+                (0..1000).map(|n| format!("b{n}: *a\n")).collect::<String>()
+            ),
+        ),
+        (
+            "merges",
+            format!(
+                "a: &a {{b: c}}\n{}",
+                (0..5_000)
+                    .map(|n| format!("d{n}: {{<<: *a}}\n"))
+                    .collect::<String>()
+            ),
+        ),
+        ("keys", (0..20_000).map(|n| format!("k{n}: v\n")).collect()),
+        ("the same key", fill("k: v\n")),
+        ("one text", format!("a: \"{}\"", fill("x"))),
+        ("escapes", format!("a: \"{}\"", fill("\\u0041"))),
+        ("folded", format!("a: >\n{}", fill("  x\n\n"))),
+        ("quotes", fill("'")),
+        ("colons", fill(": ")),
+        ("questions", fill("? ")),
+        ("comments", fill("# x\n")),
+        ("documents", fill("---\n")),
+        ("tags", fill("!!a ")),
+        ("blanks", fill(" ")),
+        ("tabs", format!("a:{}b", fill("\t"))),
+        (
+            "a deep indentation",
+            (0..700).map(|n| format!("{}a:\n", " ".repeat(n))).collect(),
+        ),
+    ];
+    for (title, text) in documents {
+        for kind in ["tsuru.yaml", "manifest", "procfile"] {
+            let begun = std::time::Instant::now();
+            let _ = parse(kind, &text);
+            // Some hundred milliseconds without optimisation; a parser that goes wrong takes minutes.
+            assert!(
+                begun.elapsed().as_secs() < 30,
+                "{title} {kind}: {:?}",
+                begun.elapsed()
+            );
+        }
+    }
+}
