@@ -46,8 +46,12 @@ impl Guard {
         };
         let length: u64 = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
         // What frames an upload is not counted by who reads it.
-        let most = most.saturating_add(if self.uploads { 64 << 10 } else { 0 });
-        (length > most).then(|| Problem::too_large("The body is larger than this server accepts."))
+        let frame = if self.uploads { 64 << 10 } else { 0 };
+        (length > most.saturating_add(frame)).then(|| {
+            Problem::too_large(format!(
+                "The body is larger than the {most} bytes that this server accepts."
+            ))
+        })
     }
 
     fn refuse(&self, problem: Problem) -> Response {
