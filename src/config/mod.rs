@@ -262,6 +262,8 @@ pub struct LocalSettings {
     pub landlock: bool,
     /// Units and builds are refused system calls.
     pub seccomp: bool,
+    /// Units and builds may listen on any TCP port.
+    pub listen_anywhere: bool,
     /// Absolute; beyond the system's.
     pub readable: Vec<PathBuf>,
     /// Absolute; beyond their own.

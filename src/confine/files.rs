@@ -1,4 +1,5 @@
-//! Landlock: which files a process may open, whatever the permissions would let it.
+//! Landlock: which files a process may open, whatever the permissions would let it; and on which ports it may
+//! listen (Linux 6.7).
 //!
 //! An allow-list. It does not reach what Landlock does not know: looking at names and sizes (`stat`),
 //! connecting to sockets in the file system, files that are open already. Processes in different
@@ -8,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
 
 use super::Confinement;
@@ -124,8 +125,14 @@ fn rules(wish: &Confinement) -> Result<RulesetCreated, RulesetError> {
     } else {
         rules = rules.scope(Scope::AbstractUnixSocket)?;
     }
+    if wish.listens.is_some() {
+        rules = rules.handle_access(AccessNet::BindTcp)?;
+    }
+    // 0 stands for "any that is free", and the kernel picks none from where units have theirs.
+    let ports = wish.listens.iter().flat_map(|own| own.iter().copied().chain([0]));
     rules
         .create()?
+        .add_rules(ports.map(|port| Ok::<_, RulesetError>(NetPort::new(port, AccessNet::BindTcp))))?
         .add_rules(path_beneath_rules(system_folders(&wish.closed), read))?
         .add_rules(path_beneath_rules(["/dev"], AccessFs::ReadDir))?
         .add_rules(path_beneath_rules(DEVICES, device))?

@@ -5,7 +5,8 @@
 //! re-executed, which joins the cgroups, sets the limits, becomes the app's user, gives up every way to
 //! gain privileges, and closes behind itself, for good and for all children:
 //!
-//! * [`files`], Landlock: the system's folders for reading, its own for what it needs, nothing else;
+//! * [`files`], Landlock: the system's folders for reading, its own for what it needs, nothing else; and no
+//!   port but its own to listen on, or it could wait for another unit's to be free and get its requests;
 //! * [`calls`], seccomp: system calls that no app needs and that exploits of the kernel live on.
 //!
 //! Both are best effort: a kernel without them is told in one line of the log, and the step goes on. What
@@ -41,6 +42,8 @@ pub struct Confinement {
     pub writable: Vec<PathBuf>,
     /// What stays closed even where a folder of the system contains it: Tancho's own.
     pub closed: Vec<PathBuf>,
+    /// The TCP ports on which it may listen, beside those that the kernel picks; `None`: on any.
+    pub listens: Option<Vec<u16>>,
     /// Its user is not its own, so the kernel is to keep its signals from others.
     pub shared_user: bool,
 }
@@ -58,6 +61,7 @@ impl Confinement {
             readable: local.readable.clone(),
             writable: local.writable.clone(),
             closed: secrets.chain([data.to_owned()]).collect(),
+            listens: (!local.listen_anywhere).then(Vec::new),
             shared_user: false,
         }
     }

