@@ -2,12 +2,38 @@
 
 use chrono::{DateTime, Utc};
 use futures_util::stream::{BoxStream, StreamExt};
-use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::apps::model::{App, AppState, Bound, Full, Scale, UnitView};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
+
+/// What a unit's row shows: what it is, how it is, since when. A record, because Postgres makes and sends records
+/// in half the time of JSON; in three parts, because tuples that can be read are short.
+type UnitRecord = (
+    (String, String, i32, Option<String>),
+    (String, String, String, i32, bool),
+    DateTime<Utc>,
+);
+
+impl From<UnitRecord> for UnitView {
+    fn from(
+        ((id, process, version, address), (phase, state, reason, restarts, ready), created_at): UnitRecord,
+    ) -> Self {
+        Self {
+            id,
+            process,
+            version,
+            phase,
+            state,
+            reason,
+            address,
+            restarts,
+            ready,
+            created_at,
+        }
+    }
+}
 
 struct Row {
     app_id: AppId,
@@ -33,9 +59,9 @@ struct Row {
     cpu_milli: i32,
     plan_is_default: bool,
     provisioner: String,
-    units: Json<Vec<UnitView>>,
-    processes: Json<Vec<Scale>>,
-    binds: Json<Vec<Bound>>,
+    units: Vec<UnitRecord>,
+    processes: Vec<(String, i32, bool)>,
+    binds: Vec<(String, String, String)>,
 }
 
 impl From<Row> for Full {
@@ -65,15 +91,25 @@ impl From<Row> for Full {
             teams: row.teams,
             cnames: row.cnames,
         };
+        let scales = row.processes.into_iter().map(|(process, units, stopped)| Scale {
+            process,
+            units,
+            stopped,
+        });
+        let bounds = row.binds.into_iter().map(|(service, instance, plan)| Bound {
+            service,
+            instance,
+            plan,
+        });
         Full {
             app,
             memory_bytes: row.memory_bytes,
             cpu_milli: row.cpu_milli,
             plan_is_default: row.plan_is_default,
             provisioner: row.provisioner,
-            units: row.units.0,
-            processes: row.processes.0,
-            binds: row.binds.0,
+            units: row.units.into_iter().map(UnitView::from).collect(),
+            processes: scales.collect(),
+            binds: bounds.collect(),
         }
     }
 }
@@ -104,16 +140,15 @@ pub(crate) async fn find_full(db: impl PgExecutor<'_>, name: &AppName) -> sqlx::
                   array(select team from app_team t where t.app_id = a.app_id order by team) as "teams!: Vec<TeamName>",
                   array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!",
                   p.memory_bytes, p.cpu_milli, p.is_default as plan_is_default, l.provisioner,
-                  coalesce((select json_agg(json_build_object('id', unit_id, 'process', process, 'version', version,
-                                'phase', phase, 'state', u.state, 'reason', reason, 'address', address, 'restarts', restarts,
-                                'ready', ready, 'created_at', u.created_at) order by u.created_at, unit_id)
-                            from unit u where u.app_id = a.app_id and phase in ('starting', 'serving')), '[]')
-                      as "units!: Json<Vec<UnitView>>",
-                  coalesce((select json_agg(json_build_object('process', process, 'units', units, 'stopped', stopped) order by process)
-                            from app_process s where s.app_id = a.app_id), '[]') as "processes!: Json<Vec<Scale>>",
-                  coalesce((select json_agg(json_build_object('service', sv.name, 'instance', i.name, 'plan', i.plan) order by b.seq)
-                            from bind b join service_instance i using (instance_id) join service sv using (service_id)
-                            where b.app_id = a.app_id and b.state <> 'binding'), '[]') as "binds!: Json<Vec<Bound>>"
+                  array(select ((unit_id, process, version, address), (phase, u.state, reason, restarts, ready), u.created_at)
+                        from unit u where u.app_id = a.app_id and phase in ('starting', 'serving')
+                        order by u.created_at, unit_id) as "units!: Vec<UnitRecord>",
+                  array(select (process, units, stopped) from app_process s where s.app_id = a.app_id order by process)
+                      as "processes!: Vec<(String, i32, bool)>",
+                  array(select (sv.name, i.name, i.plan)
+                        from bind b join service_instance i using (instance_id) join service sv using (service_id)
+                        where b.app_id = a.app_id and b.state <> 'binding' order by b.seq)
+                      as "binds!: Vec<(String, String, String)>"
            from app a join plan p on p.name = a.plan join pool l on l.name = a.pool
            where a.name = $1"#,
         name.as_str(),
@@ -156,26 +191,29 @@ pub(super) fn list<'a>(
     let reach = filter.reach.clone().unwrap_or(empty);
     sqlx::query_as!(
         Row,
-        r#"select a.app_id as "app_id: AppId", number, a.name as "name: AppName", label,
-                  platform as "platform: PlatformName", plan as "plan: PlanName", a.pool as "pool: PoolName",
-                  team_owner as "team_owner: TeamName", owner, description, tags, metadata, state,
-                  quota_limit, deploys, current_release, created_at,
+        r#"select app_id as "app_id!: AppId", number as "number!", name as "name!: AppName", label as "label!",
+                  platform as "platform!: PlatformName", plan as "plan!: PlanName", pool as "pool!: PoolName",
+                  team_owner as "team_owner!: TeamName", owner as "owner!", description as "description!", tags as "tags!",
+                  metadata as "metadata!", state as "state!", quota_limit as "quota_limit!", deploys as "deploys!",
+                  current_release, created_at as "created_at!",
                   array(select team from app_team t where t.app_id = a.app_id order by team) as "teams!: Vec<TeamName>",
                   array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!",
-                  p.memory_bytes, p.cpu_milli, p.is_default as plan_is_default, l.provisioner,
-                  coalesce((select json_agg(json_build_object('id', unit_id, 'process', process, 'version', version,
-                                'phase', phase, 'state', u.state, 'reason', reason, 'address', address, 'restarts', restarts,
-                                'ready', ready, 'created_at', u.created_at) order by u.created_at, unit_id)
-                            from unit u where u.app_id = a.app_id and phase in ('starting', 'serving')), '[]')
-                      as "units!: Json<Vec<UnitView>>",
-                  '[]'::json as "processes!: Json<Vec<Scale>>",
-                  '[]'::json as "binds!: Json<Vec<Bound>>"
-           from app a join plan p on p.name = a.plan join pool l on l.name = a.pool
-           where ($1 or a.app_id in (select t.app_id from app_team t where t.team = any($2))
-                  or a.name = any($3) or a.pool = any($4))
-             and ($5 = '' or a.name ~ $5) and ($6 = '' or platform = $6) and ($7 = '' or team_owner = $7)
-             and ($8 = '' or owner = $8) and ($9 = '' or a.pool = $9) and tags @> $10
-           order by a.name"#,
+                  memory_bytes as "memory_bytes!", cpu_milli as "cpu_milli!", is_default as "plan_is_default!",
+                  provisioner as "provisioner!",
+                  array(select ((unit_id, process, version, address), (phase, u.state, reason, restarts, ready), u.created_at)
+                        from unit u where u.app_id = a.app_id and phase in ('starting', 'serving')
+                        order by u.created_at, unit_id) as "units!: Vec<UnitRecord>",
+                  '{}'::record[] as "processes!: Vec<(String, i32, bool)>",
+                  '{}'::record[] as "binds!: Vec<(String, String, String)>"
+           -- Sorted before anything is looked up for a row, so that the first rows come at once.
+           from (select a.*, p.memory_bytes, p.cpu_milli, p.is_default, l.provisioner
+                 from app a join plan p on p.name = a.plan join pool l on l.name = a.pool
+                 where ($1 or a.app_id in (select t.app_id from app_team t where t.team = any($2))
+                        or a.name = any($3) or a.pool = any($4))
+                   and ($5 = '' or a.name ~ $5) and ($6 = '' or platform = $6) and ($7 = '' or team_owner = $7)
+                   and ($8 = '' or owner = $8) and ($9 = '' or a.pool = $9) and tags @> $10
+                 order by a.name offset 0) a
+           order by name"#,
         all,
         &reach.teams,
         &reach.apps,
