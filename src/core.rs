@@ -2,6 +2,7 @@
 //! once at start, cheap to clone, faked in tests.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub public: Public,
     /// Where units of this host run.
     pub provisioners: Provisioners,
+    /// Where the router of this process listens, if it has one.
+    pub router: Option<SocketAddr>,
     /// Callers lately seen, by the digest of their token.
     pub callers: Callers,
     /// The way to people's mailboxes.

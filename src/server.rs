@@ -64,6 +64,10 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let api_addr = wanted.api.local_addr().map_err(Problem::internal)?;
+    let router_addr = match &wanted.router {
+        Some(listener) => Some(listener.local_addr().map_err(Problem::internal)?),
+        None => None,
+    };
     let notices = Notices::start(wanted.db.clone(), stop.clone());
     let settings = wanted.settings;
     // Whoever starts first installs the TLS provider; a second one changes nothing.
@@ -88,6 +92,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
         keys: wanted.keys,
         host: wanted.host,
         provisioners: wanted.provisioners,
+        router: router_addr,
         replica: ReplicaId::new(),
         callers: Callers::default(),
         tasks: tasks.clone(),
@@ -112,20 +117,10 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     if core.settings.roles.contains(&Role::Api) {
         tasks.spawn(serve(wanted.api, core.clone(), healers));
     }
-    let router_addr = match wanted.router {
-        Some(listener) => {
-            let bound = listener.local_addr().map_err(Problem::internal)?;
-            tasks.spawn(route(
-                core.settings.clone(),
-                core.db.clone(),
-                notices,
-                listener,
-                stop,
-            ));
-            Some(bound)
-        }
-        None => None,
-    };
+    if let Some(listener) = wanted.router {
+        let (settings, db) = (core.settings.clone(), core.db.clone());
+        tasks.spawn(route(settings, db, notices, listener, stop));
+    }
     Ok(Running {
         core,
         api_addr,

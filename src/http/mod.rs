@@ -58,6 +58,7 @@ pub fn api(core: Core, healers: Healers) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(Extension(healers))
+        .layer(Extension(health::Checkup::default()))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(core.clone(), trace::log))
         .with_state(core)
