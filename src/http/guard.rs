@@ -72,9 +72,17 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
             .map(|(_, value)| value.to_owned()),
         Err(_) => None,
     };
-    let call = match admit(&guard, &parts.headers, &parts.extensions, app.as_deref()).await {
-        Ok(call) => call,
-        Err(problem) => return guard.refuse(problem),
+    // One deadline for all of it: a database that hangs may well do so while it is asked who calls.
+    let deadline = tokio::time::Instant::now() + guard.core.settings.api.request_timeout;
+    let admitted = admit(&guard, &parts.headers, &parts.extensions, app.as_deref());
+    let call = match tokio::time::timeout_at(deadline, admitted).await {
+        Ok(Ok(call)) => call,
+        Ok(Err(problem)) => return guard.refuse(problem),
+        Err(_) => {
+            return guard.refuse(Problem::unavailable(
+                "The database does not answer; nothing was changed. Try again in a moment.",
+            ));
+        }
     };
     if let Some(problem) = guard.too_large(&parts.headers) {
         return guard.refuse(problem);
@@ -84,7 +92,7 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
     if guard.uploads {
         return answer.await;
     }
-    match tokio::time::timeout(guard.core.settings.api.request_timeout, answer).await {
+    match tokio::time::timeout_at(deadline, answer).await {
         Ok(response) => response,
         Err(_) => guard.refuse(Problem::unavailable(
             "This took too long; what it began goes on. Look again in a moment.",

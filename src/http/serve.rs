@@ -34,6 +34,8 @@ const IDLE: Duration = Duration::from_secs(75);
 const BUSY: Duration = Duration::from_secs(365 * 24 * 3600);
 const LARGEST_HEAD: usize = 32 * 1024;
 const MOST_STREAMS: u32 = 128;
+/// For the first byte of a connection when the server is stopping.
+const LATE: Duration = Duration::from_secs(1);
 /// After `accept` failed (no descriptor left): time for others to close.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -72,9 +74,12 @@ pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, stop: Can
             let place = Arc::clone(&room).acquire_owned().await;
             (listener.accept().await, place)
         };
+        // When it is told to stop, those whom the kernel has let in already are still served: a load balancer
+        // may have sent its request, and must not send one that changes something twice.
         let (accepted, place) = tokio::select! {
-            () = stop.cancelled() => break,
+            biased;
             accepted = accepted => accepted,
+            () = stop.cancelled() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -116,9 +121,13 @@ async fn converse(
 ) -> Result<(), String> {
     // Answers are small; waiting to fill a packet only costs time.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LATE).await;
+    };
     let sniffed = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
         sniffed = tokio::time::timeout(limits.head, sniff(&mut stream)) => sniffed,
+        () = late => return Ok(()),
     };
     let (early, is_http2) = match sniffed {
         Err(_) => return Err("the client said nothing".into()),
@@ -188,14 +197,18 @@ where
     let mut stopping = Some(Box::pin(stop.cancelled_owned()));
     tokio::pin!(connection);
     poll_fn(|cx| {
+        // First, so that a request that has come is taken before its connection is told to take no more.
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(ended.map_err(|error| error.to_string()));
+        }
         if let Some(told) = &mut stopping
             && told.as_mut().poll(cx).is_ready()
         {
             stopping = None;
             shut(connection.as_mut());
-        }
-        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-            return Poll::Ready(ended.map_err(|error| error.to_string()));
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended.map_err(|error| error.to_string()));
+            }
         }
         watchdog
             .poll(cx, watch, false)
