@@ -18,6 +18,8 @@ use crate::kernel::problem::{Kind, Problem};
 const MAX_LINE: usize = 16 * 1024;
 /// How often a follower looks without being told.
 const POLL: Duration = Duration::from_secs(1);
+/// How long a follower waits for a database that is away.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Begins an event and takes its locks. Errors: `Locked`, naming what runs, who began it and when.
 pub async fn begin(tx: &mut PgConnection, call: &Call, new: &NewEvent) -> Result<EventId, Problem> {
@@ -111,6 +113,8 @@ pub struct Following {
     after: i64,
     waiting: std::collections::VecDeque<Told>,
     ended: bool,
+    /// When the event was last read.
+    seen: Option<tokio::time::Instant>,
 }
 
 /// Follows an event, on whichever replica it runs.
@@ -122,6 +126,7 @@ pub fn follow(db: &Db, notices: &Notices, id: &EventId) -> Following {
         after: 0,
         waiting: std::collections::VecDeque::new(),
         ended: false,
+        seen: None,
     }
 }
 
@@ -135,11 +140,20 @@ impl Following {
             if self.ended {
                 return Ok(None);
             }
-            self.look().await?;
+            match self.look().await {
+                Ok(()) => self.seen = Some(tokio::time::Instant::now()),
+                // What has begun goes on while the database is away, and so does its follower.
+                Err(problem) if problem.kind() == Kind::Unavailable && self.is_patient() => {}
+                Err(problem) => return Err(problem),
+            }
             if self.waiting.is_empty() {
                 self.pause().await;
             }
         }
+    }
+
+    fn is_patient(&self) -> bool {
+        self.seen.is_some_and(|at| at.elapsed() < PATIENCE)
     }
 
     /// Waits for the end, and answers it.
