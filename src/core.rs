@@ -16,7 +16,7 @@ use crate::config::Settings;
 use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::listen::{Channel, Notices};
-use crate::kernel::call::{Actor, Grant};
+use crate::kernel::call::{Actor, Grant, TokenKind};
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::seal::Keyring;
 use crate::mail::Mailer;
@@ -122,6 +122,7 @@ impl Deref for Core {
 pub struct Known {
     pub actor: Actor,
     pub grants: Arc<[Grant]>,
+    pub token_kind: TokenKind,
     /// When the token ends, on the clock of this process; `None`: never.
     pub until: Option<std::time::Instant>,
 }

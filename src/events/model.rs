@@ -139,6 +139,8 @@ pub struct Event {
     pub kind: String,
     pub owner_kind: String,
     pub owner_name: String,
+    /// See `kernel::call::TokenKind`; empty in events from before it was noted.
+    pub token_kind: String,
     pub source_ip: String,
     pub request_id: String,
     pub started_at: DateTime<Utc>,

@@ -17,6 +17,7 @@ struct Row {
     kind: String,
     owner_kind: String,
     owner_name: String,
+    token_kind: String,
     source_ip: String,
     request_id: String,
     started_at: DateTime<Utc>,
@@ -48,6 +49,7 @@ impl From<Row> for Event {
             kind: row.kind,
             owner_kind: row.owner_kind,
             owner_name: row.owner_name,
+            token_kind: row.token_kind,
             source_ip: row.source_ip,
             request_id: row.request_id,
             started_at: row.started_at,
@@ -77,8 +79,9 @@ pub(super) async fn insert(
         .map(|c| format!("{}:{}", c.kind.as_str(), c.value))
         .collect();
     sqlx::query!(
-        "insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name, source_ip, request_id, start_data, cancelable, contexts)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        "insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name, source_ip, request_id, start_data, cancelable, contexts,
+                            token_kind)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         id.as_str(),
         new.target.kind.as_str(),
         new.target.value,
@@ -90,6 +93,7 @@ pub(super) async fn insert(
         new.start_data,
         new.cancelable,
         &contexts,
+        call.token_kind.as_str(),
     )
     .execute(tx)
     .await
@@ -117,7 +121,7 @@ pub(super) async fn holder(db: impl PgExecutor<'_>, target: &Target) -> sqlx::Re
         Row,
         "select e.event_id, e.target_kind, e.target_value, e.kind, e.owner_kind, e.owner_name, e.source_ip,
                 e.request_id, e.started_at, e.ended_at, e.outcome, e.error, e.start_data, e.end_data,
-                e.cancelable, e.cancel_asked_at, e.cancel_by, e.cancel_reason, e.contexts
+                e.cancelable, e.cancel_asked_at, e.cancel_by, e.cancel_reason, e.contexts, e.token_kind
          from event_lock l join event e using (event_id)
          where l.target_kind = $1 and l.target_value = $2",
         target.kind.as_str(),
@@ -196,7 +200,7 @@ pub async fn find(db: impl PgExecutor<'_>, id: &EventId) -> sqlx::Result<Option<
         Row,
         "select event_id, target_kind, target_value, kind, owner_kind, owner_name, source_ip, request_id,
                 started_at, ended_at, outcome, error, start_data, end_data, cancelable, cancel_asked_at,
-                cancel_by, cancel_reason, contexts
+                cancel_by, cancel_reason, contexts, token_kind
          from event where event_id = $1",
         id.as_str(),
     )
@@ -227,7 +231,7 @@ pub async fn list(db: impl PgExecutor<'_>, filter: &Filter) -> sqlx::Result<Vec<
         Row,
         "select event_id, target_kind, target_value, kind, owner_kind, owner_name, source_ip, request_id,
                 started_at, ended_at, outcome, error, start_data, end_data, cancelable, cancel_asked_at,
-                cancel_by, cancel_reason, contexts
+                cancel_by, cancel_reason, contexts, token_kind
          from event
          where ($1 = '' or target_kind = $1) and ($2 = '' or target_value = $2)
            and (cardinality($3::text[]) = 0 or kind = any($3))

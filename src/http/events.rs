@@ -56,7 +56,7 @@ fn view(event: &Event) -> Value {
         "ExpireAt": time(None), "LockUpdateTime": time(None),
         "Kind": { "Type": "permission", "Name": event.kind },
         "Owner": { "Type": event.owner_kind, "Name": event.owner_name },
-        "SourceIP": event.source_ip, "Error": error, "Log": "", "StructuredLog": [],
+        "TokenKind": event.token_kind, "SourceIP": event.source_ip, "Error": error, "Log": "", "StructuredLog": [],
         "CancelInfo": {
             "Owner": event.cancel_by, "StartTime": time(event.cancel_asked_at),
             "AckTime": time(event.ended_at.filter(|_| cancelled)),

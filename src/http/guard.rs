@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::http::table::{Door, Route};
 use crate::http::trace::RequestId;
 use crate::http::wording::{classic, modern};
-use crate::kernel::call::{Actor, Call};
+use crate::kernel::call::{Actor, Call, TokenKind};
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 use crate::users::tokens;
@@ -112,6 +112,7 @@ async fn admit(
     let mut call = Call {
         actor: Actor::Nobody,
         grants: Arc::new([]),
+        token_kind: TokenKind::None,
         token_digest: None,
         request_id,
         source_ip: Arc::from(source(guard, headers, extensions)),
@@ -121,6 +122,7 @@ async fn admit(
     {
         call.actor = known.actor;
         call.grants = known.grants;
+        call.token_kind = known.token_kind;
         call.token_digest = Some(digest);
     }
     let denied = || Problem::unauthenticated("You must provide a valid Authorization header");

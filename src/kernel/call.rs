@@ -23,6 +23,31 @@ pub enum Actor {
     Internal,
 }
 
+/// By what a caller has shown who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// By nothing: nobody has logged in.
+    None,
+    Session,
+    ApiKey,
+    App,
+    /// Tancho itself needs no token.
+    Internal,
+}
+
+impl TokenKind {
+    /// The word in the tables of tokens and events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TokenKind::None => "none",
+            TokenKind::Session => "session",
+            TokenKind::ApiKey => "api-key",
+            TokenKind::App => "app",
+            TokenKind::Internal => "internal",
+        }
+    }
+}
+
 /// One permission on one thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -35,6 +60,7 @@ pub struct Grant {
 pub struct Call {
     pub actor: Actor,
     pub grants: Arc<[Grant]>,
+    pub token_kind: TokenKind,
     /// The digest of the token in use, for logging out.
     pub token_digest: Option<[u8; 32]>,
     /// The request's id, in every log line and event.
@@ -52,6 +78,7 @@ impl Call {
                 permission: Permission::ALL,
                 context: Context::global(),
             }]),
+            token_kind: TokenKind::Internal,
             token_digest: None,
             request_id: Arc::from("internal"),
             source_ip: Arc::from(""),

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-use crate::kernel::call::{Actor, Call};
+use crate::kernel::call::{Actor, Call, TokenKind};
 
 /// Extracts the `Call` that the door made. Behind an open door that is nobody.
 #[derive(Clone, Debug)]
@@ -19,6 +19,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
         Ok(Self(call.unwrap_or_else(|| Call {
             actor: Actor::Nobody,
             grants: std::sync::Arc::new([]),
+            token_kind: TokenKind::None,
             ..Call::internal()
         })))
     }

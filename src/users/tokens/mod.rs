@@ -35,6 +35,7 @@ pub async fn authenticate(core: &Core, token: &Secret) -> Result<Option<([u8; 32
     let known = Known {
         actor: found.actor,
         grants: Arc::from(found.grants),
+        token_kind: found.kind,
         until: found
             .seconds_left
             .map(|left| Instant::now() + Duration::from_secs_f64(left.max(0.0))),

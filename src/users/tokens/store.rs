@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::kernel::call::{Actor, Grant};
+use crate::kernel::call::{Actor, Grant, TokenKind};
 use crate::kernel::ids::{AppId, TokenId, UserId};
 use crate::kernel::names::{AppName, Email};
 use crate::kernel::permission::{Context, ContextKind, Permission};
@@ -12,6 +12,7 @@ use crate::kernel::permission::{Context, ContextKind, Permission};
 pub(super) struct Bearer {
     pub(super) actor: Actor,
     pub(super) grants: Vec<Grant>,
+    pub(super) kind: TokenKind,
     /// `None`: the token never ends.
     pub(super) seconds_left: Option<f64>,
 }
@@ -19,7 +20,7 @@ pub(super) struct Bearer {
 /// Finds a token that has not ended, its holder and their grants in one round trip.
 pub(super) async fn find_bearer(db: impl PgExecutor<'_>, digest: &[u8; 32]) -> sqlx::Result<Option<Bearer>> {
     let row = sqlx::query!(
-        r#"select b.user_id, u.email as "email?", b.app_id, a.name as "app?",
+        r#"select b.kind, b.user_id, u.email as "email?", b.app_id, a.name as "app?",
                   extract(epoch from b.expires_at - now())::double precision as seconds_left,
                   coalesce((select array_agg(p.permission || '|' || r.context_kind || '|' || ur.context_value)
                             from user_role ur join role r on r.name = ur.role
@@ -46,9 +47,15 @@ pub(super) async fn find_bearer(db: impl PgExecutor<'_>, digest: &[u8; 32]) -> s
             _ => return None,
         };
         let grants = row.grants.iter().filter_map(|text| parse_grant(text)).collect();
+        let kind = match row.kind.as_str() {
+            "session" => TokenKind::Session,
+            "api-key" => TokenKind::ApiKey,
+            _ => TokenKind::App,
+        };
         Some(Bearer {
             actor,
             grants,
+            kind,
             seconds_left: row.seconds_left,
         })
     }))
