@@ -8,7 +8,9 @@
 )]
 
 mod apps;
+mod audit;
 mod classic;
+mod doors;
 mod editions;
 mod house;
 mod hygiene;

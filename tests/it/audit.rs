@@ -1,0 +1,195 @@
+//! The audit trail: every route that changes something leaves an event, or says here why not; what has
+//! ended stays as it was, whoever asks the database; and what happened to things that are gone can still
+//! be read.
+
+use serde::Deserialize;
+use serde_json::Value;
+use sqlx::Row as _;
+
+use crate::doors::{Street, read_rows};
+use crate::house::House;
+
+/// A change that is made, and the kind of the event that it leaves; see `tests/doors/changes.jsonl`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Change {
+    who: String,
+    pub(crate) route: String,
+    /// The path with its names.
+    path: String,
+    sends: String,
+    kind: String,
+}
+
+#[tokio::test]
+async fn what_is_made_leaves_an_event() {
+    let street = Street::build().await;
+    let mut wrong = Vec::new();
+    for change in read_rows::<Change>("changes") {
+        if let Err(what) = made(&street, &change).await {
+            wrong.push(format!("{}: {what}", change.route));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    street.house.running.stop().await;
+}
+
+async fn made(street: &Street, change: &Change) -> Result<(), String> {
+    let (method, _) = change.route.split_once(' ').unwrap();
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let house = &street.house;
+    let mut request = house
+        .request(method.parse().unwrap(), &change.path)
+        .header("x-request-id", &id)
+        .body(change.sends.clone());
+    if !change.sends.starts_with('{') {
+        request = request.header("content-type", "application/x-www-form-urlencoded");
+    }
+    let (mut owner, mut token_kind) = ("nobody".to_owned(), "none");
+    if !change.who.is_empty() {
+        let person = match street.people.get(change.who.as_str()) {
+            Some(person) => person.clone(),
+            None => house.person(&change.who).await,
+        };
+        request = request.header("authorization", format!("bearer {}", person.token));
+        (owner, token_kind) = (person.email, "session");
+    }
+    let answer = request.send().await.unwrap();
+    let status = answer.status();
+    let text = answer.text().await.unwrap();
+    if !status.is_success() {
+        return Err(format!("{status} {text}"));
+    }
+    let found = sqlx::query(
+        "select kind, owner_name, token_kind, source_ip, outcome, target_value, coalesce(start_data::text, '') as said
+         from event where request_id = $1 order by started_at limit 1",
+    )
+    .bind(&id)
+    .fetch_optional(&house.running.core.db)
+    .await
+    .unwrap()
+    .ok_or_else(|| format!("{status}, but no event of request {id}"))?;
+    let text = |column: &str| found.get::<Option<String>, _>(column).unwrap_or_default();
+    let got = (
+        text("kind"),
+        text("owner_name"),
+        text("token_kind"),
+        text("source_ip"),
+        text("outcome"),
+    );
+    let wanted = (
+        change.kind.as_str(),
+        owner.as_str(),
+        token_kind,
+        "127.0.0.1",
+        "done",
+    );
+    if (
+        got.0.as_str(),
+        got.1.as_str(),
+        got.2.as_str(),
+        got.3.as_str(),
+        got.4.as_str(),
+    ) != wanted
+    {
+        return Err(format!("{got:?} for {wanted:?}"));
+    }
+    match text("target_value").is_empty() || text("said").contains("secret") {
+        true => Err(format!("about {:?}: {}", text("target_value"), text("said"))),
+        false => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn an_event_tells_the_kind_of_token() {
+    let street = Street::build().await;
+    let house = &street.house;
+    let key = street.must("ana", "POST /1.0/users/api-key", "").await;
+    let mut ana = street.people["ana"].clone();
+    ana.token = serde_json::from_str(&key).unwrap();
+    house.team(&ana, "by-key").await;
+    let events = house
+        .read(&street.people["root"], "/1.1/events?target.type=team")
+        .await;
+    let kinds: Vec<(&str, &str)> = events
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| {
+            (
+                event["Target"]["Value"].as_str().unwrap(),
+                event["TokenKind"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert!(kinds.contains(&("by-key", "api-key")), "{kinds:?}");
+    assert!(kinds.contains(&("web-team", "session")), "{kinds:?}");
+    street.house.running.stop().await;
+}
+
+#[tokio::test]
+async fn what_has_ended_stays_as_it_was() {
+    let house = House::start().await;
+    let ana = house.person("ana").await;
+    house.team(&ana, "web-team").await;
+    let db = &house.running.core.db;
+    let line = "insert into event_line (event_id, message) select event_id, 'said' from event where kind = 'team.create'";
+    sqlx::raw_sql(line).execute(db).await.unwrap();
+    for sql in [
+        "update event set owner_name = 'somebody@example.com' where kind = 'team.create'",
+        "update event set ended_at = null, outcome = null where kind = 'team.create'",
+        "delete from event where kind = 'team.create'",
+        "delete from event",
+        "truncate event cascade",
+        "update event_line set message = 'said otherwise'",
+        "delete from event_line",
+        "truncate event_line",
+    ] {
+        let refused = sqlx::raw_sql(sql).execute(db).await.expect_err(sql);
+        let code = refused
+            .as_database_error()
+            .and_then(|e| e.code().map(|c| c.into_owned()));
+        assert_eq!(code.as_deref(), Some("23001"), "{sql}: {refused}");
+    }
+    // What runs is still free to say more, to end, and to go.
+    for sql in [
+        "insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name)
+         values ('5f3e8a1b9c4d2e0001a7b3d0', 'app', 'shop', 'app.deploy', 'user', 'ana@example.com')",
+        "insert into event_line (event_id, message) values ('5f3e8a1b9c4d2e0001a7b3d0', 'at work')",
+        "update event set cancelable = true where event_id = '5f3e8a1b9c4d2e0001a7b3d0'",
+        "delete from event where event_id = '5f3e8a1b9c4d2e0001a7b3d0'",
+    ] {
+        sqlx::raw_sql(sql).execute(db).await.expect(sql);
+    }
+    house.running.stop().await;
+}
+
+#[tokio::test]
+async fn events_outlive_their_things() {
+    let street = Street::build().await;
+    let house = &street.house;
+    street.must("bob", "DELETE /1.0/apps/theirs", "").await;
+    street.must("bob", "DELETE /1.0/teams/other-team", "").await;
+    street.must("bob", "DELETE /1.0/users", "").await;
+    let root = &street.people["root"];
+    for (kind, name, made, removed) in [
+        ("app", "theirs", "app.create", "app.delete"),
+        ("team", "other-team", "team.create", "team.delete"),
+        ("user", "bob@example.com", "user.create", "user.delete"),
+    ] {
+        let path = format!("/1.1/events?target.type={kind}&target.value={name}");
+        let events: Value = house.read(root, &path).await;
+        let events = events.as_array().unwrap();
+        for wanted in [made, removed] {
+            let event = events.iter().find(|event| event["Kind"]["Name"] == wanted);
+            let event = event.unwrap_or_else(|| panic!("no {wanted} of {name}: {events:?}"));
+            let id = event["UniqueID"].as_str().unwrap();
+            let whole = house.read(root, &format!("/1.1/events/{id}")).await;
+            assert_eq!(whole["Running"], false, "{whole}");
+            if wanted == removed {
+                assert_eq!(whole["Owner"]["Name"], "bob@example.com", "{whole}");
+            }
+        }
+    }
+    street.house.running.stop().await;
+}
