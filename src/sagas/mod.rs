@@ -15,6 +15,7 @@
 //!
 //! Two lanes, *people* and *housekeeping*, have workers of their own, so that neither starves the other.
 
+mod drill;
 mod reconcile;
 mod run;
 mod runner;

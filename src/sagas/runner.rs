@@ -15,6 +15,7 @@ use crate::db::listen::{Channel, Notices};
 use crate::events::{self, Outcome};
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::{Kind, Problem};
+use crate::sagas::drill;
 use crate::sagas::run::{Run, StepError};
 use crate::sagas::store::{self, Claimed, Progress};
 use crate::sagas::{Lane, Saga};
@@ -83,6 +84,7 @@ impl Runner {
 
     /// Starts the workers of both lanes.
     pub fn start(self, tasks: &TaskTracker) {
+        drill::show(&self.registry);
         for lane in [Lane::People, Lane::Housekeeping] {
             tasks.spawn(self.clone().work(lane, tasks.clone()));
         }
@@ -234,12 +236,12 @@ impl Journey {
         if self.undoing {
             // Undoing goes on though the user has cancelled: it is what they asked for.
             self.run.cancel = CancellationToken::new();
-            return caught(self.saga.undo(step, &mut self.run)).await;
+            return caught(drill::undo(&*self.saga, step, &mut self.run)).await;
         }
         if self.run.cancel.is_cancelled() {
             return Err(StepError::GiveUp(cancelled()));
         }
-        let result = caught(self.saga.forward(step, &mut self.run)).await;
+        let result = caught(drill::forward(&*self.saga, step, &mut self.run)).await;
         match result {
             Err(StepError::Retry { .. } | StepError::GiveUp(_)) if self.run.cancel.is_cancelled() => {
                 match events_cancel_asked(&self.run).await {

@@ -10,6 +10,7 @@ mod apps;
 mod command;
 mod crash;
 mod deploys;
+mod drill;
 mod house;
 mod load;
 mod loss;

@@ -10,7 +10,7 @@ use crate::apps::Source;
 use crate::house::{House, seconds, until};
 
 /// The slow service at work. It ends with the test.
-struct Slow {
+pub(crate) struct Slow {
     child: Child,
     url: String,
     http: reqwest::Client,
@@ -25,7 +25,7 @@ impl Drop for Slow {
 }
 
 impl Slow {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let has_flask = |python: &&&str| {
             let mut command = Command::new(python);
             command.args(["-c", "import flask"]).stderr(Stdio::null());
@@ -53,6 +53,26 @@ impl Slow {
         Self { child, url, http }
     }
 
+    /// Makes it the service `store` of a house.
+    pub(crate) async fn register(&self, house: &House) {
+        let manifest = [
+            ("id", "store"),
+            ("username", "store"),
+            ("password", "canary-store"),
+            ("team", "crew"),
+            ("endpoint", &self.url),
+        ];
+        let request = house.by(Method::POST, "/1.0/services").form(&manifest);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+    }
+
+    /// Counts calls from here on.
+    pub(crate) async fn forget_calls(&self) {
+        let request = self.http.post(format!("{}/__forget", self.url));
+        request.send().await.unwrap();
+    }
+
     async fn slow(&self, before: f64, after: f64) {
         let request = self.http.post(format!("{}/__slow", self.url));
         request
@@ -62,7 +82,7 @@ impl Slow {
             .unwrap();
     }
 
-    async fn state(&self) -> Value {
+    pub(crate) async fn state(&self) -> Value {
         let answer = self.http.get(format!("{}/__state", self.url)).send().await;
         answer.unwrap().json().await.unwrap()
     }
@@ -92,7 +112,7 @@ impl Slow {
 }
 
 /// Sends a request that Tancho will not live to answer.
-fn doomed(house: &House, method: Method, path: &str, form: &[(&str, &str)]) {
+pub(crate) fn doomed(house: &House, method: Method, path: &str, form: &[(&str, &str)]) {
     let request = house.by(method, path).form(form);
     tokio::spawn(async move {
         let _ = request.send().await;
@@ -109,10 +129,10 @@ async fn ended(house: &House, kind: &str) -> Value {
     .await
 }
 
-const INSTANCES: &str = "/1.0/services/store/instances";
+pub(crate) const INSTANCES: &str = "/1.0/services/store/instances";
 
 /// What Tancho has: instances, or binds, in the words of the service.
-async fn known(house: &House, what: &str) -> Vec<String> {
+pub(crate) async fn known(house: &House, what: &str) -> Vec<String> {
     let services = house.read("/1.0/services/instances").await;
     let mut found = Vec::new();
     for service in services.as_array().unwrap() {
@@ -133,7 +153,7 @@ async fn known(house: &House, what: &str) -> Vec<String> {
 }
 
 /// Both sides have the same, once what is hunted is caught.
-async fn assert_agreed(house: &House, slow: &Slow, what: &str) -> Vec<String> {
+pub(crate) async fn assert_agreed(house: &House, slow: &Slow, what: &str) -> Vec<String> {
     let mut last = String::new();
     until(&format!("both have the same {what}"), seconds(15), async || {
         let (ours, theirs) = (known(house, what).await, slow.holds(what).await);
@@ -152,20 +172,7 @@ async fn a_creation_and_a_bind_whose_tancho_is_killed_end_done_or_undone() {
     // The same address of the app after each start, though the router's port is another one.
     let mut house = House::with(&[("TANCHO_ROUTER_PUBLIC_PORT", "80")]).await;
     let slow = Slow::start();
-    let manifest = [
-        ("id", "store"),
-        ("username", "store"),
-        ("password", "canary-store"),
-        ("team", "crew"),
-        ("endpoint", &slow.url),
-    ];
-    let answer = house
-        .by(Method::POST, "/1.0/services")
-        .form(&manifest)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+    slow.register(&house).await;
     house.create_app("shop").await;
     house.deploy("shop", &Source::web("v1").pack()).await;
     // Killed before the service has done it, and after.

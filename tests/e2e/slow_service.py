@@ -12,7 +12,7 @@ from flask import Flask, jsonify, request
 from werkzeug.serving import make_server
 
 app = Flask(__name__)
-state = {"instances": {}, "binds": {}, "begun": [], "ended": []}
+state = {"instances": {}, "binds": {}, "begun": [], "ended": [], "calls": {}}
 slow = {"before": 0, "after": 0}
 
 
@@ -20,6 +20,10 @@ slow = {"before": 0, "after": 0}
 def before():
     if not request.path.startswith("/__"):
         state["begun"].append(request.method + " " + request.path)
+        call = request.method + " " + request.path
+        if call == "POST /resources":
+            call += " " + request.form["name"]
+        state["calls"][call] = state["calls"].get(call, 0) + 1
         if request.method == "POST":
             time.sleep(slow["before"])
 
@@ -38,6 +42,12 @@ def show():
     return jsonify(state)
 
 
+@app.post("/__forget")
+def forget():
+    state["calls"].clear()
+    return ""
+
+
 @app.post("/__slow")
 def set_slow():
     slow.update(request.get_json())
@@ -54,8 +64,16 @@ def create():
     name = request.form["name"]
     if name in state["instances"]:
         return "already there", 409
-    state["instances"][name] = True
+    state["instances"][name] = request.form.get("description", "")
     return "", 201
+
+
+@app.put("/resources/<name>")
+def update(name):
+    if name not in state["instances"]:
+        return "no such instance", 404
+    state["instances"][name] = request.form.get("description", "")
+    return "", 200
 
 
 @app.get("/resources/<name>/status")
@@ -65,7 +83,7 @@ def status(name):
 
 @app.delete("/resources/<name>")
 def destroy(name):
-    return ("", 200) if state["instances"].pop(name, None) else ("no such instance", 404)
+    return ("", 200) if state["instances"].pop(name, None) is not None else ("no such instance", 404)
 
 
 @app.post("/resources/<name>/bind-app")

@@ -62,6 +62,10 @@ impl Create {
             .load(&data)
             .await?
             .ok_or_else(|| Problem::internal("the instance is gone"))?;
+        if data.heard == Heard::Yes {
+            // Done before a crash: asked again, the service would say that the name is taken.
+            return Ok(());
+        }
         let resumed = data.heard == Heard::Sent;
         if resumed && is_there(run, &broker, &instance).await? {
             data.heard = Heard::Yes;
