@@ -23,9 +23,12 @@ use crate::http::kit::Input;
 /// For each part to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// When a look began, and what was sick, one line each.
+type Look = (Instant, Vec<String>);
+
 /// One look at all parts at a time, shared by all who asked before it began: anybody may ask.
 #[derive(Clone, Default)]
-pub(super) struct Checkup(Arc<Mutex<Option<(Instant, Vec<String>)>>>);
+pub(super) struct Checkup(Arc<Mutex<Option<Look>>>);
 
 impl Checkup {
     /// What is sick, one line each.
