@@ -127,6 +127,13 @@ need_postgres() {
     [ -n "$(postgres_bin)" ] || need_debian postgresql || fail "The programs of a Postgres server are needed."
 }
 
+need_nginx() {
+    [ ! -x /usr/sbin/nginx ] || return 0
+    need_debian nginx-light || fail "nginx is needed."
+    # Only the program is wanted, not a server after the next boot.
+    systemctl disable --quiet nginx 2>/dev/null || true
+}
+
 PYTHON=
 
 # Sets PYTHON to one that can make virtual environments. The system's comes first: other users can run it.

@@ -3,13 +3,13 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
-use sqlx::{Connection, Executor, PgConnection};
 
 use crate::apps::Source;
+use crate::cluster::Cluster;
 use crate::house::{EMAIL, House, PASSWORD, processes_with, seconds, until, visit};
 
 /// One clear sentence, and no more.
@@ -187,116 +187,6 @@ async fn what_cannot_start_says_why_in_one_sentence() {
     let (status, _, stderr) = text(&house.run(&["check-config"]));
     assert_sentence("an unknown variable", status, &stderr, &["TANCHO_ROUTER_DOMIAN"]);
     house.env.retain(|(name, _)| name != "TANCHO_ROUTER_DOMIAN");
-}
-
-/// A cluster of the distribution's Postgres, gone with the value.
-struct Cluster {
-    bin: std::path::PathBuf,
-    folder: std::path::PathBuf,
-}
-
-impl Cluster {
-    fn start(folder: std::path::PathBuf) -> Self {
-        let versions = crate::house::names("/usr/lib/postgresql".as_ref());
-        let bin = std::path::Path::new("/usr/lib/postgresql")
-            .join(versions.last().unwrap())
-            .join("bin");
-        fs::create_dir(&folder).unwrap();
-        let cluster = Self { bin, folder };
-        if nix::unistd::geteuid().is_root() {
-            let status = Command::new("chown")
-                .arg("postgres")
-                .arg(&cluster.folder)
-                .status()
-                .unwrap();
-            assert!(status.success());
-        }
-        let data = cluster.folder.join("data");
-        let data = data.to_str().unwrap();
-        cluster.run(
-            "initdb",
-            &["-D", data, "-A", "trust", "-U", "postgres", "--no-sync"],
-        );
-        let options = format!(
-            "-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off",
-            cluster.folder.display()
-        );
-        cluster.run(
-            "pg_ctl",
-            &[
-                "-D",
-                data,
-                "-w",
-                "-s",
-                "-o",
-                &options,
-                "-l",
-                &format!("{data}/log"),
-                "start",
-            ],
-        );
-        cluster
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let mut command = match nix::unistd::geteuid().is_root() {
-            true => {
-                let mut command = Command::new("setpriv");
-                command.args([
-                    "--reuid",
-                    "postgres",
-                    "--regid",
-                    "postgres",
-                    "--clear-groups",
-                    "--",
-                ]);
-                command.arg(self.bin.join(program));
-                command
-            }
-            false => Command::new(self.bin.join(program)),
-        };
-        command
-            .args(arguments)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        assert!(
-            command.stderr(Stdio::null()).status().unwrap().success(),
-            "{program}"
-        );
-    }
-
-    fn url(&self, database: &str) -> String {
-        format!(
-            "postgres://postgres@localhost/{database}?host={}",
-            self.folder.display()
-        )
-    }
-
-    async fn sql(&self, database: &str, sql: &str) {
-        let mut db = PgConnection::connect(&self.url(database)).await.unwrap();
-        db.execute(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
-        db.close().await.unwrap();
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let data = self.folder.join("data");
-        self.run(
-            "pg_ctl",
-            &[
-                "-D",
-                data.to_str().unwrap(),
-                "-w",
-                "-s",
-                "-m",
-                "immediate",
-                "stop",
-            ],
-        );
-        let _ = fs::remove_dir_all(&self.folder);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

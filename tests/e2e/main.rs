@@ -7,13 +7,16 @@
 )]
 
 mod apps;
+mod cluster;
 mod command;
 mod crash;
 mod deploys;
 mod drill;
+mod faults;
 mod house;
 mod load;
 mod loss;
 mod processes;
+mod replicas;
 mod secrets;
 mod services;

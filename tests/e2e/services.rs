@@ -12,7 +12,7 @@ use crate::house::{House, seconds, until};
 /// The slow service at work. It ends with the test.
 pub(crate) struct Slow {
     child: Child,
-    url: String,
+    pub(crate) url: String,
     http: reqwest::Client,
 }
 
@@ -73,7 +73,7 @@ impl Slow {
         request.send().await.unwrap();
     }
 
-    async fn slow(&self, before: f64, after: f64) {
+    pub(crate) async fn slow(&self, before: f64, after: f64) {
         let request = self.http.post(format!("{}/__slow", self.url));
         request
             .json(&json!({ "before": before, "after": after }))
@@ -97,7 +97,7 @@ impl Slow {
             .collect()
     }
 
-    async fn has(&self, when: &str, call: &str) {
+    pub(crate) async fn has(&self, when: &str, call: &str) {
         until(&format!("{call} has {when}"), seconds(10), async || {
             let state = self.state().await;
             state[when]
