@@ -29,13 +29,17 @@ def bind(name):
 
 @app.delete("/resources/<name>/hostname/<host>/")
 def unbind(name, host):
-    state["binds"][name].remove(host)
+    hosts = state["binds"].get(name, [])
+    if host not in hosts:
+        return "not bound", 404
+    hosts.remove(host)
     return "", 204
 
 
 @app.delete("/resources/<name>/")
 def remove_instance(name):
-    state["instances"].pop(name)
+    if state["instances"].pop(name, None) is None:
+        return "no such instance", 404
     return "", 204
 
 

@@ -28,7 +28,8 @@ def unbind(name, host):
 
 @app.delete("/resources/<name>")
 def remove_instance(name):
-    state["instances"].pop(name)
+    if state["instances"].pop(name, None) is None:
+        return "no such instance", 404
     return "", 200
 
 

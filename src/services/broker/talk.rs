@@ -71,6 +71,7 @@ impl Broker {
             }
         }
         let mut url = self.url(path, slash);
+        let called = format!("{method} {}", url.path());
         let form = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(&fields)
             .finish();
@@ -87,7 +88,7 @@ impl Broker {
         };
         let lane = self.id.0;
         self.outbound.send(lane, &request).await.map_err(|failure| {
-            let words = format!("The service {} {}.", self.name, failure.why);
+            let words = format!("The service {} {} ({called}).", self.name, failure.why);
             let kind = match failure.why {
                 Why::Busy => Kind::Unavailable,
                 _ => Kind::Failed,
@@ -134,8 +135,8 @@ impl Broker {
         };
         let words = match status {
             404 => format!("{what}: the service {} does not know it: {said}", self.name),
-            412 => format!("{what}: it is not ready yet: {said}"),
-            _ => format!("{what}: {said} (code: {status})"),
+            412 => format!("{what}: the service {} is not ready yet: {said}", self.name),
+            _ => format!("{what}: the service {} said: {said} (code: {status})", self.name),
         };
         Err(Fault {
             fate: Fate::Refused(status),

@@ -25,7 +25,11 @@ async fn a_failed_create_leaves_nothing_here_and_nothing_there() {
         ("refuse", 500, "you must be joking  (code: 403)"),
         ("412", 412, "still warming up"),
         ("500", 500, "no space left (code: 500)"),
-        ("hang", 500, "The service mysql did not answer in time."),
+        (
+            "hang",
+            500,
+            "The service mysql did not answer in time (POST /resources).",
+        ),
         ("cut", 500, "The service mysql broke off"),
     ] {
         // What hangs and breaks off has done its work before: the worst case.
@@ -65,21 +69,42 @@ async fn a_dead_service_is_told_about_in_a_sentence_and_nothing_is_left() {
         .await;
     scene.ok("PUT", "/services/instances/other/shop", "").await;
     drop(flask);
-    let dead = "The service mysql cannot be reached.\n";
-    for (verb, path, body) in [
+    for (verb, path, body, call) in [
         (
             "POST",
             "/services/instances",
             r#"{"name":"new-db","service_name":"mysql"}"#,
+            "POST /resources",
         ),
-        ("PUT", "/services/instances/my-db/shop", ""),
-        ("DELETE", "/services/instances/other/shop", ""),
-        ("DELETE", "/services/instances/my-db", ""),
-        ("GET", "/services/instances/other/status", ""),
-        ("GET", "/services/mysql/plans", ""),
+        (
+            "PUT",
+            "/services/instances/my-db/shop",
+            "",
+            "POST /resources/my-db/bind-app",
+        ),
+        (
+            "DELETE",
+            "/services/instances/other/shop",
+            "",
+            "DELETE /resources/other/bind-app",
+        ),
+        (
+            "DELETE",
+            "/services/instances/my-db",
+            "",
+            "DELETE /resources/my-db",
+        ),
+        (
+            "GET",
+            "/services/instances/other/status",
+            "",
+            "GET /resources/other/status",
+        ),
+        ("GET", "/services/mysql/plans", "", "GET /resources/plans"),
     ] {
         let (status, text) = scene.ask("ana", verb, path, body).await;
-        assert_eq!((status.as_u16(), text.as_str()), (500, dead), "{verb} {path}");
+        let dead = format!("The service mysql cannot be reached ({call}).\n");
+        assert_eq!((status.as_u16(), text), (500, dead), "{verb} {path}");
     }
     let info = parsed(&scene.ok("GET", "/services/instances/other", "").await);
     assert_eq!((&info["Info"], &info["apps"]), (&json!(null), &json!(["shop"])));
@@ -463,5 +488,41 @@ async fn a_cancelled_bind_is_undone_at_once_and_the_service_told_later() {
     assert_eq!(scene.count("bind").await, 0);
     let binds = flask.get("/__state").await["binds"]["my-db"].clone();
     assert!(binds.is_null() || binds == json!([]), "{binds}");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_service_that_hangs_costs_its_info_one_deadline_and_is_asked_eight_questions() {
+    let flask = Flask::start("today").await;
+    let scene = impatient().await;
+    scene.service("mysql", &flask).await;
+    for n in 0..20 {
+        let new = NEW.replace("my-db", &format!("db-{n}"));
+        scene.ok("POST", "/services/instances", new).await;
+    }
+    flask.fail(json!({"mode": "hang", "method": "GET"})).await;
+    let start = std::time::Instant::now();
+    let info = parsed(&scene.ok("GET", "/services/mysql", "").await);
+    let took = start.elapsed();
+    let info = info.as_array().unwrap();
+    assert_eq!(info.len(), 20);
+    assert!(info.iter().all(|i| i["Info"].is_null()), "{info:?}");
+    // Two rounds of eight would cost two deadlines of two seconds, all twenty three.
+    assert!(took >= Duration::from_millis(1900), "{took:?}");
+    assert!(took < Duration::from_millis(3900), "{took:?}");
+    let calls = flask.calls().await;
+    let asked = calls
+        .iter()
+        .filter(|c| c.starts_with("GET /resources/db-"))
+        .count();
+    assert_eq!(asked, 8, "{calls:?}");
+    flask.fail(json!({})).await;
+    let info = parsed(&scene.ok("GET", "/services/mysql", "").await);
+    let told = info
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|i| i["Info"]["Address"].is_string());
+    assert_eq!(told.count(), 20);
     scene.end().await;
 }

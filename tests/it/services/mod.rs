@@ -1,5 +1,5 @@
-//! Services from both editions to real Flask services that are written as the documents of their year
-//! show, and back; and what is left when they fail.
+//! Services from both editions to real programs that are written as the documents of their year show (Flask
+//! three times, Node once), and back; and what is left when they fail.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::house::House;
 
+mod cycle;
 mod failing;
 mod old;
 mod rights;
@@ -48,11 +49,25 @@ fn python() -> &'static str {
 
 impl Flask {
     async fn start(script: &str) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let path = format!("{}/tests/services/{script}.py", env!("CARGO_MANIFEST_DIR"));
-        let mut child = Command::new(python())
-            .arg("-B")
-            .arg(path)
+        let mut python = Command::new(python());
+        python.arg("-B").arg(path);
+        Self::started(python)
+    }
+
+    /// The one that is no Flask.
+    fn node() -> Self {
+        let mut node = Command::new("node");
+        node.arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/services/units2014.js"
+        ));
+        Self::started(node)
+    }
+
+    fn started(mut command: Command) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
