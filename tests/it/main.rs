@@ -18,4 +18,5 @@ mod people;
 mod recorded;
 mod services;
 mod smoke;
+mod swap;
 mod units;
