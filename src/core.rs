@@ -85,6 +85,11 @@ impl Public {
         self.with_port(&format!("{label}.{}", self.domain))
     }
 
+    /// The URL of an app's repository as clients reach it: what `git remote add` takes.
+    pub fn repository_url(&self, app: impl std::fmt::Display) -> String {
+        format!("{}/git/{app}.git", self.api_url)
+    }
+
     /// A host of the router, with the port if it is not 80.
     pub fn with_port(&self, host: &str) -> String {
         match self.router_port {

@@ -119,6 +119,16 @@ impl DataDir {
         self.path.join("uploads")
     }
 
+    /// The git repositories of apps, their hook, and pushes under way.
+    pub fn repositories(&self) -> PathBuf {
+        self.path.join("repositories")
+    }
+
+    /// One repository, made or not; `id` is its own, never a name from outside.
+    pub fn repository(&self, id: uuid::Uuid) -> PathBuf {
+        self.repositories().join(format!("{id}.git"))
+    }
+
     /// Mails, as long as there is no server to send them.
     pub fn mail(&self) -> PathBuf {
         self.path.join("mail")
@@ -172,6 +182,7 @@ impl DataDir {
             (self.platforms(), read),
             (self.uploads(), 0o700),
             (self.mail(), 0o700),
+            (self.repositories(), 0o700),
         ] {
             make_folder(&folder, mode).map_err(|error| cannot("be made", &folder, error))?;
         }

@@ -43,6 +43,8 @@ pub mod units;
 pub mod deploys;
 pub mod services;
 
+pub mod repositories;
+
 pub mod healers;
 pub mod lifecycle;
 

@@ -26,7 +26,7 @@ use crate::proxy::{Proxy, ProxySettings};
 use crate::sagas::{Reconciler, Registry, Runner, supervise};
 use crate::services::orphans::Orphans;
 use crate::services::{binds, instances};
-use crate::{deploys, lifecycle, releases, units, users};
+use crate::{deploys, lifecycle, releases, repositories, units, users};
 
 /// What `start` needs; all of it is ready to use.
 pub struct Wanted {
@@ -112,6 +112,11 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
             stop.clone(),
         );
         runner.start(&tasks);
+    }
+    if core.settings.roles.contains(&Role::Api)
+        && let Err(problem) = repositories::prepare(&core).await
+    {
+        tracing::warn!(problem = %problem.chain(), "the repositories of apps cannot be pushed to");
     }
     let healers = reconcile(&core);
     if core.settings.roles.contains(&Role::Api) {

@@ -26,6 +26,7 @@ const ROWS: &[&[&str]] = &[
     &["releases"],
     &["units"],
     &["services", "deploys"],
+    &["repositories"],
     &["lifecycle", "healers"],
     &["http"],
     &["server"],

@@ -48,7 +48,7 @@ fn view(core: &Core, full: &Full) -> Value {
     let app = &full.app;
     let address = core.public.app_address(&app.label);
     let units: Vec<Value> = full.units.iter().map(|u| unit(full, u)).collect();
-    let repository = repository_url(core, &app.name);
+    let repository = core.public.repository_url(&app.name);
     json!({
         "Name": app.name, "name": app.name,
         "Framework": app.platform, "platform": app.platform,
@@ -68,11 +68,6 @@ fn view(core: &Core, full: &Full) -> Value {
         "pool": app.pool,
         "plan": { "name": app.plan, "memory": full.memory_bytes, "cpumilli": full.cpu_milli, "default": full.plan_is_default },
     })
-}
-
-/// Where `git push` will go once there is a git server; the shape is the reference's.
-fn repository_url(core: &Core, app: &AppName) -> String {
-    format!("git@{}:{app}.git", core.public.domain)
 }
 
 /// `GET /apps`
@@ -136,7 +131,7 @@ pub async fn create(
     let app = actions::create(&core, &call, wish).await?;
     Ok(Json(json!({
         "status": "success",
-        "repository_url": repository_url(&core, &app.name),
+        "repository_url": core.public.repository_url(&app.name),
         "ip": core.public.app_address(&app.label),
     })))
 }

@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 pub use self::layers::{Layers, environment, of_process};
 pub use self::values::{Choice, LogFormat, Network, Registration, Role};
-use crate::kernel::names::Email;
+use crate::kernel::names::{BranchName, Email};
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 use crate::kernel::size::Bytes;
@@ -51,6 +51,8 @@ pub struct Settings {
     pub apps: AppsSettings,
     /// Builds.
     pub builds: BuildsSettings,
+    /// The repositories of apps.
+    pub git: GitSettings,
     /// The provisioner of processes on this host.
     pub local: LocalSettings,
     /// Calls to the APIs of services.
@@ -250,6 +252,16 @@ pub struct BuildsSettings {
     pub concurrency: usize,
     /// Names of variables.
     pub pass_environment: Vec<String>,
+}
+
+/// `[git]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GitSettings {
+    /// What is deployed where an app has chosen nothing else.
+    pub default_branch: BranchName,
+    /// Of one repository.
+    pub max_repository_bytes: Bytes,
 }
 
 /// `[local]`

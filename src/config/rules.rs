@@ -125,6 +125,11 @@ fn numbers(s: &Settings) -> Result<(), Problem> {
             size(s.builds.max_unpacked_bytes.0),
             1024,
         ),
+        (
+            "git.max_repository_bytes",
+            size(s.git.max_repository_bytes.0),
+            1 << 20,
+        ),
         ("builds.max_disk_bytes", size(s.builds.max_disk_bytes.0), 1 << 20),
         ("builds.max_files", size(s.builds.max_files), 1),
         ("builds.concurrency", count(s.builds.concurrency), 1),

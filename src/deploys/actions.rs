@@ -35,6 +35,8 @@ pub struct Order {
     pub origin: String,
     pub message: String,
     pub commit: String,
+    /// Who wrote the commit.
+    pub author: String,
     /// The caller wants it beside the version that runs, which it replaces all the same.
     pub beside: bool,
 }
@@ -60,7 +62,12 @@ pub async fn deploy(
     mut order: Order,
     source: Source,
 ) -> Result<EventId, Problem> {
-    let app = may_deploy(core, call, name).await?;
+    let permission = match order.origin.as_str() {
+        "git" => Permission::APP_DEPLOY_GIT,
+        _ => Permission::APP_DEPLOY_UPLOAD,
+    };
+    let app = apps::find_for(core, call, name, permission).await?;
+    apps::ensure_live(&app)?;
     if order.origin.is_empty() {
         order.origin = "app-deploy".into();
     }
@@ -75,7 +82,7 @@ pub async fn deploy(
         ));
     }
     let mut tx = core.db.begin().await?;
-    let data = json!({ "origin": order.origin, "message": order.message, "commit": order.commit });
+    let data = json!({ "origin": order.origin, "message": order.message, "commit": order.commit, "author": order.author });
     let new = NewEvent::new(Target::app(name), Permission::APP_DEPLOY, app.contexts(), data).cancelable();
     let event = events::begin(&mut tx, call, &new).await?;
     store::insert(&mut tx, &event, app.id, None, &order, &call.owner().1).await?;

@@ -112,6 +112,7 @@ fn order(fields: &Input) -> Result<Order, Problem> {
         message: fields.text("message")?.unwrap_or_default(),
         commit: fields.text("commit")?.unwrap_or_default(),
         beside: fields.flag("new-version")?,
+        ..Order::default()
     })
 }
 
@@ -129,7 +130,7 @@ fn view(row: &DeployRow) -> Value {
     });
     json!({
         "ID": row.event_id, "App": row.app, "Timestamp": row.started_at, "Duration": duration,
-        "Commit": row.commit_id, "Error": row.error, "Image": row.version.map_or(String::new(), |v| format!("v{v}")),
+        "Commit": row.commit_id, "Author": row.author, "Error": row.error, "Image": row.version.map_or(String::new(), |v| format!("v{v}")),
         "Version": row.version.unwrap_or(0), "Log": "", "User": row.user_name, "Origin": row.origin,
         "CanRollback": row.can_rollback, "Diff": "", "Message": row.message,
     })

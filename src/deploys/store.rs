@@ -15,6 +15,7 @@ pub struct DeployRow {
     pub version: Option<i32>,
     pub origin: String,
     pub commit_id: String,
+    pub author: String,
     pub message: String,
     pub user_name: String,
     pub started_at: DateTime<Utc>,
@@ -33,8 +34,8 @@ pub(super) async fn insert(
     user: &str,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into deploy (event_id, app_id, version, origin, commit_id, message, user_name)
-         values ($1, $2, $3, $4, $5, $6, $7)",
+        "insert into deploy (event_id, app_id, version, origin, commit_id, message, user_name, author)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
         event.as_str(),
         app.0,
         version,
@@ -42,6 +43,7 @@ pub(super) async fn insert(
         order.commit,
         order.message,
         user,
+        order.author,
     )
     .execute(tx)
     .await
@@ -82,7 +84,7 @@ pub(super) async fn list(
     let empty = Vec::new();
     sqlx::query_as!(
         DeployRow,
-        r#"select d.event_id, a.name as app, d.version, d.origin, d.commit_id, d.message, d.user_name,
+        r#"select d.event_id, a.name as app, d.version, d.origin, d.commit_id, d.author, d.message, d.user_name,
                   d.started_at, d.ended_at, d.error,
                   coalesce(v.state = 'ready' and v.disabled_reason = '' and d.error = '', false) as "can_rollback!"
            from deploy d join app a using (app_id)

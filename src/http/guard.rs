@@ -4,9 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts, RawPathParams, Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::core::Core;
 use crate::http::table::{Door, Route};
@@ -15,7 +17,7 @@ use crate::http::wording::{classic, modern};
 use crate::kernel::call::{Actor, Call, TokenKind};
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
-use crate::users::tokens;
+use crate::users::{self, tokens};
 
 /// What a door needs to know.
 #[derive(Clone)]
@@ -55,10 +57,15 @@ impl Guard {
     }
 
     fn refuse(&self, problem: Problem) -> Response {
-        match self.modern {
+        let mut response = match self.modern {
             true => modern::Refusal(problem).into_response(),
             false => classic::Refusal(problem).into_response(),
+        };
+        if self.door == Door::Basic && response.status() == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Basic realm=\"tancho\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
+        response
     }
 }
 
@@ -125,11 +132,23 @@ async fn admit(
         call.token_kind = known.token_kind;
         call.token_digest = Some(digest);
     }
-    let denied = || Problem::unauthenticated("You must provide a valid Authorization header");
+    if guard.door == Door::Basic
+        && call.actor == Actor::Nobody
+        && let Some((name, password)) = basic(headers)
+        && let Some(known) = users::admit(&guard.core, &call, &name, &password).await?
+    {
+        call = known;
+    }
+    let denied = || {
+        Problem::unauthenticated(match guard.door {
+            Door::Basic => "Give a token as the password, or your e-mail address and its password.",
+            _ => "You must provide a valid Authorization header",
+        })
+    };
     match (guard.door, &call.actor) {
         (Door::Open, _) => Ok(call),
         (_, Actor::Nobody | Actor::Internal) => Err(denied()),
-        (Door::Token, _) | (Door::User | Door::UserOrItsApp, Actor::User { .. }) => Ok(call),
+        (Door::Token, _) | (Door::User | Door::Basic | Door::UserOrItsApp, Actor::User { .. }) => Ok(call),
         (Door::UserOrItsApp, Actor::App { name, .. }) if Some(name.as_str()) == app => Ok(call),
         (Door::May(permission), Actor::User { .. }) if call.may_somewhere(permission) => Ok(call),
         (Door::May(_), Actor::User { .. }) => {
@@ -147,6 +166,18 @@ fn bearer(headers: &HeaderMap) -> Option<Secret> {
         [token] | [_, token] if !token.is_empty() && token.len() <= 256 => Some(Secret::new(*token)),
         _ => None,
     }
+}
+
+/// Name and password of Basic auth.
+fn basic(headers: &HeaderMap) -> Option<(String, Secret)> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, coded) = text.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let plain = String::from_utf8(STANDARD.decode(coded.trim()).ok()?).ok()?;
+    let (name, password) = plain.split_once(':')?;
+    Some((name.to_owned(), Secret::new(password)))
 }
 
 /// The caller's address: the peer's, or the one that a trusted proxy names.

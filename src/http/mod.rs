@@ -1,4 +1,4 @@
-//! The API server's frame: the two tables of routes mounted into one tree, and what stands around every
+//! The API server's frame: the tables of routes mounted into one tree, and what stands around every
 //! handler, from the outside in: request id and log line, panics caught, deadline, door, body bounds.
 //!
 //! Which edition owns a path: a path without a version is classic if the classic table has it with that
@@ -7,6 +7,7 @@
 
 pub mod classic;
 mod events;
+pub mod git;
 mod guard;
 mod health;
 pub mod kit;
@@ -51,7 +52,7 @@ pub fn api(core: Core, healers: Healers) -> Router {
         handler.layer(middleware::from_fn_with_state(guard, guard::pass))
     };
     let mut router = Router::new();
-    for lines in [classic.lines, versioned, unversioned] {
+    for lines in [classic.lines, versioned, unversioned, git::table().lines] {
         router = mount(router, lines, dress);
     }
     router

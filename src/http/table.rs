@@ -18,6 +18,8 @@ pub enum Door {
     Token,
     /// A user's token.
     User,
+    /// A user's token, or their e-mail address and password, as Basic auth: what programs like `git` send.
+    Basic,
     /// A user's token, or the token of the app in the path.
     UserOrItsApp,
     /// A user who holds the permission on something at least.

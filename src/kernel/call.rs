@@ -31,6 +31,8 @@ pub enum TokenKind {
     Session,
     ApiKey,
     App,
+    /// By a password, sent along with the request itself.
+    Password,
     /// Tancho itself needs no token.
     Internal,
 }
@@ -43,6 +45,7 @@ impl TokenKind {
             TokenKind::Session => "session",
             TokenKind::ApiKey => "api-key",
             TokenKind::App => "app",
+            TokenKind::Password => "password",
             TokenKind::Internal => "internal",
         }
     }

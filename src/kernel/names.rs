@@ -191,6 +191,28 @@ name!(
 );
 
 name!(
+    /// A branch of a git repository: what git takes for one, but plain characters only.
+    BranchName,
+    "branch name",
+    |text| {
+        let part = |part: &str| {
+            part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && !part.ends_with('.')
+                && !part.ends_with(".lock")
+        };
+        ((1..=100).contains(&text.len())
+            && text != "HEAD"
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
+            && !text.contains("..")
+            && text.split('/').all(part))
+        .then_some(())
+        .ok_or("use 1 to 100 letters, digits and - _ . /, such as main")
+    }
+);
+
+name!(
     /// An environment variable.
     EnvName,
     "environment variable name",
@@ -322,6 +344,19 @@ mod tests {
             "a@.com",
         ] {
             assert!(Email::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn branches_are_what_git_takes_for_one() {
+        for good in ["main", "master", "release/1.0", "a_b-c"] {
+            assert!(BranchName::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "", "-x", "a b", "a..b", "a/", "/a", "a//b", "a.lock", "a.", ".a", "a~1", "a:b", "HEAD", "ä",
+            "@{1}",
+        ] {
+            assert!(BranchName::parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Sources of the apps that the tests deploy.
 
 use std::io::Write;
+use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -78,6 +79,13 @@ impl Source {
             yaml.push_str(&format!("    - {hook}\n"));
         }
         self.with("tsuru.yaml", &yaml)
+    }
+
+    /// Writes the files into a folder.
+    pub(crate) fn write_to(&self, folder: &Path) {
+        for (name, content) in &self.0 {
+            std::fs::write(folder.join(name), content).unwrap();
+        }
     }
 
     /// The `.tar.gz`.

@@ -17,6 +17,7 @@ mod house;
 mod load;
 mod loss;
 mod processes;
+mod push;
 mod replicas;
 mod secrets;
 mod services;

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 
 use crate::core::Core;
 use crate::db::{self, listen::Channel};
-use crate::kernel::call::Call;
+use crate::kernel::call::{Actor, Call, TokenKind};
 use crate::kernel::ids::TokenId;
 use crate::kernel::names::Email;
 use crate::kernel::problem::Problem;
@@ -19,7 +19,7 @@ use crate::kernel::seal::digest;
 use crate::kernel::secret::Secret;
 use crate::users::model::{Account, check_password};
 use crate::users::tokens::store::{self as sessions, NewSession};
-use crate::users::{password, store as users};
+use crate::users::{password, store as users, tokens};
 
 /// Old notes that one try clears away, at most.
 const SWEEP: i64 = 200;
@@ -74,6 +74,49 @@ pub(super) async fn login(
         core.callers.forget();
     }
     Ok(token)
+}
+
+/// Who a name and a password stand for where there is no session to be had, as with `git`: the password is a
+/// token, whatever the name, or that of the e-mail address in the name. `None`: neither. Errors: `TooMany`.
+pub async fn admit(core: &Core, call: &Call, name: &str, password: &Secret) -> Result<Option<Call>, Problem> {
+    if let Some((digest, known)) = tokens::authenticate(core, password).await? {
+        return Ok(Some(Call {
+            actor: known.actor,
+            grants: known.grants,
+            token_kind: known.token_kind,
+            token_digest: Some(digest),
+            ..call.clone()
+        }));
+    }
+    let Ok(email) = Email::parse(name) else {
+        return Ok(None);
+    };
+    let Some(account) = users::find_account(&core.db, &email).await? else {
+        note(core, call, None).await?;
+        return Ok(None);
+    };
+    if check_password(password).is_err() {
+        return Ok(None);
+    }
+    let Some(tried) = verified(core, call, &email, &account, password).await? else {
+        return Ok(None);
+    };
+    let mut tx = core.db.begin().await?;
+    tried.forgive(&mut tx).await?;
+    tx.commit().await?;
+    let filter = users::Filter {
+        emails: Some(vec![email.to_string()]),
+        ..users::Filter::default()
+    };
+    let found = users::list(&core.db, &filter).await?;
+    let id = account.id;
+    Ok(found.into_iter().next().map(|user| Call {
+        actor: Actor::User { id, email },
+        grants: user.grants().into(),
+        token_kind: TokenKind::Password,
+        token_digest: None,
+        ..call.clone()
+    }))
 }
 
 /// Checks a password within the limits. `None`: it is wrong, and that counts. Errors: `TooMany`.

@@ -176,7 +176,7 @@ fn door(door: Door) -> &'static str {
     match door {
         Door::Open => "anybody",
         Door::Token => "any token",
-        Door::User => "a user",
+        Door::User | Door::Basic => "a user",
         Door::UserOrItsApp => "a user, or the app's token",
         Door::May(_) => "an administrator",
     }

@@ -1,4 +1,4 @@
-//! A walk past every door: all routes of both tables, as data, each tried as nobody, as a stranger, a
+//! A walk past every door: all routes of all tables, as data, each tried as nobody, as a stranger, a
 //! member, a reader, an app, a session that has ended, somebody who is gone, and an administrator.
 //!
 //! Whoever is turned away changes nothing, and whoever passes finds the things of the stage locked by
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sqlx::Row as _;
 use tancho::http::table::{Door, Route, full_path};
-use tancho::http::{classic, modern};
+use tancho::http::{classic, git, modern};
 
 use crate::audit::Change;
 use crate::house::{House, Person};
@@ -133,8 +133,8 @@ fn expected(who: Who, route: &Route, row: &Row) -> Sees {
 }
 
 fn routes() -> BTreeMap<String, Route> {
-    let both = [classic::table(), modern::table()];
-    let routes = both.iter().flat_map(tancho::http::table::Table::routes);
+    let all = [classic::table(), modern::table(), git::table()];
+    let routes = all.iter().flat_map(tancho::http::table::Table::routes);
     routes
         .map(|route| (format!("{} {}", route.method, full_path(&route)), route))
         .collect()
@@ -243,6 +243,7 @@ const NAMES: &[(&str, &str)] = &[
     ("{permission}", "app.read"),
     ("{platform}", "python"),
     ("{pool}", "local"),
+    ("{repository}", "shop.git"),
     ("{role}", "reader"),
     ("{service}", "postgres"),
     ("{unit}", "no-such-unit"),
@@ -336,6 +337,9 @@ impl Street {
         let instance = "name=shop-db&plan=small&owner=web-team";
         self.must("ana", "POST /1.0/services/postgres/instances", instance)
             .await;
+        // The first look at a repository makes it.
+        let look = "GET /git/shop.git/info/refs";
+        self.must("ana", look, "?service=git-upload-pack").await;
     }
 
     pub(crate) async fn must(&self, who: &str, line: &str, sends: &str) -> String {

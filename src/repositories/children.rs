@@ -1,0 +1,80 @@
+//! `git` as a child: by argv, in an environment of our own, so that neither the machine's configuration nor
+//! a variable of the server reaches it.
+
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+use crate::kernel::problem::Problem;
+
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// The answer of a short question that is kept, at most.
+const LONGEST_ANSWER: u64 = 64 * 1024;
+/// Memory that git may ask for in one piece: a small pack can unpack to objects of any size.
+const LARGEST_PIECE: &str = "1g";
+
+/// A `git` in a repository that ends when it is dropped.
+pub(super) fn git(repository: &Path) -> Command {
+    let mut command = Command::new("git");
+    command
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C.UTF-8")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_ALLOC_LIMIT", LARGEST_PIECE)
+        .env("GIT_DIR", repository)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Why git could not be started.
+pub(super) fn cannot_start(error: io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::NotFound => Problem::unavailable(
+            "This server has no git: its administrator has to install it before repositories can be used.",
+        )
+        .because(error),
+        _ => Problem::internal(error),
+    }
+}
+
+/// Runs a question to its end; its status and the first `most` bytes of what it said.
+pub(super) async fn read(command: &mut Command, most: u64) -> Result<(i32, Vec<u8>), Problem> {
+    let mut child = command.spawn().map_err(cannot_start)?;
+    let stdout = child.stdout.take().ok_or_else(|| Problem::internal("no pipe"))?;
+    let mut said = Vec::new();
+    stdout
+        .take(most)
+        .read_to_end(&mut said)
+        .await
+        .map_err(Problem::internal)?;
+    if said.len() as u64 == most {
+        // It has more to say, and nobody to say it to.
+        child.kill().await.map_err(Problem::internal)?;
+        return Ok((0, said));
+    }
+    let status = child.wait().await.map_err(Problem::internal)?;
+    Ok((status.code().unwrap_or(-1), said))
+}
+
+/// Runs a short question; its status and what it said.
+pub(super) async fn ask(command: &mut Command) -> Result<(i32, String), Problem> {
+    let (status, said) = read(command, LONGEST_ANSWER).await?;
+    Ok((status, String::from_utf8_lossy(&said).trim_end().to_owned()))
+}
+
+/// Runs what must go well.
+pub(super) async fn order(command: &mut Command) -> Result<String, Problem> {
+    match ask(command).await? {
+        (0, said) => Ok(said),
+        (status, _) => Err(Problem::internal(format!("git ended with status {status}"))),
+    }
+}

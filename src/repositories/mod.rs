@@ -1,0 +1,33 @@
+//! Repositories: one bare git repository an app, spoken to by `git` over HTTP, and `git push` deploys.
+//!
+//! The talking is git's own: `git upload-pack` and `git receive-pack` run as children, by argv and with a
+//! cleared environment, and their bytes stream both ways. What a push may do is decided in between. The
+//! objects arrive in git's quarantine; then git runs our hook, the only one there is (`core.hooksPath` is
+//! ours, so a hook in a pushed tree is a file like any other), which asks this process over two named
+//! pipes in a folder that nobody else can enter. A push of the *default branch* is deployed there and then,
+//! as the user who pushes; lines of the event go back through the hook to the pusher. Only when the deploy
+//! has ended well does the hook say yes, and the refs move. Whatever fails, a killed server included, is a
+//! no: objects and refs stay as they were, and the deploy, which is an event like any other, is done or
+//! undone by itself.
+//!
+//! The *default branch* is the app's own choice; until it has chosen, that of the settings, or `main` or
+//! `master` if only that comes first. The database knows it, and `HEAD` follows. Other branches and tags are
+//! kept, not deployed. One push at a time deploys an app.
+//!
+//! A repository lies on one host, that of the first push or fetch, as the versions made of it do. Other
+//! hosts refuse it and say which one has it; nothing is copied between them.
+//!
+//! A pusher who hangs up stops neither the deploy nor the refs: git's answer is read to its end.
+
+mod actions;
+mod children;
+mod hook;
+mod model;
+mod push;
+mod store;
+mod talk;
+pub mod wire;
+
+pub use actions::{Repository, open, prepare};
+pub use model::Service;
+pub use talk::{Manner, Talk};
