@@ -285,15 +285,9 @@ impl House {
     }
 
     pub(crate) async fn post_parts(&self, app: &str, part: &str, content: &[u8]) -> Response {
-        let mut body = format!(
-            "--edge\r\nContent-Disposition: form-data; name=\"origin\"\r\n\r\napp-deploy\r\n--edge\r\n\
-             Content-Disposition: form-data; name=\"{part}\"; filename=\"a.tar.gz\"\r\n\r\n"
-        )
-        .into_bytes();
-        body.extend_from_slice(content);
-        body.extend_from_slice(b"\r\n--edge--\r\n");
+        let (kind, body) = multipart(part, content);
         self.by(Method::POST, &format!("/1.0/apps/{app}/deploy"))
-            .header("content-type", "multipart/form-data; boundary=edge")
+            .header("content-type", kind)
             .body(body)
             .send()
             .await
@@ -430,6 +424,18 @@ impl Drop for House {
         let _ = fs::remove_dir_all(&self.root);
         assert!(failed || wrong.is_empty(), "{wrong:#?}");
     }
+}
+
+/// The body of a deploy with an archive in one of its parts, and the body's type.
+pub(crate) fn multipart(part: &str, content: &[u8]) -> (&'static str, Vec<u8>) {
+    let mut body = format!(
+        "--edge\r\nContent-Disposition: form-data; name=\"origin\"\r\n\r\napp-deploy\r\n--edge\r\n\
+         Content-Disposition: form-data; name=\"{part}\"; filename=\"a.tar.gz\"\r\n\r\n"
+    )
+    .into_bytes();
+    body.extend_from_slice(content);
+    body.extend_from_slice(b"\r\n--edge--\r\n");
+    ("multipart/form-data; boundary=edge", body)
 }
 
 /// Asks an app through a router.

@@ -7,12 +7,14 @@
 )]
 
 mod apps;
+mod chaos;
 mod cluster;
 mod command;
 mod crash;
 mod deploys;
 mod drill;
 mod faults;
+mod fleet;
 mod house;
 mod load;
 mod loss;

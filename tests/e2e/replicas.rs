@@ -1,133 +1,15 @@
 //! Several replicas over one Postgres behind an nginx that shares the requests out.
 
-use std::fs;
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
-
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::Value;
 
 use crate::apps::Source;
 use crate::cluster::Cluster;
+use crate::fleet::{Nginx, Replica};
 use crate::house::{House, seconds, until, visit};
 use crate::load::Load;
 use crate::services::Slow;
-
-static NEXT: AtomicU16 = AtomicU16::new(0);
-
-/// A port that stays free while a replica is restarted: below those that the system gives to who calls.
-fn port() -> u16 {
-    let base = 15_000 + u16::try_from(std::process::id() % 15_000).unwrap();
-    loop {
-        let port = base + NEXT.fetch_add(1, Ordering::Relaxed);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// An nginx before all replicas, gone with the value.
-struct Nginx {
-    child: Child,
-    api: String,
-    router: String,
-}
-
-impl Nginx {
-    fn start(folder: &Path, apis: &[u16], routers: &[u16]) -> Self {
-        let (api, router) = (port(), port());
-        // One that is being restarted is asked again at once: else three restarts in ten seconds leave nobody.
-        let servers = |ports: &[u16]| -> String {
-            let lines = ports
-                .iter()
-                .map(|port| format!("server 127.0.0.1:{port} max_fails=0;"));
-            lines.collect()
-        };
-        let here = folder.display();
-        let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|name| format!("{name}_temp_path {here}/nginx-{name};\n"))
-            .concat();
-        let server = |port: u16, name: &str| {
-            format!(
-                "server {{ listen 127.0.0.1:{port}; location / {{
-                     proxy_pass http://{name}; proxy_set_header Host $http_host;
-                     proxy_buffering off; proxy_request_buffering off; client_max_body_size 0;
-                 }} }}\n"
-            )
-        };
-        let text = format!(
-            "daemon off; master_process off; pid {here}/nginx.pid; error_log stderr;
-             events {{ worker_connections 1024; }}
-             http {{ access_log off;
-             {paths}
-             upstream api {{ {} }}
-             upstream router {{ {} }}
-             {}{} }}\n",
-            servers(apis),
-            servers(routers),
-            server(api, "api"),
-            server(router, "router"),
-        );
-        let file = folder.join("nginx.conf");
-        fs::write(&file, text).unwrap();
-        let log = fs::File::create(folder.join("nginx.log")).unwrap();
-        let child = Command::new("/usr/sbin/nginx")
-            .args(["-e", "stderr", "-c"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the Debian package nginx-light");
-        let url = |port| format!("http://127.0.0.1:{port}");
-        Self {
-            child,
-            api: url(api),
-            router: url(router),
-        }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Both fail when it has ended, which is as good.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// One replica with its ports.
-struct Replica {
-    house: House,
-    api: u16,
-    router: u16,
-}
-
-impl Replica {
-    fn new(url: &str, key: &str) -> Self {
-        let mut house = House::empty();
-        house.set("DATABASE_URL", url);
-        house.set("TANCHO_SECRETS_KEYS", key);
-        house.set("TANCHO_ROUTER_PUBLIC_PORT", "80");
-        house.set("TANCHO_SERVICES_ALLOW_PRIVATE_ADDRESSES", "yes");
-        let (api, router) = (port(), port());
-        Self { house, api, router }
-    }
-
-    fn serve(&mut self) {
-        let (api, router) = (
-            format!("127.0.0.1:{}", self.api),
-            format!("127.0.0.1:{}", self.router),
-        );
-        let program = self
-            .house
-            .try_start(&["serve", "--api", &api, "--router", &router]);
-        self.house.program = Some(program.unwrap());
-    }
-}
 
 /// Reads JSON through nginx.
 async fn read(house: &House, nginx: &Nginx, path: &str) -> Value {
@@ -158,7 +40,7 @@ async fn any_replica_serves_any_call_and_none_is_missed() {
     assert_eq!(told, 1);
     let apis: Vec<u16> = all.iter().map(|one| one.api).collect();
     let routers: Vec<u16> = all.iter().map(|one| one.router).collect();
-    let nginx = Nginx::start(&folder.root, &apis, &routers);
+    let nginx = Nginx::start(&folder.root, &apis, &routers, "error timeout");
     until("nginx answers for the replicas", seconds(30), async || {
         let answer = folder.http.get(format!("{}/healthcheck/?check=all", nginx.api));
         let answer = answer.send().await.ok()?;

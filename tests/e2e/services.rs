@@ -1,6 +1,7 @@
 //! SIGKILL of Tancho in the middle of calls to a service.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use reqwest::Method;
@@ -26,6 +27,15 @@ impl Drop for Slow {
 
 impl Slow {
     pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// One that keeps what it holds in a file, and has always the same port.
+    pub(crate) fn kept(file: &Path, port: u16) -> Self {
+        Self::with(&[file.to_str().unwrap(), &port.to_string()])
+    }
+
+    fn with(arguments: &[&str]) -> Self {
         let has_flask = |python: &&&str| {
             let mut command = Command::new(python);
             command.args(["-c", "import flask"]).stderr(Stdio::null());
@@ -39,6 +49,7 @@ impl Slow {
         let mut child = Command::new(python)
             .arg("-B")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/slow_service.py"))
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -88,7 +99,7 @@ impl Slow {
     }
 
     /// Keys of what it holds: `instances` or `binds`.
-    async fn holds(&self, what: &str) -> Vec<String> {
+    pub(crate) async fn holds(&self, what: &str) -> Vec<String> {
         self.state().await[what]
             .as_object()
             .unwrap()

@@ -1,8 +1,10 @@
 """A service whose work takes its time: it sleeps before and after what it does, as /__slow says.
 
-GET /__state answers what it holds and which calls have begun and ended.
+GET /__state answers what it holds and which calls have begun and ended. With a file and a port as arguments it
+keeps what it holds in the file, so that a kill makes it forget nothing that it has answered.
 """
 
+import json
 import os
 import sys
 import threading
@@ -14,6 +16,15 @@ from werkzeug.serving import make_server
 app = Flask(__name__)
 state = {"instances": {}, "binds": {}, "begun": [], "ended": [], "calls": {}}
 slow = {"before": 0, "after": 0}
+kept = sys.argv[1] if len(sys.argv) > 2 else None
+lock = threading.Lock()
+
+
+def keep():
+    with lock:
+        with open(kept + ".new", "w") as file:
+            json.dump({part: dict(state[part]) for part in ("instances", "binds")}, file)
+        os.replace(kept + ".new", kept)
 
 
 @app.before_request
@@ -31,6 +42,8 @@ def before():
 @app.after_request
 def after(response):
     if not request.path.startswith("/__"):
+        if kept and request.method != "GET":
+            keep()
         state["ended"].append(request.method + " " + request.path)
         if request.method == "POST":
             time.sleep(slow["after"])
@@ -105,7 +118,10 @@ def units(name):
 
 
 if __name__ == "__main__":
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    if kept and os.path.exists(kept):
+        with open(kept) as file:
+            state.update(json.load(file))
+    server = make_server("127.0.0.1", int(sys.argv[2]) if kept else 0, app, threaded=True)
     print(server.server_port, flush=True)
     # The test holds the other end of standard input: when it dies, so does this.
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()

@@ -1,0 +1,161 @@
+//! The world against what users were told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use sqlx::{Connection, PgConnection};
+
+use super::Scene;
+use super::user::User;
+use super::world::App;
+use crate::house::{House, seconds, until, visit};
+
+/// How long healers, hunts and reconcilers may take once everything works again.
+const PATIENCE: u64 = 60;
+
+/// No event and no saga is under way for ever, none is stuck, nothing has panicked.
+pub(super) async fn nothing_is_stuck(scene: &Scene) {
+    let mut db = PgConnection::connect(&scene.cluster.url("postgres"))
+        .await
+        .unwrap();
+    let mut last = Vec::new();
+    until("the end of all sagas", seconds(PATIENCE), async || {
+        let open = "select kind || ' ' || state || ' at step ' || step || ': ' || problem from saga
+                    where state not in ('done', 'undone')
+                    union all select 'event ' || kind || ' ' || target_value from event where ended_at is null";
+        let open: Vec<String> = sqlx::query_scalar(open).fetch_all(&mut db).await.unwrap();
+        if open != last {
+            println!("open: {open:#?}");
+            last.clone_from(&open);
+        }
+        open.is_empty().then_some(())
+    })
+    .await;
+    for one in &scene.replicas {
+        let log = one.house.log();
+        let panics: Vec<&str> = log.lines().filter(|line| line.contains("panicked")).collect();
+        assert!(panics.is_empty(), "{panics:#?}");
+    }
+}
+
+/// The API, the apps and the service agree with a user's world.
+pub(super) async fn is_as_told(scene: &Scene, user: &User) {
+    let apps = user.read("/1.0/apps").await;
+    let names = |list: &Value| -> BTreeSet<String> {
+        let rows = list.as_array().cloned().unwrap_or_default();
+        rows.iter()
+            .map(|row| row["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let told: BTreeSet<String> = user.world.apps.keys().cloned().collect();
+    assert_eq!(names(&apps), told, "the apps of {}", user.team);
+    for (name, app) in &user.world.apps {
+        let found = variables(user, name).await;
+        let set: BTreeMap<String, String> = found.into_iter().filter(|(k, _)| k.starts_with('V')).collect();
+        assert_eq!(set, app.variables, "the variables of {name}");
+        for router in scene.replicas.iter().map(|one| &one.house.running().router) {
+            runs_as_told(&scene.folder, router, name, app).await;
+        }
+        until(
+            &format!("{name} has {} units", app.units),
+            seconds(PATIENCE),
+            async || {
+                let info = user.read(&format!("/1.0/apps/{name}")).await;
+                let units = info["units"].as_array().map_or(0, Vec::len);
+                (units == app.units).then_some(())
+            },
+        )
+        .await;
+    }
+}
+
+async fn variables(user: &User, app: &str) -> BTreeMap<String, String> {
+    let list = user.read(&format!("/1.0/apps/{app}/env")).await;
+    let rows = list.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    rows.iter()
+        .map(|row| (text(&row["name"]), text(&row["value"])))
+        .collect()
+}
+
+/// An app behind a router says its text, its variables and, bound, that of the service.
+async fn runs_as_told(folder: &House, router: &str, name: &str, app: &App) {
+    let Some(text) = &app.text else { return };
+    let mut want: Vec<(String, String)> = vec![("/".to_owned(), format!("{text} -"))];
+    for number in 0..3 {
+        let variable = format!("V{number}");
+        let value = app
+            .variables
+            .get(&variable)
+            .cloned()
+            .unwrap_or_else(|| "-".to_owned());
+        want.push((format!("/env/{variable}"), value));
+    }
+    for (path, want) in want {
+        let mut last = String::new();
+        until(
+            &format!("{name}{path} says {want}"),
+            seconds(PATIENCE),
+            async || {
+                let (status, said) = visit(&folder.http, router, name, &path).await;
+                let line = format!("{name}{path}: {status} {said}");
+                if line != last {
+                    println!("{line}");
+                    last = line;
+                }
+                (status == 200 && said == want).then_some(())
+            },
+        )
+        .await;
+    }
+    let (_, bound) = visit(&folder.http, router, name, "/env/STORE_URL").await;
+    match bound.strip_prefix("store://") {
+        Some(instance) => assert!(app.binds.contains(instance), "{name} uses {instance}: {app:?}"),
+        None => assert!(app.binds.is_empty(), "{name} has no variables: {app:?}"),
+    }
+}
+
+/// The service has what users have; as many processes run as there are units.
+pub(super) async fn nothing_is_doubled(scene: &Scene, users: &[User]) {
+    let slow = scene.slow.as_ref().unwrap();
+    let mut instances = BTreeSet::new();
+    let mut binds = BTreeSet::new();
+    let mut units = 0;
+    for user in users {
+        instances.extend(user.world.instances.iter().cloned());
+        for (name, app) in &user.world.apps {
+            units += app.units;
+            binds.extend(
+                app.binds
+                    .iter()
+                    .map(|instance| format!("{instance} {name}.localhost")),
+            );
+        }
+    }
+    for (what, told) in [("instances", instances), ("binds", binds)] {
+        let mut last = BTreeSet::new();
+        until(
+            &format!("the service has these {what}: {told:?}"),
+            seconds(PATIENCE),
+            async || {
+                let held: BTreeSet<String> = slow.holds(what).await.into_iter().collect();
+                if held != last {
+                    println!("the service has {what} {held:?}");
+                    last.clone_from(&held);
+                }
+                (held == told).then_some(())
+            },
+        )
+        .await;
+    }
+    let mut last = usize::MAX;
+    until(&format!("{units} processes run"), seconds(PATIENCE), async || {
+        let count: usize = scene.replicas.iter().map(|one| one.house.pids().len()).sum();
+        if count != last {
+            println!("{count} processes run");
+            last = count;
+        }
+        (count == units).then_some(())
+    })
+    .await;
+}
