@@ -113,8 +113,8 @@ pub struct Following {
     after: i64,
     waiting: std::collections::VecDeque<Told>,
     ended: bool,
-    /// When the event was last read.
-    seen: Option<tokio::time::Instant>,
+    /// When the event was last read; at first, when somebody began to follow it, who has just begun or found it.
+    seen: tokio::time::Instant,
 }
 
 /// Follows an event, on whichever replica it runs.
@@ -126,7 +126,7 @@ pub fn follow(db: &Db, notices: &Notices, id: &EventId) -> Following {
         after: 0,
         waiting: std::collections::VecDeque::new(),
         ended: false,
-        seen: None,
+        seen: tokio::time::Instant::now(),
     }
 }
 
@@ -141,7 +141,7 @@ impl Following {
                 return Ok(None);
             }
             match self.look().await {
-                Ok(()) => self.seen = Some(tokio::time::Instant::now()),
+                Ok(()) => self.seen = tokio::time::Instant::now(),
                 // What has begun goes on while the database is away, and so does its follower.
                 Err(problem) if problem.kind() == Kind::Unavailable && self.is_patient() => {}
                 Err(problem) => return Err(problem),
@@ -153,7 +153,7 @@ impl Following {
     }
 
     fn is_patient(&self) -> bool {
-        self.seen.is_some_and(|at| at.elapsed() < PATIENCE)
+        self.seen.elapsed() < PATIENCE
     }
 
     /// Waits for the end, and answers it.
