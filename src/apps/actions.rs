@@ -87,10 +87,12 @@ pub(super) async fn create(core: &Core, call: &Call, wish: Wish) -> Result<App, 
     )
     .await?;
     db::notify(&mut tx, Channel::Routes, "").await?;
-    tx.commit().await?;
-    store::find(&core.db, &wish.name)
+    // Read before anybody else can see it: a removal may follow at once.
+    let app = store::find(&mut *tx, &wish.name)
         .await?
-        .ok_or_else(|| Problem::internal("the app just created is gone"))
+        .ok_or_else(|| Problem::internal("the app just created is not there"))?;
+    tx.commit().await?;
+    Ok(app)
 }
 
 /// The team that will own what is being created: the one named, or the only candidate.

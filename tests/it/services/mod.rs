@@ -15,6 +15,7 @@ use crate::house::House;
 mod cycle;
 mod failing;
 mod old;
+mod races;
 mod rights;
 mod whole;
 
@@ -142,12 +143,15 @@ impl Scene {
     /// A user whose token is their name.
     async fn user(&self, name: &str, roles: &[(&str, &str)]) {
         let id = Uuid::now_v7();
-        sqlx::query("insert into user_account (user_id, email, password_hash) values ($1, $2, 'x')")
-            .bind(id)
-            .bind(format!("{name}@example.com"))
-            .execute(self.db())
-            .await
-            .unwrap();
+        sqlx::query(
+            "insert into user_account (user_id, email, password_hash, quota_limit) values ($1, $2, 'x', $3)",
+        )
+        .bind(id)
+        .bind(format!("{name}@example.com"))
+        .bind(self.house.running.core.settings.quota.apps_per_user)
+        .execute(self.db())
+        .await
+        .unwrap();
         for (role, value) in roles {
             sqlx::query("insert into user_role (user_id, role, context_value) values ($1, $2, $3)")
                 .bind(id)
@@ -228,7 +232,7 @@ impl Scene {
 
     /// Waits until a table with its condition has so many rows.
     async fn until(&self, table: &str, rows: i64) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             let found = self.count(table).await;
             if found == rows {
