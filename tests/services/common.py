@@ -1,8 +1,9 @@
 """What the services of the tests share: a log of the calls received, and a way to be told to fail.
 
 GET /__log answers the calls so far, GET /__state what the service holds, POST /__fail takes
-{"mode": refuse | 412 | 500 | hang | garbage | cut | "", "method": only this verb, "path": only paths that
-end so, "do": whether the work is done before the failure}.
+{"mode": refuse | 412 | 500 | hang | garbage | cut | "", "name": only calls for this instance, "method": only
+this verb, "path": only paths that end so, "do": whether the work is done before the failure}. There is one
+such rule for each name, and one without; a new one takes the place of the old.
 """
 
 import json
@@ -11,14 +12,13 @@ import sys
 import threading
 import time
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, jsonify, request
 from werkzeug.serving import make_server
 
 app = Flask(__name__)
 calls = []
 state = {"instances": {}, "binds": {}, "units": {}}
-fail = {}
-released = threading.Event()
+rules = {}
 lock = threading.Lock()
 
 
@@ -38,28 +38,36 @@ def record():
                 "headers": {k.lower(): v for k, v in request.headers},
             }
         )
-    if not fails() or fail.get("do"):
+    rule, released = failing()
+    if not rule or rule.get("do"):
         return None
-    return failure()
+    return failure(rule["mode"], released)
 
 
 @app.after_request
 def fail_after(response):
-    if request.path.startswith("/__") or not fails() or not fail.get("do"):
+    rule, released = (None, None) if request.path.startswith("/__") else failing()
+    if not rule or not rule.get("do"):
         return response
-    return failure()
+    return failure(rule["mode"], released)
 
 
-def fails():
-    if not fail.get("mode"):
-        return False
-    if fail.get("method") and fail["method"] != request.method:
-        return False
-    return request.path.endswith(fail.get("path", ""))
+def subject():
+    """The instance that a call is for."""
+    parts = request.path.split("/")
+    return parts[2] if len(parts) > 2 and parts[2] else request.form.get("name", "")
 
 
-def failure():
-    mode = fail["mode"]
+def failing():
+    for name in (subject(), ""):
+        rule, released = rules.get(name, ({}, None))
+        wanted = rule.get("mode") and rule.get("method", request.method) == request.method
+        if wanted and request.path.endswith(rule.get("path", "")):
+            return rule, released
+    return None, None
+
+
+def failure(mode, released):
     if mode == "refuse":
         return Response("you must be joking\x07", status=403)
     if mode == "412":
@@ -86,11 +94,10 @@ def show():
 
 @app.post("/__fail")
 def set_fail():
-    global released
-    fail.clear()
-    fail.update(request.get_json())
+    rule = request.get_json()
+    _, released = rules.get(rule.get("name", ""), (None, threading.Event()))
+    rules[rule.get("name", "")] = (rule, threading.Event())
     released.set()
-    released = threading.Event()
     return ""
 
 

@@ -67,9 +67,8 @@ def bind_unit(name):
 
 @app.delete("/resources/<name>/bind")
 def unbind_unit(name):
-    units = state["units"].get(name, [])
-    if request.form.get("unit-host") in units:
-        units.remove(request.form.get("unit-host"))
+    host = request.form.get("unit-host")
+    state["units"][name] = [h for h in state["units"].get(name, []) if h != host]
     return "", 200
 
 

@@ -6,8 +6,7 @@ const http = require("node:http");
 
 const calls = [];
 const state = { instances: {}, binds: {}, units: {} };
-let fail = {};
-let hung = [];
+const rules = {};
 
 function work(method, parts, form) {
   const [root, name, word, host, ...more] = parts;
@@ -43,28 +42,36 @@ function work(method, parts, form) {
   return [404, "no such page"];
 }
 
-function failure(response) {
+function failing(method, path, form) {
+  const subject = path.split("/")[2] || form.get("name") || "";
+  const applies = (rule) =>
+    rule && rule.mode && (rule.method || method) === method && path.endsWith(rule.path || "");
+  return [subject, ""].map((name) => rules[name]).find(applies);
+}
+
+function failure(rule, response) {
   const say = (status, text) => {
     response.writeHead(status);
     response.end(text);
   };
-  if (fail.mode === "refuse") return say(403, "you must be joking\x07");
-  if (fail.mode === "412") return say(412, "still warming up");
-  if (fail.mode === "500") return say(500, "no space left");
-  if (fail.mode === "garbage") return say(200, "<html>not json");
-  if (fail.mode === "cut") {
+  if (rule.mode === "refuse") return say(403, "you must be joking\x07");
+  if (rule.mode === "412") return say(412, "still warming up");
+  if (rule.mode === "500") return say(500, "no space left");
+  if (rule.mode === "garbage") return say(200, "<html>not json");
+  if (rule.mode === "cut") {
     response.writeHead(200, { "Content-Length": 100 });
     response.write("{");
     return setTimeout(() => response.destroy(), 20);
   }
-  return hung.push(() => say(500, "late"));
+  return rule.hung.push(() => say(500, "late"));
 }
 
 function control(path, body, response) {
   if (path === "/__fail") {
-    fail = JSON.parse(body);
-    hung.forEach((answer) => answer());
-    hung = [];
+    const rule = { hung: [], ...JSON.parse(body) };
+    const old = rules[rule.name || ""];
+    rules[rule.name || ""] = rule;
+    if (old) old.hung.forEach((answer) => answer());
   }
   response.end(JSON.stringify(path === "/__log" ? calls : state));
 }
@@ -84,11 +91,10 @@ http
         .split(":");
       const call = `${request.method} ${decodeURIComponent(url.pathname)}`;
       calls.push({ call, form: lists(form), query: lists(url.searchParams), user, password, headers: request.headers });
-      const fails =
-        fail.mode && (!fail.method || fail.method === request.method) && url.pathname.endsWith(fail.path || "");
-      if (fails && !fail.do) return failure(response);
+      const rule = failing(request.method, decodeURIComponent(url.pathname), form);
+      if (rule && !rule.do) return failure(rule, response);
       const [status, text] = work(request.method, url.pathname.split("/").slice(1).map(decodeURIComponent), form);
-      if (fails) return failure(response);
+      if (rule) return failure(rule, response);
       response.writeHead(status);
       return response.end(text);
     });

@@ -32,7 +32,7 @@ def unbind(name, host):
     hosts = state["binds"].get(name, [])
     if host not in hosts:
         return "not bound", 404
-    hosts.remove(host)
+    state["binds"][name] = [h for h in hosts if h != host]
     return "", 204
 
 

@@ -118,6 +118,6 @@ async fn tell(core: &Core, due: &Due) -> Result<(), Problem> {
 
 async fn postpone(core: &Core, due: &Due, fault: &Fault) -> Result<(), Problem> {
     let pause = 2.0_f64.powi(due.attempts.min(10)).min(LONGEST_PAUSE);
-    tracing::debug!(unit = due.unit_id, problem = %fault.problem.chain(), pause, "a service could not be told of a unit");
+    tracing::warn!(unit = due.unit_id, problem = %fault.problem.chain(), pause, "a service could not be told of a unit; it will be told again");
     Ok(store::postpone_unit(&core.db, due, pause).await?)
 }

@@ -18,7 +18,7 @@ async fn impatient() -> Scene {
 
 #[tokio::test]
 async fn a_failed_create_leaves_nothing_here_and_nothing_there() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = impatient().await;
     scene.service("mysql", &flask).await;
     for (mode, status, words) in [
@@ -59,7 +59,7 @@ async fn a_failed_create_leaves_nothing_here_and_nothing_there() {
 
 #[tokio::test]
 async fn a_dead_service_is_told_about_in_a_sentence_and_nothing_is_left() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = impatient().await;
     scene.app("shop", "red").await;
     scene.service("mysql", &flask).await;
@@ -156,7 +156,7 @@ async fn a_dead_service_is_told_about_in_a_sentence_and_nothing_is_left() {
 
 #[tokio::test]
 async fn a_failed_bind_leaves_no_variable_and_no_bind() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = impatient().await;
     scene.app("shop", "red").await;
     scene.service("mysql", &flask).await;
@@ -199,7 +199,7 @@ async fn a_failed_bind_leaves_no_variable_and_no_bind() {
 
 #[tokio::test]
 async fn a_failed_unbind_is_undone_or_finished_later() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = impatient().await;
     scene.app("shop", "red").await;
     scene.service("mysql", &flask).await;
@@ -239,7 +239,7 @@ async fn a_failed_unbind_is_undone_or_finished_later() {
 
 #[tokio::test]
 async fn a_failed_removal_shows_why_and_is_finished_once_the_service_confirms() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = impatient().await;
     scene.service("mysql", &flask).await;
     for (mode, hunted) in [("refuse", false), ("500", true), ("hang", true), ("cut", true)] {
@@ -263,8 +263,8 @@ async fn a_failed_removal_shows_why_and_is_finished_once_the_service_confirms() 
 
 #[tokio::test]
 async fn a_refused_update_changes_nothing_and_a_missing_route_is_fine() {
-    let flask = Flask::start("today").await;
-    let old = Flask::start("y2014").await;
+    let flask = Flask::start("today.py");
+    let old = Flask::start("y2014.py");
     let scene = impatient().await;
     scene.service("mysql", &flask).await;
     scene.service("old", &old).await;
@@ -298,7 +298,7 @@ async fn died(scene: &Scene, kind: &str, data: Value) {
 
 #[tokio::test]
 async fn what_died_in_the_middle_is_finished() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = impatient().await;
     let app = scene.app("shop", "red").await;
     scene.service("mysql", &flask).await;
@@ -388,8 +388,8 @@ impl tancho::sagas::Saga for RemoveApp {
 
 #[tokio::test]
 async fn removing_an_app_tells_every_service_and_a_dead_one_holds_up_nothing() {
-    let flask = Flask::start("today").await;
-    let dead = Flask::start("today").await;
+    let flask = Flask::start("today.py");
+    let dead = Flask::start("today.py");
     let scene = impatient().await;
     let app = scene.app("shop", "red").await;
     scene.service("mysql", &flask).await;
@@ -424,8 +424,8 @@ async fn removing_an_app_tells_every_service_and_a_dead_one_holds_up_nothing() {
 
 #[tokio::test]
 async fn a_hung_service_delays_only_itself() {
-    let sick = Flask::start("today").await;
-    let well = Flask::start("today").await;
+    let sick = Flask::start("today.py");
+    let well = Flask::start("today.py");
     let scene = Scene::with(|settings| {
         settings.services.timeout = Duration::from_secs(20);
         settings.services.concurrency_per_service = 2;
@@ -461,7 +461,7 @@ async fn a_hung_service_delays_only_itself() {
 
 #[tokio::test]
 async fn a_cancelled_bind_is_undone_at_once_and_the_service_told_later() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = Scene::new().await;
     scene.app("shop", "red").await;
     scene.service("mysql", &flask).await;
@@ -493,7 +493,7 @@ async fn a_cancelled_bind_is_undone_at_once_and_the_service_told_later() {
 
 #[tokio::test]
 async fn a_service_that_hangs_costs_its_info_one_deadline_and_is_asked_eight_questions() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = impatient().await;
     scene.service("mysql", &flask).await;
     for n in 0..20 {

@@ -14,7 +14,8 @@ use crate::house::House;
 
 mod cycle;
 mod failing;
-mod old;
+mod faults;
+mod programs;
 mod races;
 mod rights;
 mod whole;
@@ -49,26 +50,18 @@ fn python() -> &'static str {
 }
 
 impl Flask {
-    async fn start(script: &str) -> Self {
-        let path = format!("{}/tests/services/{script}.py", env!("CARGO_MANIFEST_DIR"));
-        let mut python = Command::new(python());
-        python.arg("-B").arg(path);
-        Self::started(python)
-    }
-
-    /// The one that is no Flask.
-    fn node() -> Self {
-        let mut node = Command::new("node");
-        node.arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/services/units2014.js"
-        ));
-        Self::started(node)
-    }
-
-    fn started(mut command: Command) -> Self {
+    /// Starts a program of `tests/services` by the interpreter of its kind.
+    fn start(script: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut command = match script.ends_with(".js") {
+            true => Command::new("node"),
+            false => Command::new(python()),
+        };
+        if script.ends_with(".py") {
+            command.arg("-B");
+        }
         let mut child = command
+            .arg(format!("{}/tests/services/{script}", env!("CARGO_MANIFEST_DIR")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -114,7 +114,7 @@ fn counted(counts: &BTreeMap<Thing, i32>) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_wishes_at_once_end_as_a_model_counts_them() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = Scene::with(|settings| settings.quota.apps_per_user = MOST_APPS).await;
     for app in ["fixed-0", "fixed-1"] {
         let new = json!({ "name": app, "platform": "go", "teamOwner": "red" });

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn two_binds_at_once_are_one_bind() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = Scene::new().await;
     scene.app("shop", "red").await;
     scene.service("mysql", &flask).await;
@@ -34,7 +34,7 @@ async fn two_binds_at_once_are_one_bind() {
 
 #[tokio::test]
 async fn what_is_taken_is_refused_in_each_editions_words() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = Scene::new().await;
     scene.service("mysql", &flask).await;
     scene.service("other", &flask).await;
@@ -73,7 +73,7 @@ async fn what_is_taken_is_refused_in_each_editions_words() {
 
 #[tokio::test]
 async fn hostile_names_and_manifests_are_refused() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = Scene::new().await;
     scene.service("mysql", &flask).await;
     for name in [
@@ -127,7 +127,7 @@ async fn hostile_names_and_manifests_are_refused() {
 
 #[tokio::test]
 async fn strangers_are_refused_and_teams_are_granted() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = Scene::new().await;
     scene.team("blue").await;
     scene.user("bob", &[("team-member", "blue")]).await;

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn the_classic_way_from_manifest_to_nothing_left() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = Scene::new().await;
     scene.app("shop", "red").await;
     scene.service("mysql", &flask).await;
@@ -130,7 +130,7 @@ async fn the_classic_way_from_manifest_to_nothing_left() {
 
 #[tokio::test]
 async fn the_modern_way_with_streams_updates_and_teams() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = Scene::new().await;
     scene.app("shop", "red").await;
     scene.team("blue").await;
@@ -274,7 +274,7 @@ async fn the_modern_way_with_streams_updates_and_teams() {
 
 #[tokio::test]
 async fn services_are_told_of_units_as_they_come_and_go() {
-    let flask = Flask::start("today").await;
+    let flask = Flask::start("today.py");
     let scene = Scene::new().await;
     let app = scene.app("shop", "red").await;
     scene.service("mysql", &flask).await;
