@@ -14,6 +14,7 @@ mod addresses;
 pub mod classic;
 mod model;
 pub mod modern;
+mod rows;
 pub(crate) mod store;
 
 pub use actions::{ensure_live, find_for, find_full_for, resolve_team_owner, visible};

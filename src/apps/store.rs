@@ -1,118 +1,12 @@
 //! Apps in SQL.
 
-use chrono::{DateTime, Utc};
 use futures_util::stream::{BoxStream, StreamExt};
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::apps::model::{App, AppState, Bound, Full, Scale, UnitView};
+use crate::apps::model::{App, Full};
+use crate::apps::rows::{Row, UnitRecord};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
-
-/// What a unit's row shows: what it is, how it is, since when. A record, because Postgres makes and sends records
-/// in half the time of JSON; in three parts, because tuples that can be read are short.
-type UnitRecord = (
-    (String, String, i32, Option<String>),
-    (String, String, String, i32, bool),
-    DateTime<Utc>,
-);
-
-impl From<UnitRecord> for UnitView {
-    fn from(
-        ((id, process, version, address), (phase, state, reason, restarts, ready), created_at): UnitRecord,
-    ) -> Self {
-        Self {
-            id,
-            process,
-            version,
-            phase,
-            state,
-            reason,
-            address,
-            restarts,
-            ready,
-            created_at,
-        }
-    }
-}
-
-struct Row {
-    app_id: AppId,
-    number: i32,
-    name: AppName,
-    label: String,
-    platform: PlatformName,
-    plan: PlanName,
-    pool: PoolName,
-    team_owner: TeamName,
-    owner: String,
-    description: String,
-    tags: Vec<String>,
-    metadata: serde_json::Value,
-    state: String,
-    quota_limit: i32,
-    deploys: i32,
-    current_release: Option<i64>,
-    created_at: DateTime<Utc>,
-    teams: Vec<TeamName>,
-    cnames: Vec<String>,
-    memory_bytes: i64,
-    cpu_milli: i32,
-    plan_is_default: bool,
-    provisioner: String,
-    units: Vec<UnitRecord>,
-    processes: Vec<(String, i32, bool)>,
-    binds: Vec<(String, String, String)>,
-}
-
-impl From<Row> for Full {
-    fn from(row: Row) -> Self {
-        let app = App {
-            id: row.app_id,
-            number: row.number,
-            name: row.name,
-            label: row.label,
-            platform: row.platform,
-            plan: row.plan,
-            pool: row.pool,
-            team_owner: row.team_owner,
-            owner: row.owner,
-            description: row.description,
-            tags: row.tags,
-            metadata: row.metadata,
-            state: if row.state == "live" {
-                AppState::Live
-            } else {
-                AppState::Removing
-            },
-            quota_limit: row.quota_limit,
-            deploys: row.deploys,
-            current_release: row.current_release,
-            created_at: row.created_at,
-            teams: row.teams,
-            cnames: row.cnames,
-        };
-        let scales = row.processes.into_iter().map(|(process, units, stopped)| Scale {
-            process,
-            units,
-            stopped,
-        });
-        let bounds = row.binds.into_iter().map(|(service, instance, plan)| Bound {
-            service,
-            instance,
-            plan,
-        });
-        Full {
-            app,
-            memory_bytes: row.memory_bytes,
-            cpu_milli: row.cpu_milli,
-            plan_is_default: row.plan_is_default,
-            provisioner: row.provisioner,
-            units: row.units.into_iter().map(UnitView::from).collect(),
-            processes: scales.collect(),
-            binds: bounds.collect(),
-        }
-    }
-}
 
 /// An app by name.
 pub(crate) async fn find(db: impl PgExecutor<'_>, name: &AppName) -> sqlx::Result<Option<App>> {
