@@ -632,7 +632,8 @@ async fn the_log_is_read_followed_and_written_over_http() {
 
 #[tokio::test]
 async fn units_are_added_and_removed_over_http_within_the_quota() {
-    let site = Site::new(|_| {}).await;
+    // Long enough that somebody looks meanwhile.
+    let site = Site::new(|settings| settings.apps.drain = Duration::from_secs(2)).await;
     site.everybody_listens().await;
     let add = |body: &'static str| site.ask(Method::PUT, "/apps/crane/units").body(body);
     let (status, text) = site.text(add("1")).await;
@@ -687,6 +688,10 @@ async fn units_are_added_and_removed_over_http_within_the_quota() {
         .text(modern(Method::DELETE, "units=3&process=web&version="))
         .await;
     assert_eq!(status, StatusCode::OK, "{text}");
+    assert!(
+        text.contains("web has 0 units, 0 are to stay; 3 are leaving"),
+        "those that drain are not counted: {text}"
+    );
     site.settled(2).await;
     let (status, text) = site.text(modern(Method::DELETE, "units=2&process=worker")).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "not the last ones: {text}");

@@ -65,7 +65,8 @@ impl Data {
 struct Line {
     process: String,
     wanted: i64,
-    total: i64,
+    staying: i64,
+    leaving: i64,
     ready: i64,
     reason: Option<String>,
 }
@@ -74,7 +75,7 @@ impl Line {
     fn is_done(&self, grows: bool) -> bool {
         match grows {
             true => self.ready >= self.wanted,
-            false => self.total <= self.wanted,
+            false => self.staying + self.leaving <= self.wanted,
         }
     }
 
@@ -84,9 +85,13 @@ impl Line {
                 " ---> {} of {} units of {} are ready",
                 self.ready, self.wanted, self.process
             ),
+            false if self.leaving > 0 => format!(
+                " ---> {} has {} units, {} are to stay; {} are leaving",
+                self.process, self.staying, self.wanted, self.leaving
+            ),
             false => format!(
                 " ---> {} has {} units, {} are to stay",
-                self.process, self.total, self.wanted
+                self.process, self.staying, self.wanted
             ),
         }
     }
@@ -124,7 +129,8 @@ impl Scale {
             Line {
                 process: process.clone(),
                 wanted: i64::try_from(wanted.of(process)).unwrap_or(i64::MAX),
-                total: found.map_or(0, |s| s.total),
+                staying: found.map_or(0, |s| s.staying),
+                leaving: found.map_or(0, |s| s.leaving),
                 ready: found.map_or(0, |s| s.ready),
                 reason: found.and_then(|s| s.reason.clone()),
             }
@@ -180,8 +186,10 @@ fn too_slow(line: &Line, grows: bool, limit: Duration) -> Problem {
             line.ready, line.wanted, line.process
         ),
         false => format!(
-            "{} still has {} units after {seconds} s; they will go",
-            line.process, line.total
+            "{} units of {} are left after {seconds} s, {} are to stay; the others will go",
+            line.staying + line.leaving,
+            line.process,
+            line.wanted
         ),
     })
 }

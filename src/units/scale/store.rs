@@ -102,8 +102,10 @@ pub(super) async fn set_stopped(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
     pub(super) process: String,
-    /// All there are, those that are leaving too.
-    pub(super) total: i64,
+    /// Those that serve or are about to.
+    pub(super) staying: i64,
+    /// Those that are on their way out.
+    pub(super) leaving: i64,
     /// Those of the current release that do their work.
     pub(super) ready: i64,
     /// Why one of them does not.
@@ -114,7 +116,8 @@ pub(super) struct Standing {
 pub(super) async fn list_standing(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Vec<Standing>> {
     sqlx::query_as!(
         Standing,
-        r#"select u.process, count(*) as "total!",
+        r#"select u.process, count(*) filter (where u.phase in ('starting', 'serving')) as "staying!",
+                  count(*) filter (where u.phase in ('draining', 'stopping')) as "leaving!",
                   count(*) filter (where u.ready and u.phase = 'serving' and u.release_id = a.current_release) as "ready!",
                   max(u.reason) filter (where not u.ready and u.reason <> '') as reason
            from unit u join app a on a.app_id = u.app_id
