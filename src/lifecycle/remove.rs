@@ -82,10 +82,15 @@ impl RemoveApp {
         db::notify(&mut tx, Channel::Units, &data.app.to_string()).await?;
         db::notify(&mut tx, Channel::Routes, "").await?;
         tx.commit().await?;
+        let mut said = 0;
         loop {
             let left = store::count_units(&self.core.db, data.app).await?;
             if left == 0 {
                 return Ok(());
+            }
+            if left != said {
+                run.say(&format!(" ---> {left} units are being stopped")).await;
+                said = left;
             }
             tokio::select! {
                 _ = notices.wait(&[Channel::Units], Duration::from_millis(250)) => {}
@@ -120,6 +125,7 @@ impl RemoveApp {
     }
 
     async fn forget(&self, data: &RemoveData, run: &Run) -> Result<(), StepError> {
+        let name = apps::store::find_name(&self.core.db, data.app).await?;
         let mut tx = run.begin().await?;
         if apps::store::delete(&mut tx, data.app).await? {
             if let Ok(owner) = Email::parse(&data.owner) {
@@ -131,6 +137,9 @@ impl RemoveApp {
         }
         tx.commit().await?;
         self.core.callers.forget();
+        if let Some(name) = name {
+            run.say(&format!("\nThe app \"{name}\" is removed.")).await;
+        }
         Ok(())
     }
 }
@@ -148,7 +157,12 @@ impl Saga for RemoveApp {
     async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
         let data: RemoveData = run.data()?;
         match step {
-            "unbind" => services::unbind_everything(&self.core, run, data.app).await,
+            "unbind" => {
+                if let Some(name) = apps::store::find_name(&self.core.db, data.app).await? {
+                    run.say(&format!("---- Removing the app \"{name}\" ----")).await;
+                }
+                services::unbind_everything(&self.core, run, data.app).await
+            }
             "stop" => self.stop_units(&data, run).await,
             "files" => self.remove_files(&data).await,
             _ => self.forget(&data, run).await,
