@@ -27,6 +27,11 @@ pub struct Listed {
     pub instances: Vec<String>,
 }
 
+/// The problem of a service that is there, but for others.
+pub(in crate::services) fn not_open() -> Problem {
+    Problem::forbidden("You don't have access to this service.")
+}
+
 /// A service of which the caller may make instances and read. Errors: `NotFound`; for the classic edition
 /// `Forbidden` where it is restricted to others.
 pub(in crate::services) async fn find_open(
@@ -39,9 +44,7 @@ pub(in crate::services) async fn find_open(
         .await?
         .ok_or_else(|| no_service(name))?;
     match edition {
-        Edition::Classic if !service.is_open_to(call) => {
-            Err(Problem::forbidden("You don't have access to this service."))
-        }
+        Edition::Classic if !service.is_open_to(call) => Err(not_open()),
         Edition::Modern if !service.is_visible_to(call) => Err(no_service(name)),
         _ => Ok(service),
     }

@@ -125,11 +125,10 @@ async fn teams_of_new(
 /// Makes an instance and waits until the service has made it. Errors: what the service said.
 pub async fn create(core: &Core, call: &Call, new: NewInstance, edition: Edition) -> Result<(), Problem> {
     check_texts(&new.description, &new.plan, &new.tags, &new.parameters)?;
-    let service = match catalogue::find_open(core, call, &new.service, edition).await {
-        Ok(service) if service.is_open_to(call) => service,
-        Err(problem) if problem.kind() != crate::kernel::problem::Kind::Forbidden => return Err(problem),
-        _ => return Err(no_service(&new.service)),
-    };
+    let service = catalogue::find_open(core, call, &new.service, edition).await?;
+    if !service.is_open_to(call) {
+        return Err(catalogue::not_open());
+    }
     let teams = teams_of_new(core, call, &service, &new, edition).await?;
     let id = InstanceId::new();
     let mut tx = core.db.begin().await?;

@@ -101,7 +101,8 @@ impl Stage {
             } else {
                 &row.auth
             };
-            request = request.header("authorization", header.replace("{token}", token));
+            let header = self.filled(&header.replace("{token}", token));
+            request = request.header("authorization", header);
         }
         if !row.content_type.is_empty() {
             request = request.header("content-type", &row.content_type);

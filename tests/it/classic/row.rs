@@ -78,6 +78,10 @@ pub(super) fn fits(shape: &Value, found: &Value, at: &str) -> Result<(), String>
             let Value::Object(map) = found else { return wrong() };
             members.iter().try_for_each(|(key, shape)| match map.get(key) {
                 Some(one) => fits(shape, one, &format!("{at}/{key}")),
+                None if key == "*" => {
+                    let mut all = map.iter();
+                    all.try_for_each(|(key, one)| fits(shape, one, &format!("{at}/{key}")))
+                }
                 None => Err(format!("{at} has no {key}: {found}")),
             })
         }
@@ -98,4 +102,7 @@ fn a_shape_tells_what_fits_from_what_does_not() {
     ] {
         assert_eq!(fits(&shape, &found, "").is_ok(), good, "{found}");
     }
+    let texts = serde_json::json!({ "*": "text" });
+    assert!(fits(&texts, &serde_json::json!({ "a": "x", "b": "y" }), "").is_ok());
+    assert!(fits(&texts, &serde_json::json!({ "a": "x", "b": 1 }), "").is_err());
 }

@@ -209,6 +209,12 @@ async fn twenty_at_once_do_not_pass_a_limit_of_three() {
     quotas::release_app(&mut tx, &email).await.unwrap();
     quotas::reserve_app(&mut tx, &email).await.unwrap();
     assert!(quotas::reserve_app(&mut tx, &email).await.is_err());
+    // More than the limit is no less than the limit.
+    sqlx::query("update user_account set quota_in_use = quota_limit + 2")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    assert!(quotas::reserve_app(&mut tx, &email).await.is_err());
     drop(tx);
     house.running.stop().await;
 }

@@ -200,7 +200,7 @@ async fn strangers_are_refused_and_teams_are_granted() {
         assert_eq!(scene.ask("bob", "GET", path, "").await.0, expected, "{path}");
     }
     let new = r#"{"name":"bobs-db","service_name":"mysql"}"#;
-    assert_eq!(scene.ask("bob", "POST", "/services/instances", new).await.0, 404);
+    assert_eq!(scene.ask("bob", "POST", "/services/instances", new).await.0, 403);
     let list = scene.ask("bob", "GET", "/services/instances", "").await.1;
     assert_eq!(parsed(&list), json!([]));
     scene.end().await;
