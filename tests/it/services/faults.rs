@@ -138,6 +138,12 @@ impl<'a> Case<'a> {
         for state in ["binding", "unbinding"] {
             scene.until(&self.life.binds(state), 0).await;
         }
+        // The end of a bind is followed by a rollout, in the same event.
+        let locks = format!(
+            "event_lock where target_value in ('{}', 'db/{name}')",
+            self.life.app
+        );
+        scene.until(&locks, 0).await;
         let row = format!("service_instance where name = '{name}'");
         scene.until(&row, count(instance)).await;
         let ready = format!("{row} and state = 'ready'");
