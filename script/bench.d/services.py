@@ -1,0 +1,63 @@
+"""Services for the bench: services.py serve COUNT starts COUNT of them, each on a port of its own, and prints the ports
+in one line; the last one takes requests and never answers. services.py call URL TOKEN CALLERS asks a URL until it is
+ended, so many callers at a time, each with a short pause after an answer.
+"""
+
+import asyncio
+import sys
+import urllib.parse
+
+
+async def answer(reader, writer):
+    try:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+            if length:
+                await reader.readexactly(int(length[0].split(b":")[1]))
+            writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}")
+            await writer.drain()
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+
+
+hung = asyncio.Event()
+
+
+async def hang(reader, writer):
+    # The first one is the creation of its instance.
+    if not hung.is_set():
+        hung.set()
+        return await answer(reader, writer)
+    while await reader.read(65536):
+        pass
+    writer.close()
+
+
+async def serve(count):
+    ports = []
+    for number in range(count):
+        server = await asyncio.start_server(hang if number == count - 1 else answer, "127.0.0.1", 0)
+        ports.append(server.sockets[0].getsockname()[1])
+    print(*ports, flush=True)
+    await asyncio.Event().wait()
+
+
+async def ask(url, token):
+    while True:
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        request = f"GET {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: bearer {token}\r\nConnection: close\r\n\r\n"
+        writer.write(request.encode())
+        await reader.read()
+        writer.close()
+        await asyncio.sleep(0.5)
+
+
+async def call(url, token, callers):
+    await asyncio.gather(*(ask(urllib.parse.urlsplit(url), token) for _ in range(callers)))
+
+
+if sys.argv[1] == "serve":
+    asyncio.run(serve(int(sys.argv[2])))
+else:
+    asyncio.run(call(sys.argv[2], sys.argv[3], int(sys.argv[4])))
