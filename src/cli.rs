@@ -36,6 +36,10 @@ pub enum Command {
     CheckConfig,
     /// Stop units and the managed Postgres.
     Down,
+    /// See `sealing::list`.
+    ListKeys,
+    /// See `sealing::rotate`.
+    RotateKeys,
     /// Make an administrator. Without a file, the password is the first line of standard input.
     CreateAdmin {
         /// Who.
@@ -86,11 +90,24 @@ enum Verb {
     CheckConfig,
     /// Stop the apps and the Postgres that go on after Tancho has ended
     Down,
+    /// Manage the keys that seal variables and passwords in the database
+    Keys {
+        #[command(subcommand)]
+        verb: KeysVerb,
+    },
     /// Manage users without the API
     User {
         #[command(subcommand)]
         verb: UserVerb,
     },
+}
+
+#[derive(Subcommand)]
+enum KeysVerb {
+    /// Show the keys by number: which one seals, what is sealed with each, who has it
+    List,
+    /// Seal everything with a new key, beside servers at work, and take the old one away; can be run again
+    Rotate,
 }
 
 #[derive(Subcommand)]
@@ -137,6 +154,10 @@ pub fn parse(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Res
         Some(Verb::Migrate) => Command::Migrate,
         Some(Verb::CheckConfig) => Command::CheckConfig,
         Some(Verb::Down) => Command::Down,
+        Some(Verb::Keys { verb: KeysVerb::List }) => Command::ListKeys,
+        Some(Verb::Keys {
+            verb: KeysVerb::Rotate,
+        }) => Command::RotateKeys,
         Some(Verb::User {
             verb: UserVerb::CreateAdmin { email, password_file },
         }) => Command::CreateAdmin { email, password_file },
@@ -268,6 +289,8 @@ mod tests {
             ("tancho migrate", Command::Migrate),
             ("tancho check-config", Command::CheckConfig),
             ("tancho down", Command::Down),
+            ("tancho keys list", Command::ListKeys),
+            ("tancho keys rotate", Command::RotateKeys),
             ("tancho user create-admin ana@example.com", admin(None)),
             (
                 "tancho user create-admin ana@example.com --password-file f",

@@ -34,7 +34,7 @@ use crate::provisioners::Provisioner;
 use crate::provisioners::local::{Bounds, Local, LocalSettings};
 use crate::server::{self, Running, Wanted};
 use crate::telemetry::logs;
-use crate::users;
+use crate::{sealing, users};
 
 /// How often the managed Postgres is asked whether it lives.
 const CARE: Duration = Duration::from_secs(1);
@@ -77,6 +77,7 @@ async fn carry_out(invocation: Invocation) -> Result<(), Problem> {
         Command::Router => router(settings).await,
         Command::Migrate => migrate(settings).await,
         Command::Down => down(settings).await,
+        command @ (Command::ListKeys | Command::RotateKeys) => keys(settings, &command).await,
         Command::CreateAdmin { email, password_file } => create_admin(settings, email, password_file).await,
         Command::CheckConfig => Ok(()),
     }
@@ -344,6 +345,29 @@ async fn down(settings: Settings) -> Result<(), Problem> {
     if settings.database.is_managed() {
         cli::down_postgres(&settings.data_dir).await?;
         say("no Postgres of this folder runs");
+    }
+    Ok(())
+}
+
+/// The keys that seal, beside servers at work.
+async fn keys(settings: Settings, command: &Command) -> Result<(), Problem> {
+    let db = Database::beside(&settings).await?.open(&settings).await?;
+    db::migrate(&db).await?;
+    let source = sealing::Source::new(&settings.secrets, &DataDir::peek(&settings.data_dir)?);
+    match command {
+        Command::RotateKeys => {
+            let rotation = sealing::Rotation {
+                db: &db,
+                source: &source,
+                patience: sealing::PATIENCE,
+                say: &say,
+            };
+            sealing::rotate(&rotation).await?;
+        }
+        _ => sealing::list(&db, &source)
+            .await?
+            .iter()
+            .for_each(|line| say(line)),
     }
     Ok(())
 }

@@ -367,7 +367,8 @@ fn create_keys(path: &Path) -> io::Result<()> {
     }
 }
 
-fn read_keys(path: &Path) -> Result<Keyring, Problem> {
+/// Reads a file of keys. Errors: `Invalid`, also when others can read it.
+pub fn read_keys(path: &Path) -> Result<Keyring, Problem> {
     let unreadable = |error| cannot("be read", path, error);
     let file = File::open(path).map_err(unreadable)?;
     let mode = file.metadata().map_err(unreadable)?.mode();
@@ -391,7 +392,7 @@ fn read_keys(path: &Path) -> Result<Keyring, Problem> {
 mod tests {
     use super::*;
     use crate::config::Settings;
-    use crate::kernel::seal::Place;
+    use crate::kernel::seal::{Column, Place};
 
     /// A folder that others can pass through, gone with the guard.
     struct Temp(PathBuf);
@@ -473,7 +474,7 @@ mod tests {
         let temp = Temp::new();
         let dir = DataDir::open(&temp.0).unwrap();
         let settings = Settings::defaults().secrets;
-        let place = Place::new("t", &[&1]);
+        let place = Place::new(Column::BEARER, &[&1]);
         let sealed = load_or_create_keys(&settings, &dir)
             .unwrap()
             .seal(&place, &Secret::new("x"));

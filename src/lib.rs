@@ -27,6 +27,7 @@ pub mod plans;
 pub mod platforms;
 pub mod pools;
 pub mod quotas;
+pub mod sealing;
 
 pub mod users;
 

@@ -26,7 +26,7 @@ use crate::proxy::{Proxy, ProxySettings};
 use crate::sagas::{Reconciler, Registry, Runner, supervise};
 use crate::services::orphans::Orphans;
 use crate::services::{binds, instances};
-use crate::{deploys, lifecycle, releases, repositories, units, users};
+use crate::{deploys, lifecycle, releases, repositories, sealing, units, users};
 
 /// What `start` needs; all of it is ready to use.
 pub struct Wanted {
@@ -98,7 +98,9 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
         tasks: tasks.clone(),
         stop: stop.clone(),
     });
+    sealing::join(&core).await?;
     tasks.spawn(core.callers.clone().follow(notices.clone(), stop.clone()));
+    tasks.spawn(sealing::follow(core.clone()));
     if core.settings.roles.contains(&Role::Worker) {
         if let Err(problem) = deploys::sweep(&core).await {
             tracing::warn!(problem = %problem.chain(), "what earlier deploys left behind stays for now");

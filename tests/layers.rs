@@ -18,7 +18,7 @@ const ROWS: &[&[&str]] = &[
     &["sagas", "provisioners", "builders", "proxy", "outbound", "mail"],
     &["core"],
     &["frame"],
-    &["quotas"],
+    &["quotas", "sealing"],
     &["users"],
     &["teams", "plans", "pools", "platforms"],
     &["envs"],

@@ -26,16 +26,19 @@ pub enum Channel {
     Auth,
     /// An app got log lines: its id.
     Log,
+    /// Keys that seal changed: empty.
+    Keys,
 }
 
 impl Channel {
-    const ALL: [Channel; 6] = [
+    const ALL: [Channel; 7] = [
         Channel::Event,
         Channel::Saga,
         Channel::Routes,
         Channel::Units,
         Channel::Auth,
         Channel::Log,
+        Channel::Keys,
     ];
 
     /// The name on the wire.
@@ -47,6 +50,7 @@ impl Channel {
             Channel::Units => "tancho_units",
             Channel::Auth => "tancho_auth",
             Channel::Log => "tancho_log",
+            Channel::Keys => "tancho_keys",
         }
     }
 }

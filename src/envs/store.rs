@@ -6,7 +6,7 @@ use crate::envs::model::{Source, Var};
 use crate::kernel::ids::{AppId, BindId};
 use crate::kernel::names::EnvName;
 use crate::kernel::problem::Problem;
-use crate::kernel::seal::{Keyring, Place};
+use crate::kernel::seal::{Column, Keyring, Place};
 use crate::kernel::secret::Secret;
 
 /// A variable to keep.
@@ -19,7 +19,7 @@ pub(crate) struct Put<'a> {
 }
 
 fn place(app: AppId, name: &EnvName) -> Place {
-    Place::new("env_var", &[&app, name])
+    Place::new(Column::ENV_VAR, &[&app, name])
 }
 
 /// Keeps a variable, new or again.
@@ -115,7 +115,7 @@ pub(crate) async fn list_bound(
         .map(|row| {
             let var = match (row.name, row.value) {
                 (Some(name), Some(value)) => Some(Var {
-                    value: keys.open(&Place::new("bind_env", &[&row.bind_id, &name]), &value)?,
+                    value: keys.open(&Place::new(Column::BIND_ENV, &[&row.bind_id, &name]), &value)?,
                     name,
                     public: false,
                     alias: String::new(),

@@ -261,6 +261,8 @@ permissions! {
     ROUTER_READ = "router.read";
     ROUTER_READ_EVENTS = "router.read.events";
     ROUTER_UPDATE = "router.update";
+    SEALING_KEY = "sealing-key";
+    SEALING_KEY_ROTATE = "sealing-key.rotate";
     SERVICE = "service";
     SERVICE_CREATE = "service.create";
     SERVICE_DELETE = "service.delete";

@@ -12,7 +12,7 @@ use crate::envs::{self, Source};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, EnvName};
 use crate::kernel::problem::{Kind, Problem};
-use crate::kernel::seal::Place;
+use crate::kernel::seal::{Column, Place};
 use crate::kernel::secret::Secret;
 use crate::releases::store::{self, Readiness};
 use crate::sagas::{Run, StepError};
@@ -23,7 +23,7 @@ const RESTARTS_TO_FAIL: i32 = 2;
 /// How long routers may take to see new addresses before nobody waits for them.
 const SETTLE: Duration = Duration::from_secs(3);
 
-fn place(column: &str, app: AppId, version: i32) -> Place {
+fn place(column: Column, app: AppId, version: i32) -> Place {
     Place::new(column, &[&app, &version])
 }
 
@@ -120,8 +120,8 @@ async fn snapshot(
         .filter(|var| matches!(var.source, Source::User { .. }))
         .map(|var| (var.name.as_str(), (var.value.expose(), var.public)))
         .collect();
-    let env = seal(core, &place("release.env", app, version), &all.to_map())?;
-    let user_env = seal(core, &place("release.user_env", app, version), &user)?;
+    let env = seal(core, &place(Column::RELEASE_ENV, app, version), &all.to_map())?;
+    let user_env = seal(core, &place(Column::RELEASE_USER_ENV, app, version), &user)?;
     Ok((env, user_env))
 }
 
@@ -134,9 +134,10 @@ fn seal(core: &Core, place: &Place, value: &impl serde::Serialize) -> Result<Vec
 pub async fn environment(core: &Core, release: i64) -> Result<Vec<(EnvName, Secret)>, Problem> {
     let sealed = store::find_sealed(&core.db, release).await?;
     let sealed = sealed.ok_or_else(|| Problem::not_found("That release is gone."))?;
-    let text = core
-        .keys
-        .open(&place("release.env", sealed.app, sealed.version), &sealed.env)?;
+    let text = core.keys.open(
+        &place(Column::RELEASE_ENV, sealed.app, sealed.version),
+        &sealed.env,
+    )?;
     let map: BTreeMap<String, String> = serde_json::from_str(text.expose()).map_err(Problem::internal)?;
     map.into_iter()
         .map(|(name, value)| Ok((EnvName::parse(&name)?, Secret::new(value))))
@@ -158,7 +159,7 @@ pub async fn user_environment(
     };
     let text = core
         .keys
-        .open(&place("release.user_env", app, version), &sealed.user_env)?;
+        .open(&place(Column::RELEASE_USER_ENV, app, version), &sealed.user_env)?;
     let map: BTreeMap<String, (String, bool)> =
         serde_json::from_str(text.expose()).map_err(Problem::internal)?;
     let vars: Result<Vec<_>, Problem> = map

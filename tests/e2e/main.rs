@@ -16,6 +16,7 @@ mod drill;
 mod faults;
 mod fleet;
 mod house;
+mod keys;
 mod load;
 mod loss;
 mod processes;

@@ -12,9 +12,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 use tancho::config::Settings;
 use tancho::core::Provisioners;
-use tancho::datadir::DataDir;
+use tancho::datadir::{DataDir, load_or_create_keys};
 use tancho::kernel::names::Email;
-use tancho::kernel::seal::Keyring;
 use tancho::kernel::secret::Secret;
 use tancho::provisioners::Provisioner;
 use tancho::provisioners::fake::Fake;
@@ -102,23 +101,31 @@ impl House {
 
     /// A house with settings of its own.
     pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::on(new_database().await, change).await
+    }
+
+    /// Another server on the database of this one, on a machine of its own.
+    pub(crate) async fn beside(&self, change: impl FnOnce(&mut Settings)) -> Self {
+        let options = self.running.core.db.connect_options();
+        Self::on(PgConnectOptions::clone(&options), change).await
+    }
+
+    async fn on(database: PgConnectOptions, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::defaults();
         settings.auth.hash_memory_kib = 64;
         settings.database.max_connections = 5;
         change(&mut settings);
-        let db = tancho::db::open(new_database().await, &settings.database)
-            .await
-            .unwrap();
+        let db = tancho::db::open(database, &settings.database).await.unwrap();
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let folder = Folder::new();
         let fake = Fake::default();
         let provisioner = Arc::new(fake.clone()) as Arc<dyn Provisioner>;
-        let keys = Keyring::parse(Keyring::generate().expose()).unwrap();
+        let dirs = DataDir::open(&folder.0).unwrap();
         let wanted = Wanted {
+            keys: load_or_create_keys(&settings.secrets, &dirs).unwrap(),
             settings,
             db,
-            keys,
-            dirs: DataDir::open(&folder.0).unwrap(),
+            dirs,
             platforms_dir: folder.0.join("platforms"),
             pass_env: Vec::new(),
             host: "test".into(),

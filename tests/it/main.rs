@@ -16,6 +16,7 @@ mod house;
 mod hygiene;
 mod people;
 mod recorded;
+mod sealing;
 mod services;
 mod smoke;
 mod swap;

@@ -16,7 +16,7 @@ use tancho::config::{Role, Settings};
 use tancho::core::Core;
 use tancho::kernel::ids::AppId;
 use tancho::kernel::names::{AppName, ProcessName};
-use tancho::kernel::seal::{Place, digest};
+use tancho::kernel::seal::{Column, Place, digest};
 use tancho::kernel::secret::Secret;
 use tancho::provisioners::fake::{Asked, Fake};
 use tancho::provisioners::{LogStream, Provisioner, UnitId, UnitSpec};
@@ -108,7 +108,7 @@ impl Site {
 
     /// A version and its release; not current yet.
     async fn release(&self, version: i32, processes: &str, yaml: &str) -> i64 {
-        let place = Place::new("release.env", &[&self.app, &version]);
+        let place = Place::new(Column::RELEASE_ENV, &[&self.app, &version]);
         let env = self.core().keys.seal(&place, &Secret::new(r#"{"COLOUR":"red"}"#));
         self.run(&format!(
             "insert into version (app_id, version, host, state, processes, yaml)

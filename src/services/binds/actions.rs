@@ -13,7 +13,7 @@ use crate::kernel::ids::{BindId, EventId};
 use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
 use crate::kernel::problem::{Kind, Problem};
-use crate::kernel::seal::Place;
+use crate::kernel::seal::{Column, Place};
 use crate::kernel::secret::Secret;
 use crate::sagas::{self, Lane, NewSaga};
 use crate::services::binds::{saga, store, unbinding};
@@ -130,7 +130,7 @@ pub async fn unbind(core: &Core, call: &Call, wish: &Wish, edition: Edition) -> 
 /// The variables of a bind, opened.
 pub async fn variables(core: &Core, bind: BindId) -> Result<BTreeMap<String, Secret>, Problem> {
     let open = |(name, value): (String, Vec<u8>)| {
-        let place = Place::new("bind_env", &[&bind, &name]);
+        let place = Place::new(Column::BIND_ENV, &[&bind, &name]);
         core.keys.open(&place, &value).map(|value| (name, value))
     };
     store::list_variables(&core.db, bind)

@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::kernel::ids::{AppId, BindId};
 use crate::kernel::names::EnvName;
 use crate::kernel::problem::Problem;
-use crate::kernel::seal::Place;
+use crate::kernel::seal::{Column, Place};
 use crate::kernel::secret::Secret;
 use crate::sagas::{Run, Saga, StepError};
 use crate::services::binds::rollout::{self, HasRollout, Rollout};
@@ -97,7 +97,7 @@ impl Bind {
     async fn keep(&self, run: &Run, bind: &model::Bind, variables: &Variables) -> Result<(), StepError> {
         let names: Vec<String> = variables.keys().map(ToString::to_string).collect();
         let seal = |(name, value): (&EnvName, &Secret)| {
-            let place = Place::new("bind_env", &[&bind.id, name]);
+            let place = Place::new(Column::BIND_ENV, &[&bind.id, name]);
             self.core.keys.seal(&place, value)
         };
         let values: Vec<Vec<u8>> = variables.iter().map(seal).collect();

@@ -21,7 +21,7 @@ use crate::core::Core;
 use crate::kernel::ids::ServiceId;
 use crate::kernel::names::{InstanceName, ServiceName};
 use crate::kernel::problem::Problem;
-use crate::kernel::seal::Place;
+use crate::kernel::seal::{Column, Place};
 use crate::kernel::secret::Secret;
 use crate::outbound::Outbound;
 use crate::services::broker::dialect::Way;
@@ -119,7 +119,7 @@ pub struct Broker {
 impl Broker {
     /// Opens the password and makes ready to speak.
     pub fn new(core: &Core, service: &Service) -> Result<Self, Problem> {
-        let place = Place::new("service.password", &[&service.id]);
+        let place = Place::new(Column::SERVICE_PASSWORD, &[&service.id]);
         let password = core.keys.open(&place, &service.password)?;
         let user = match service.username.as_str() {
             "" => service.name.as_str(),

@@ -10,7 +10,7 @@ use crate::kernel::ids::ServiceId;
 use crate::kernel::names::{ServiceName, TeamName};
 use crate::kernel::permission::{Context, ContextKind, Permission};
 use crate::kernel::problem::{Kind, Problem};
-use crate::kernel::seal::Place;
+use crate::kernel::seal::{Column, Place};
 use crate::services::broker::{Broker, ServicePlan};
 use crate::services::catalogue::store::{self, Columns};
 use crate::services::instances::{self, Told};
@@ -166,7 +166,7 @@ pub async fn create(core: &Core, call: &Call, manifest: Manifest, edition: Editi
 }
 
 fn sealed(core: &Core, id: ServiceId, manifest: &Manifest) -> Result<(Vec<u8>, serde_json::Value), Problem> {
-    let place = Place::new("service.password", &[&id]);
+    let place = Place::new(Column::SERVICE_PASSWORD, &[&id]);
     let endpoints = serde_json::to_value(&manifest.endpoints).map_err(Problem::internal)?;
     Ok((core.keys.seal(&place, &manifest.password), endpoints))
 }

@@ -1,4 +1,4 @@
-//! The saga `mail.send`: one letter, its text sealed until it is sent and gone from the row afterwards.
+//! The saga `mail.send`: one letter, its text kept sealed until it is sent and forgotten afterwards.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use uuid::Uuid;
 use crate::core::Core;
 use crate::kernel::names::Email;
 use crate::kernel::problem::{Kind, Problem};
-use crate::kernel::seal::Place;
+use crate::kernel::seal::{Column, Place};
 use crate::kernel::secret::Secret;
 use crate::mail::Letter;
 use crate::sagas::{self, Lane, NewSaga, Run, Saga, StepError};
+use crate::users::reset::store;
 
 /// Before the first new try; the next ones wait longer, a quarter of an hour in all.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -23,8 +24,6 @@ struct LetterData {
     letter: Uuid,
     to: Email,
     subject: String,
-    /// In hexadecimal; empty once the letter is sent or given up.
-    sealed: String,
 }
 
 /// Has a letter sent once the transaction commits.
@@ -40,8 +39,9 @@ pub(super) async fn post(
         letter,
         to: to.clone(),
         subject: subject.to_owned(),
-        sealed: hex::encode(core.keys.seal(&place(letter), &Secret::new(text))),
     };
+    let sealed = core.keys.seal(&place(letter), &Secret::new(text));
+    store::insert_letter(tx, letter, &sealed).await?;
     let saga = NewSaga {
         kind: SendLetter::KIND,
         lane: Lane::Housekeeping,
@@ -53,7 +53,7 @@ pub(super) async fn post(
 }
 
 fn place(letter: Uuid) -> Place {
-    Place::new("mail", &[&letter])
+    Place::new(Column::LETTER, &[&letter])
 }
 
 /// See the module.
@@ -70,14 +70,20 @@ impl SendLetter {
         Self { core: core.clone() }
     }
 
-    fn open(&self, data: &LetterData) -> Result<Letter, Problem> {
-        let sealed = hex::decode(&data.sealed).map_err(Problem::internal)?;
+    fn open(&self, data: &LetterData, sealed: &[u8]) -> Result<Letter, Problem> {
         Ok(Letter {
             id: data.letter,
             to: data.to.clone(),
             subject: data.subject.clone(),
-            text: self.core.keys.open(&place(data.letter), &sealed)?,
+            text: self.core.keys.open(&place(data.letter), sealed)?,
         })
+    }
+
+    async fn forget(&self, run: &Run, letter: Uuid) -> Result<(), StepError> {
+        let mut tx = run.begin().await?;
+        store::delete_letter(&mut tx, letter).await?;
+        tx.commit().await?;
+        Ok(())
     }
 }
 
@@ -97,11 +103,12 @@ impl Saga for SendLetter {
 
     async fn forward(&self, _step: &'static str, run: &mut Run) -> Result<(), StepError> {
         let data: LetterData = run.data()?;
-        match self.core.mail.send(&self.open(&data)?).await {
-            Ok(()) => run.set_data(&LetterData {
-                sealed: String::new(),
-                ..data
-            }),
+        let Some(sealed) = store::find_letter(&self.core.db, data.letter).await? else {
+            // Sent, and then this process died.
+            return Ok(());
+        };
+        match self.core.mail.send(&self.open(&data, &sealed)?).await {
+            Ok(()) => self.forget(run, data.letter).await,
             Err(why) if why.kind() == Kind::Unavailable => Err(StepError::Retry { why, after: PAUSE }),
             Err(why) => Err(why.into()),
         }
@@ -112,9 +119,6 @@ impl Saga for SendLetter {
         let data: LetterData = run.data()?;
         let why = run.problem().map(Problem::chain).unwrap_or_default();
         tracing::warn!(to = %data.to, problem = why, "a mail was given up");
-        run.set_data(&LetterData {
-            sealed: String::new(),
-            ..data
-        })
+        self.forget(run, data.letter).await
     }
 }

@@ -1,6 +1,7 @@
 //! Tokens for new passwords in SQL. All times are the database's.
 
 use sqlx::{PgConnection, PgExecutor};
+use uuid::Uuid;
 
 use crate::kernel::ids::UserId;
 
@@ -63,4 +64,30 @@ pub(super) async fn void_others(tx: &mut PgConnection, user: UserId) -> sqlx::Re
     .execute(tx)
     .await
     .map(drop)
+}
+
+/// Keeps the text of a letter until it is sent.
+pub(super) async fn insert_letter(tx: &mut PgConnection, letter: Uuid, sealed: &[u8]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into letter (letter_id, sealed) values ($1, $2)",
+        letter,
+        sealed
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+pub(super) async fn find_letter(db: impl PgExecutor<'_>, letter: Uuid) -> sqlx::Result<Option<Vec<u8>>> {
+    sqlx::query_scalar!("select sealed from letter where letter_id = $1", letter)
+        .fetch_optional(db)
+        .await
+}
+
+/// Forgets the text of a letter.
+pub(super) async fn delete_letter(tx: &mut PgConnection, letter: Uuid) -> sqlx::Result<()> {
+    sqlx::query!("delete from letter where letter_id = $1", letter)
+        .execute(tx)
+        .await
+        .map(drop)
 }

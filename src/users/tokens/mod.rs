@@ -19,7 +19,7 @@ use crate::kernel::ids::{AppId, TokenId, UserId};
 use crate::kernel::names::Email;
 use crate::kernel::permission::Permission;
 use crate::kernel::problem::Problem;
-use crate::kernel::seal::{Place, digest};
+use crate::kernel::seal::{Column, Place, digest};
 use crate::kernel::secret::Secret;
 use crate::users::model::context;
 
@@ -113,5 +113,5 @@ pub(super) async fn renew_api_key(
 }
 
 fn place(id: TokenId) -> Place {
-    Place::new("bearer", &[&id])
+    Place::new(Column::BEARER, &[&id])
 }

@@ -453,6 +453,7 @@ const BUSY: &[&str] = &[
     "login_failure",
     "host",
     "router_seen",
+    "seal_follower",
     "saga",
     "log_line",
     "log_position",

@@ -1,0 +1,97 @@
+//! `tancho keys` beside a server at work: killed in the middle, run again, and what is left afterwards.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use reqwest::Method;
+
+use crate::house::House;
+
+/// Variables of the app: enough that there is a middle to be killed in.
+const VARIABLES: usize = 900;
+
+impl House {
+    fn key_numbers(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.data.join("seal.keys")).unwrap();
+        text.lines()
+            .map(|line| line.split(':').next().unwrap().to_owned())
+            .collect()
+    }
+
+    /// `tancho keys list`, a line each.
+    fn list_keys(&self) -> Vec<String> {
+        let output = self.run(&["keys", "list"]);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    async fn assert_variables(&self) {
+        let list = self.read("/1.0/apps/shop/env").await;
+        let found = list.as_array().unwrap().iter();
+        let ours = found.filter(|var| var["value"].as_str().unwrap().starts_with("canary-"));
+        assert_eq!(ours.count(), VARIABLES);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_rotation_is_finished_by_the_next_one() {
+    let mut house = House::start().await;
+    house.create_app("shop").await;
+    let mut form = vec![("NoRestart".to_owned(), "true".to_owned())];
+    for n in 0..VARIABLES {
+        form.push((format!("Envs.{n}.Name"), format!("VAR_{n}")));
+        form.push((format!("Envs.{n}.Value"), format!("canary-{n}")));
+    }
+    let answer = house
+        .by(Method::POST, "/1.0/apps/shop/env")
+        .form(&form)
+        .send()
+        .await
+        .unwrap();
+    assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    let _ = answer.text().await;
+    assert_eq!(house.key_numbers(), ["1"]);
+    assert_eq!(house.list_keys()[0], "key 1, seals");
+    // Killed as soon as the new key seals: the server has it, most values are still under the old one.
+    let mut command = house.command(&["keys", "rotate"]);
+    let mut rotation = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(rotation.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "key 2 seals"));
+    rotation.kill().unwrap();
+    rotation.wait().unwrap();
+    assert_eq!(
+        house.key_numbers(),
+        ["1", "2"],
+        "the old key stays until nothing needs it"
+    );
+    house.assert_variables().await;
+    house.set_env("shop", "BETWEEN", "canary").await;
+    let output = house.run(&["keys", "rotate"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}{complaint}");
+    assert!(said.contains("env_var.value: 0 left under other keys"), "{said}");
+    assert_eq!(house.key_numbers(), ["2"]);
+    let list = house.list_keys();
+    assert!(list.iter().all(|line| !line.starts_with("key 1")), "{list:?}");
+    let text = fs::read_to_string(house.data.join("seal.keys")).unwrap();
+    let digits = text.trim().split(':').nth(1).unwrap();
+    assert!(
+        !format!("{list:?}{said}{}", house.log()).contains(digits),
+        "a key was shown"
+    );
+    house.assert_variables().await;
+    house.kill();
+    house.serve();
+    house.login().await;
+    house.assert_variables().await;
+}
