@@ -24,3 +24,4 @@ mod push;
 mod replicas;
 mod secrets;
 mod services;
+mod variables;

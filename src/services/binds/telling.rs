@@ -89,13 +89,14 @@ pub async fn unbind_everything(core: &Core, run: &Run, app: AppId) -> Result<(),
     let told = join_all(binds.iter().map(|bind| heed(run, tell_unbound(core, &by, bind)))).await;
     for (bind, told) in binds.iter().zip(told) {
         let told = told??;
-        if let Err(fault) = &told {
-            run.say(&format!(
+        let line = match &told {
+            Ok(()) => format!(" ---> the service instance \"{}\" is unbound", bind.instance),
+            Err(fault) => format!(
                 "The service did not confirm that {} is unbound, it will be told again: {}",
                 bind.instance, fault.problem
-            ))
-            .await;
-        }
+            ),
+        };
+        run.say(&line).await;
         let mut tx = run.begin().await?;
         forget(core, &mut tx, bind, told.err().as_ref()).await?;
         tx.commit().await?;

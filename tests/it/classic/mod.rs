@@ -2,6 +2,7 @@
 //! the checks that nothing is missing from them.
 
 mod healers;
+mod lists;
 mod replay;
 mod reset;
 mod row;
