@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::config::SecretsSettings;
+use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
 use crate::kernel::seal::Keyring;
 use crate::kernel::secret::Secret;
@@ -165,11 +166,24 @@ impl DataDir {
             name.to_string_lossy(),
             uuid::Uuid::new_v4().as_fields().0
         );
-        let fresh = self.path.join(".host-id");
-        fs::write(&fresh, &id)
-            .and_then(|()| fs::rename(&fresh, &path))
-            .map_err(wrong)?;
+        self.keep("host-id", &id)?;
         Ok(id)
+    }
+
+    /// The last replica that worked on this folder, which is dead, for we hold the lock; from now on it is
+    /// `this` one. `None` at the first start, and when a file that nobody can read tells it.
+    pub fn succeed(&self, this: ReplicaId) -> Result<Option<ReplicaId>, Problem> {
+        let last = fs::read_to_string(self.path.join("replica"));
+        self.keep("replica", &this.to_string())?;
+        Ok(last.ok().and_then(|id| id.trim().parse().ok()))
+    }
+
+    /// Writes a small file, whole or not at all.
+    fn keep(&self, name: &str, text: &str) -> Result<(), Problem> {
+        let (path, fresh) = (self.path.join(name), self.path.join(format!(".{name}")));
+        fs::write(&fresh, text)
+            .and_then(|()| fs::rename(&fresh, &path))
+            .map_err(|error| cannot("be written", &path, error))
     }
 
     fn make_folders(&self) -> Result<(), Problem> {

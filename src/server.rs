@@ -23,7 +23,7 @@ use crate::kernel::seal::Keyring;
 use crate::mail::Mailer;
 use crate::outbound::Outbound;
 use crate::proxy::{Proxy, ProxySettings};
-use crate::sagas::{Reconciler, Registry, Runner, supervise};
+use crate::sagas::{self, Reconciler, Registry, Runner, supervise};
 use crate::services::orphans::Orphans;
 use crate::services::{binds, instances};
 use crate::{deploys, lifecycle, releases, repositories, sealing, units, users};
@@ -105,10 +105,14 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
         if let Err(problem) = deploys::sweep(&core).await {
             tracing::warn!(problem = %problem.chain(), "what earlier deploys left behind stays for now");
         }
+        // A lease is for those who cannot know that its owner is dead.
+        if let Some(dead) = core.dirs.succeed(core.replica)? {
+            sagas::release_claims(&core.db, dead).await?;
+        }
         let runner = Runner::new(
             core.db.clone(),
             notices.clone(),
-            sagas(&core),
+            kinds_of_sagas(&core),
             &core.host,
             core.replica,
             stop.clone(),
@@ -136,7 +140,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
 }
 
 /// Every kind of saga there is.
-pub fn sagas(core: &Core) -> Registry {
+pub fn kinds_of_sagas(core: &Core) -> Registry {
     Registry::default()
         .with(users::SendLetter::new(core))
         .with(releases::Rollout::new(core))

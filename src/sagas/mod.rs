@@ -28,7 +28,7 @@ use sqlx::PgConnection;
 pub use reconcile::{Reconciler, Report, supervise};
 pub use run::{Run, StepError};
 pub use runner::{Registry, Runner};
-pub use store::{Counts, counts};
+pub use store::{Counts, counts, release_claims};
 
 use crate::db::{self, listen::Channel};
 use crate::events::Outcome;

@@ -73,6 +73,17 @@ pub(super) async fn claim(
     .await
 }
 
+/// Ends the claims of a replica that is known to be dead, so that nobody waits for its leases.
+pub async fn release_claims(db: impl PgExecutor<'_>, dead: ReplicaId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update saga set lease_until = null where claimed_by = $1 and ended_at is null",
+        dead.0
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
 /// Renews the lease; false when somebody else has the saga now.
 pub(super) async fn renew(db: impl PgExecutor<'_>, id: SagaId, fence: i64) -> sqlx::Result<bool> {
     sqlx::query!(
