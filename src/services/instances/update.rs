@@ -1,7 +1,7 @@
 //! Changing an instance, as a saga: the service first, then our row, so that both say the same.
 //!
 //! call: `PUT /resources/<name>` with the new values; undo: with the old ones, where it may have
-//! happened · record: the row.
+//! happened · record: the row; undo: the old values, which the saga keeps.
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -29,6 +29,12 @@ struct Data {
     user: String,
     patch: InstancePatch,
     heard: Heard,
+    /// What the row said before it was changed.
+    #[serde(default)]
+    old: Option<InstancePatch>,
+    /// Only this change gave the new owner access.
+    #[serde(default)]
+    team_is_new: bool,
 }
 
 /// The permissions that a patch needs: one for each field that it changes.
@@ -127,6 +133,8 @@ async fn begin(
             user: call.owner().1,
             patch,
             heard: Heard::Nothing,
+            old: None,
+            team_is_new: false,
         },
     };
     sagas::enqueue(&mut tx, saga).await?;
@@ -201,11 +209,35 @@ impl Update {
     }
 
     async fn record(&self, run: &mut Run) -> Result<(), StepError> {
-        let data: Data = run.data()?;
+        let mut data: Data = run.data()?;
         let mut tx = run.begin().await?;
+        let now = store::find_by_id(&mut *tx, data.instance).await?;
+        let now = now.ok_or_else(|| Problem::not_found("The service instance is gone."))?;
+        data.old.get_or_insert(InstancePatch {
+            description: Some(now.description),
+            team_owner: Some(now.team_owner),
+            plan: Some(now.plan),
+            tags: Some(now.tags),
+            parameters: Some(now.parameters),
+        });
         store::update(&mut tx, data.instance, &data.patch).await?;
         if let Some(team) = &data.patch.team_owner {
-            store::insert_teams(&mut tx, data.instance, std::slice::from_ref(team)).await?;
+            let new = store::insert_teams(&mut tx, data.instance, std::slice::from_ref(team)).await?;
+            data.team_is_new |= new == 1;
+        }
+        run.set_data(&data)?;
+        run.keep_in(&mut tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn undo_record(&self, run: &mut Run) -> Result<(), StepError> {
+        let data: Data = run.data()?;
+        let Some(old) = &data.old else { return Ok(()) };
+        let mut tx = run.begin().await?;
+        store::update(&mut tx, data.instance, old).await?;
+        if let Some(team) = data.patch.team_owner.as_ref().filter(|_| data.team_is_new) {
+            store::delete_team(&mut tx, data.instance, team).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -232,7 +264,7 @@ impl Saga for Update {
     async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
         match step {
             "call" => self.undo_call(run).await,
-            _ => Ok(()),
+            _ => self.undo_record(run).await,
         }
     }
 }
