@@ -28,7 +28,7 @@ const KEPT: usize = 1000;
 /// A letter to one person.
 #[derive(Debug)]
 pub struct Letter {
-    /// The same at every attempt, so that the folder has it once.
+    /// The same at every attempt, so that the folder has it once, and a mailbox can tell.
     pub id: Uuid,
     pub to: Email,
     pub subject: String,
@@ -73,6 +73,7 @@ impl Mailer {
         };
         let to: lettre::Address = letter.to.as_str().parse().map_err(|e| unfit(&e))?;
         let message = Message::builder()
+            .message_id(Some(format!("<{}@{}>", letter.id, self.from.email.domain())))
             .from(self.from.clone())
             .to(Mailbox::new(None, to))
             .subject(letter.subject.clone())
