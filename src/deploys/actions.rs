@@ -96,6 +96,7 @@ pub async fn deploy(
         archive,
         version: None,
         release: None,
+        switched: false,
     };
     let saga = NewSaga {
         kind: Deploy::KIND,
@@ -139,6 +140,7 @@ pub async fn rollback(
         version,
         keep_env,
         release: None,
+        switched: false,
     };
     let saga = NewSaga {
         kind: Rollback::KIND,

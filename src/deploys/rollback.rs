@@ -20,6 +20,9 @@ pub(super) struct RollbackData {
     /// Leaves the variables as they are now.
     pub keep_env: bool,
     pub release: Option<i64>,
+    /// The release is current: there is no way back.
+    #[serde(default)]
+    pub switched: bool,
 }
 
 /// See the module.
@@ -74,12 +77,19 @@ impl Saga for Rollback {
                     // Only now that the version runs do its variables become the app's.
                     releases::restore_user_environment(&self.core, &mut tx, data.app, data.version).await?;
                 }
+                data.switched = true;
+                run.set_data(&data)?;
+                run.keep_in(&mut tx).await?;
                 tx.commit().await?;
             }
             ("settle", Some(release)) => releases::settle(&self.core, release).await?,
             _ => {}
         }
         Ok(())
+    }
+
+    fn forward_only(&self, step: &'static str, run: &Run) -> bool {
+        step == "settle" || run.data().is_ok_and(|data: RollbackData| data.switched)
     }
 
     async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {

@@ -36,6 +36,9 @@ pub(super) struct DeployData {
     pub archive: String,
     pub version: Option<i32>,
     pub release: Option<i64>,
+    /// The release is current: there is no way back.
+    #[serde(default)]
+    pub switched: bool,
 }
 
 /// See the module.
@@ -230,6 +233,9 @@ impl Saga for Deploy {
                 if releases::adopt(&mut tx, data.app, release).await? {
                     store::count(&mut tx, data.app).await?;
                 }
+                data.switched = true;
+                run.set_data(&data)?;
+                run.keep_in(&mut tx).await?;
                 tx.commit().await?;
             }
             ("settle", _, Some(release)) => releases::settle(&self.core, release).await?,
@@ -237,6 +243,10 @@ impl Saga for Deploy {
             _ => {}
         }
         Ok(())
+    }
+
+    fn forward_only(&self, step: &'static str, run: &Run) -> bool {
+        matches!(step, "settle" | "tidy") || run.data().is_ok_and(|data: DeployData| data.switched)
     }
 
     async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {

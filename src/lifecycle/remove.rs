@@ -1,6 +1,6 @@
 //! The saga `app.remove`: unbind every instance, stop every unit, remove the files, forget the app.
 //!
-//! It goes forward only: half an app is of no use to anybody. A service that does not answer does not
+//! It is forward only: half an app is of no use to anybody. A service that does not answer does not
 //! hold it up; what it may still hold for us is hunted on as an orphan.
 
 use std::time::Duration;
@@ -169,8 +169,12 @@ impl Saga for RemoveApp {
         }
     }
 
-    /// Forward only: what went wrong is tried again until it is gone.
-    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        self.forward(step, run).await
+    fn forward_only(&self, _step: &'static str, _run: &Run) -> bool {
+        true
+    }
+
+    /// There is no way back.
+    async fn undo(&self, _step: &'static str, _run: &mut Run) -> Result<(), StepError> {
+        Ok(())
     }
 }

@@ -200,6 +200,7 @@ async fn roll_out(tx: &mut PgConnection, event: &EventId, app: &App, quiet: bool
     let data = RolloutData {
         app: app.id,
         release: None,
+        switched: false,
     };
     let new = NewSaga {
         kind: Rollout::KIND,

@@ -18,6 +18,9 @@ pub struct RolloutData {
     pub app: AppId,
     /// `None` before the first step, and when there is nothing to roll out.
     pub release: Option<i64>,
+    /// The release is current: there is no way back.
+    #[serde(default)]
+    pub switched: bool,
 }
 
 /// See the module.
@@ -62,12 +65,19 @@ impl Saga for Rollout {
             ("switch", Some(release)) => {
                 let mut tx = run.begin().await?;
                 rollout::adopt(&mut tx, data.app, release).await?;
+                data.switched = true;
+                run.set_data(&data)?;
+                run.keep_in(&mut tx).await?;
                 tx.commit().await?;
             }
             ("settle", Some(release)) => rollout::settle(&self.core, release).await?,
             _ => {}
         }
         Ok(())
+    }
+
+    fn forward_only(&self, step: &'static str, run: &Run) -> bool {
+        step == "settle" || run.data().is_ok_and(|data: RolloutData| data.switched)
     }
 
     async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {

@@ -9,7 +9,8 @@
 //! `stuck` is an undo that failed for good and waits for an operator.
 //!
 //! What a step promises: it may be run twice (the process can die between its effect and its record),
-//! and its undo may be run though the step never ran, or ran in part.
+//! and its undo may be run though the step never ran, or ran in part. A step that says that it is forward
+//! only is repeated, with pauses, until it is done; a user's wish to cancel comes too late for it.
 //! What this module promises: each step runs at least once in order; on failure the undos run from the
 //! failed step backwards; the saga's end and its event's end are one transaction.
 //!
@@ -72,6 +73,12 @@ pub trait Saga: Send + Sync + 'static {
 
     /// Takes a step back, whether it was done, done in part or not at all.
     async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError>;
+
+    /// Whether there is no way back any more: what fails here is repeated instead of undone. Asked before a
+    /// step and when it has failed, of what the saga has written down by then.
+    fn forward_only(&self, _step: &'static str, _run: &Run) -> bool {
+        false
+    }
 
     /// Last words, in the transaction that ends the saga and its event.
     async fn ended(&self, _tx: &mut PgConnection, _run: &Run, _outcome: &Outcome) -> Result<(), Problem> {

@@ -26,8 +26,11 @@ const POLL: Duration = Duration::from_secs(1);
 const RENEW: Duration = Duration::from_secs(2);
 /// Tries of one forward step before it is given up.
 const MAX_ATTEMPTS: i32 = 6;
-/// Tries of one undo before the saga is stuck: with the back-off, about a day.
-const MAX_UNDO_ATTEMPTS: i32 = 300;
+/// Tries of what has no alternative, an undo or a step that is forward only, before the saga is stuck: with
+/// the back-off, about a day.
+const MAX_LAST_ATTEMPTS: i32 = 300;
+/// Before the first of those tries; the next ones wait longer.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// Sagas at work at once, per lane.
 const WORKERS: usize = 16;
 
@@ -216,7 +219,7 @@ impl Journey {
             if stop.is_cancelled() {
                 return self.save(0.0, true).await.map(drop);
             }
-            let result = self.take(step).await;
+            let result = self.take(step, stop).await;
             let go_on = match result {
                 Ok(()) => self.passed().await?,
                 Err(StepError::Lost) => return Ok(()),
@@ -231,12 +234,19 @@ impl Journey {
         }
     }
 
-    async fn take(&mut self, step: &'static str) -> Result<(), StepError> {
+    async fn take(&mut self, step: &'static str, stop: &CancellationToken) -> Result<(), StepError> {
         tracing::debug!(saga = %self.run.saga, kind = self.saga.kind(), step, undoing = self.undoing, "step");
+        let forward_only = self.saga.forward_only(step, &self.run);
+        if self.undoing || forward_only {
+            // Undoing goes on though the user has cancelled: it is what they asked for. For what is forward
+            // only it is too late.
+            self.run.cancel = stop.child_token();
+        }
         if self.undoing {
-            // Undoing goes on though the user has cancelled: it is what they asked for.
-            self.run.cancel = CancellationToken::new();
             return caught(drill::undo(&*self.saga, step, &mut self.run)).await;
+        }
+        if forward_only {
+            return caught(drill::forward(&*self.saga, step, &mut self.run)).await;
         }
         if self.run.cancel.is_cancelled() {
             return Err(StepError::GiveUp(cancelled()));
@@ -263,18 +273,17 @@ impl Journey {
         self.save(0.0, false).await
     }
 
-    async fn failed(&mut self, step: &str, why: Problem, after: Option<Duration>) -> Result<bool, Problem> {
+    async fn failed(
+        &mut self,
+        step: &'static str,
+        why: Problem,
+        after: Option<Duration>,
+    ) -> Result<bool, Problem> {
         self.run.attempts += 1;
         let (attempts, undoing) = (self.run.attempts, self.undoing);
         tracing::debug!(saga = %self.run.saga, kind = self.saga.kind(), step, undoing, attempts, problem = %why.chain(), "step failed");
-        if undoing {
-            if attempts >= MAX_UNDO_ATTEMPTS {
-                tracing::error!(saga = %self.run.saga, kind = self.saga.kind(), step, problem = %why.chain(), "an undo is stuck");
-                return self.finish("stuck").await.map(|()| false);
-            }
-            let wait = after.unwrap_or(Duration::from_secs(2)).as_secs_f64();
-            let wait = (wait * 1.5_f64.powi(attempts.min(12))).min(300.0);
-            return self.save(wait, true).await.map(|_| false);
+        if undoing || self.saga.forward_only(step, &self.run) {
+            return self.repeat(step, why, after).await;
         }
         match after {
             Some(after) if attempts < MAX_ATTEMPTS => {
@@ -291,6 +300,23 @@ impl Journey {
                 self.save(0.0, false).await
             }
         }
+    }
+
+    /// What has no alternative waits for its next try, or for an operator.
+    async fn repeat(&mut self, step: &str, why: Problem, after: Option<Duration>) -> Result<bool, Problem> {
+        let (kind, attempts, undoing) = (self.saga.kind(), self.run.attempts, self.undoing);
+        if attempts == 1 && why.kind() == Kind::Internal {
+            tracing::error!(saga = %self.run.saga, kind, step, undoing, problem = %why.chain(), "a step failed and is repeated");
+        }
+        if attempts >= MAX_LAST_ATTEMPTS {
+            tracing::error!(saga = %self.run.saga, kind, step, undoing, problem = %why.chain(), "a step is stuck");
+            // An undo has its reason already.
+            self.run.problem.get_or_insert(why);
+            return self.finish("stuck").await.map(|()| false);
+        }
+        let wait = after.unwrap_or(LAST_PAUSE).as_secs_f64();
+        let wait = (wait * 1.5_f64.powi(attempts.min(14))).min(300.0);
+        self.save(wait, true).await.map(|_| false)
     }
 
     async fn save(&self, wake_in_seconds: f64, release: bool) -> Result<bool, Problem> {

@@ -50,15 +50,19 @@ pub async fn forward<D: HasRollout>(core: &Core, step: &str, run: &mut Run) -> R
             Ok(())
         }
         _ => {
-            if !data.rollout().adopted {
-                adopt(run, &mut data).await?;
-            }
+            // Adopted already is fine; what was written down of a commit that failed must not be believed.
+            adopt(run, &mut data).await?;
             for (_, release) in &data.rollout().releases {
                 releases::settle(core, *release).await?;
             }
             Ok(())
         }
     }
+}
+
+/// Whether the new releases are current: then it is too late to undo.
+pub fn is_adopted<D: HasRollout>(run: &Run) -> bool {
+    run.data().is_ok_and(|mut data: D| data.rollout().adopted)
 }
 
 async fn adopt<D: HasRollout>(run: &mut Run, data: &mut D) -> Result<(), StepError> {

@@ -2,7 +2,7 @@
 //!
 //! call: `POST …/bind-app`, which may be repeated; the variables are kept, the bind is `bound`; undo:
 //! `DELETE …/bind-app` where it has happened or may have, the row and the variables go · release, start,
-//! switch: the app runs with the variables.
+//! switch: the app runs with the variables, and there is no way back.
 
 use async_trait::async_trait;
 
@@ -172,6 +172,10 @@ impl Saga for Bind {
             "call" => self.call(run).await,
             step => rollout::forward::<Data>(&self.core, step, run).await,
         }
+    }
+
+    fn forward_only(&self, _step: &'static str, run: &Run) -> bool {
+        rollout::is_adopted::<Data>(run)
     }
 
     async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {

@@ -4,6 +4,9 @@
 //! of the units anew · call: `DELETE …/bind-app`, then the bind and its variables go; a refusal leaves the
 //! bind as it was; when nobody knows, the bind stays `unbinding` and the unbind is repeated until the
 //! service confirms · release, start, switch: the app runs without the variables.
+//!
+//! Once the service has confirmed, the app is unbound. If it cannot be rolled out then, the event fails and
+//! says why, and its units keep the variables until they are started anew.
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -129,6 +132,9 @@ impl Unbind {
         let Some(bind) = store::find(&self.core.db, data.bind).await? else {
             return Ok(());
         };
+        data.heard = Heard::Sent;
+        run.set_data(&data)?;
+        run.keep().await?;
         let by = behalf(run, &data.user);
         let told = heed(run, telling::tell_unbound(&self.core, &by, &bind)).await??;
         data.heard = told.as_ref().map_or_else(|f| f.fate.into(), |()| Heard::Yes);
@@ -166,7 +172,7 @@ impl Unbind {
             return Ok(());
         };
         let mut tx = run.begin().await?;
-        if data.again || matches!(data.heard, Heard::Unknown) {
+        if data.again || matches!(data.heard, Heard::Sent | Heard::Unknown) {
             let units = store::list_unit_hosts(&mut *tx, bind.id).await?;
             let reason = run.problem().map(ToString::to_string).unwrap_or_default();
             let orphan = NewOrphan::bind(&bind, telling::bound(&self.core, &bind), units, &reason);
@@ -196,6 +202,10 @@ impl Saga for Unbind {
             "call" => self.call(run).await,
             step => rollout::forward::<Data>(&self.core, step, run).await,
         }
+    }
+
+    fn forward_only(&self, _step: &'static str, run: &Run) -> bool {
+        rollout::is_adopted::<Data>(run)
     }
 
     async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {

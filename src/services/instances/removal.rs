@@ -3,7 +3,10 @@
 //! unbind: tells the service of each bound app, their variables go (only if the user has said so) ·
 //! release, start, switch: those apps run without them · call: `DELETE /resources/<name>`; if it fails
 //! the instance shows why and is hunted on, unless the service has clearly said no: then it is as
-//! before · forget: the row goes.
+//! before; once it has confirmed there is no way back · forget: the row goes.
+//!
+//! A removal that fails after *unbind* leaves an instance that nothing is bound to; the units of an app that
+//! was not rolled out by then keep the variables until they are started anew.
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -151,12 +154,18 @@ impl Remove {
 
     async fn call(&self, run: &mut Run) -> Result<(), StepError> {
         let mut data: Data = run.data()?;
+        if data.heard == Heard::Yes {
+            return Ok(());
+        }
         let Some(instance) = self.load(&data).await? else {
             return Ok(());
         };
         let service = catalogue::find_by_id(&self.core.db, instance.service_id).await?;
         let service = service.ok_or_else(|| Problem::internal("an instance without a service"))?;
         let broker = Broker::new(&self.core, &service)?;
+        data.heard = Heard::Sent;
+        run.set_data(&data)?;
+        run.keep().await?;
         let by = behalf(run, &data.user);
         let Err(fault) = heed(run, broker.destroy(&by, &instance.name)).await? else {
             data.heard = Heard::Yes;
@@ -239,6 +248,10 @@ impl Saga for Remove {
             "forget" => self.forget(run).await,
             step => rollout::forward::<Data>(&self.core, step, run).await,
         }
+    }
+
+    fn forward_only(&self, _step: &'static str, run: &Run) -> bool {
+        run.data().is_ok_and(|data: Data| data.heard == Heard::Yes)
     }
 
     async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
