@@ -27,6 +27,7 @@ use crate::datadir::{self, DataDir};
 use crate::db::listen::Notices;
 use crate::db::local::LocalPostgres;
 use crate::db::{self, Db};
+use crate::kernel::ids::ReplicaId;
 use crate::kernel::names::Email;
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
@@ -298,7 +299,14 @@ async fn router(settings: Settings) -> Result<(), Problem> {
     let db = database.open(&settings).await?;
     let stop = CancellationToken::new();
     let notices = Notices::start(db.clone(), stop.clone());
-    let routing = server::route(settings, db.clone(), notices, listener, stop.clone());
+    let routing = server::route(
+        settings,
+        db.clone(),
+        ReplicaId::new(),
+        notices,
+        listener,
+        stop.clone(),
+    );
     say(&format!("tancho ready router=http://{address}"));
     let signalled = async {
         wait_for_signal().await?;

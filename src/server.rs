@@ -101,13 +101,10 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     sealing::join(&core).await?;
     tasks.spawn(core.callers.clone().follow(notices.clone(), stop.clone()));
     tasks.spawn(sealing::follow(core.clone()));
+    succeed(&core).await?;
     if core.settings.roles.contains(&Role::Worker) {
         if let Err(problem) = deploys::sweep(&core).await {
             tracing::warn!(problem = %problem.chain(), "what earlier deploys left behind stays for now");
-        }
-        // A lease is for those who cannot know that its owner is dead.
-        if let Some(dead) = core.dirs.succeed(core.replica)? {
-            sagas::release_claims(&core.db, dead).await?;
         }
         let runner = Runner::new(
             core.db.clone(),
@@ -130,13 +127,24 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     }
     if let Some(listener) = wanted.router {
         let (settings, db) = (core.settings.clone(), core.db.clone());
-        tasks.spawn(route(settings, db, notices, listener, stop));
+        tasks.spawn(route(settings, db, core.replica, notices, listener, stop));
     }
     Ok(Running {
         core,
         api_addr,
         router_addr,
     })
+}
+
+/// Ends what the last process on this data folder can end no more: nobody has to wait until its claims and
+/// its word as a router have run out.
+async fn succeed(core: &Core) -> Result<(), Problem> {
+    if let Some(dead) = core.dirs.succeed(core.replica)? {
+        sagas::release_claims(&core.db, dead).await?;
+        units::routes::forget(&core.db, dead).await?;
+        binds::repeat_unit_calls(&core.db).await?;
+    }
+    Ok(())
 }
 
 /// Every kind of saga there is.
@@ -204,6 +212,7 @@ impl Running {
 pub async fn route(
     settings: Settings,
     db: Db,
+    replica: ReplicaId,
     notices: Notices,
     listener: TcpListener,
     stop: CancellationToken,
@@ -220,6 +229,7 @@ pub async fn route(
     let loaded = CancellationToken::new();
     let feed = units::routes::follow(
         db,
+        replica,
         notices,
         settings.domain,
         proxy.clone(),

@@ -47,6 +47,7 @@ async fn proxy(house: &House) -> String {
     let (db, notices) = (core.db.clone(), core.notices.clone());
     let follow = routes::follow(
         db,
+        tancho::kernel::ids::ReplicaId::new(),
         notices,
         "localhost".into(),
         proxy.clone(),

@@ -769,6 +769,7 @@ async fn a_proxy_follows_the_table() {
     let core = site.core();
     let follow = routes::follow(
         core.db.clone(),
+        tancho::kernel::ids::ReplicaId::new(),
         core.notices.clone(),
         "localhost".into(),
         proxy.clone(),

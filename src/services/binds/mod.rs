@@ -20,4 +20,4 @@ pub use saga::Bind;
 pub use telling::{bound, forget, tell_unbound, unbind_everything};
 pub use unbinding::Unbind;
 pub(in crate::services) use unbinding::unbind_again;
-pub use units::UnitBinds;
+pub use units::{UnitBinds, repeat_unit_calls};

@@ -269,6 +269,16 @@ pub(super) async fn claim_units(
     .await
 }
 
+/// All calls that are still to be made are due now.
+pub(super) async fn wake_units(db: impl PgExecutor<'_>) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update unit_bind set wake_at = now() where state in ('wanted', 'leaving') and wake_at > now()"
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
 /// The service knows the unit now; false if the bind or the unit is gone meanwhile.
 pub(super) async fn update_unit_bound(db: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<bool> {
     sqlx::query!(

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 
 use crate::core::Core;
+use crate::db::Db;
 use crate::db::listen::Channel;
 use crate::kernel::ids::ServiceId;
 use crate::kernel::problem::Problem;
@@ -71,6 +72,12 @@ impl Reconciler for UnitBinds {
         }
         Ok(report)
     }
+}
+
+/// Makes the calls for units anew that a replica which has died may have been about to make. One that is made
+/// twice harms nobody.
+pub async fn repeat_unit_calls(db: &Db) -> Result<(), Problem> {
+    Ok(store::wake_units(db).await?)
 }
 
 /// Everything that a service has to be told now, a few calls at once.

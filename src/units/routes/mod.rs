@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::db::Db;
 use crate::db::listen::{Channel, Notices};
+use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
 use crate::proxy::{Backends, Proxy, Route, Routes};
 use crate::units::routes::store::AppRow;
@@ -66,6 +67,7 @@ fn reason(app: &AppRow) -> &'static str {
 /// can wait for the routers. `loaded` is cancelled once there is a first table.
 pub async fn follow(
     db: Db,
+    replica: ReplicaId,
     notices: Notices,
     domain: String,
     proxy: Proxy,
@@ -77,7 +79,7 @@ pub async fn follow(
         db,
         domain,
         proxy,
-        router: uuid::Uuid::now_v7(),
+        router: replica,
         loaded: None,
     };
     loop {
@@ -106,12 +108,17 @@ pub async fn follow(
     let _ = store::delete_seen(&feed.db, feed.router).await;
 }
 
+/// A router that has died is not waited for.
+pub async fn forget(db: &Db, dead: ReplicaId) -> Result<(), Problem> {
+    Ok(store::delete_seen(db, dead).await?)
+}
+
 /// What feeds one proxy.
 struct Feed {
     db: Db,
     domain: String,
     proxy: Proxy,
-    router: uuid::Uuid,
+    router: ReplicaId,
     /// The mark of the table that the proxy has.
     loaded: Option<String>,
 }

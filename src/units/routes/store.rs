@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
-use crate::kernel::ids::AppId;
+use crate::kernel::ids::{AppId, ReplicaId};
 
 /// What the hosts of an app are, and why it may have no address.
 pub(super) struct AppRow {
@@ -69,14 +69,14 @@ pub(super) async fn mark(db: impl PgExecutor<'_>) -> sqlx::Result<(String, DateT
 /// Tells that a router uses the addresses as they were at a time; forgets routers long gone.
 pub(super) async fn put_seen(
     db: impl PgExecutor<'_>,
-    router: uuid::Uuid,
+    router: ReplicaId,
     at: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "with gone as (delete from router_seen where seen_at < now() - interval '1 hour')
          insert into router_seen (router_id, routes_at) values ($1, $2)
          on conflict (router_id) do update set routes_at = excluded.routes_at, seen_at = now()",
-        router,
+        router.0,
         at,
     )
     .execute(db)
@@ -84,9 +84,9 @@ pub(super) async fn put_seen(
     .map(drop)
 }
 
-/// A router that has ended by itself is not waited for.
-pub(super) async fn delete_seen(db: impl PgExecutor<'_>, router: uuid::Uuid) -> sqlx::Result<()> {
-    sqlx::query!("delete from router_seen where router_id = $1", router)
+/// A router that has ended is not waited for.
+pub(super) async fn delete_seen(db: impl PgExecutor<'_>, router: ReplicaId) -> sqlx::Result<()> {
+    sqlx::query!("delete from router_seen where router_id = $1", router.0)
         .execute(db)
         .await
         .map(drop)
