@@ -38,6 +38,24 @@ print("listening", flush=True)
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
+/// The smallest one, which is quick to start and says its text, GREETING and STORE_URL.
+const TINY: &str = r#"
+import os, socket
+words = ["TEXT", os.environ.get("GREETING", "-"), os.environ.get("STORE_URL", "-")]
+body = " ".join(words).encode()
+head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+server = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=16)
+while True:
+    caller, _ = server.accept()
+    caller.settimeout(2)
+    try:
+        caller.recv(65536)
+        caller.sendall(head + body)
+    except OSError:
+        pass
+    caller.close()
+"#;
+
 /// Files of an app, to be packed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Source(Vec<(String, Vec<u8>)>);
@@ -58,6 +76,13 @@ impl Source {
             .with("Procfile", "web: /usr/bin/python3 app.py\n")
             .with("app.py", &program)
             .with("tsuru.yaml", check)
+    }
+
+    /// The smallest web app.
+    pub(crate) fn tiny(text: &str) -> Self {
+        Self::default()
+            .with("Procfile", "web: /usr/bin/python3 -I -S app.py\n")
+            .with("app.py", &TINY.replace("TEXT", text))
     }
 
     /// Adds or replaces a file.

@@ -285,13 +285,15 @@ impl House {
     }
 
     pub(crate) async fn post_parts(&self, app: &str, part: &str, content: &[u8]) -> Response {
+        self.parts(app, part, content).send().await.unwrap()
+    }
+
+    /// A deploy to be sent.
+    pub(crate) fn parts(&self, app: &str, part: &str, content: &[u8]) -> RequestBuilder {
         let (kind, body) = multipart(part, content);
         self.by(Method::POST, &format!("/1.0/apps/{app}/deploy"))
             .header("content-type", kind)
             .body(body)
-            .send()
-            .await
-            .unwrap()
     }
 
     /// Deploys; the whole text of the answer, which must end well.

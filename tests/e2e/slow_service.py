@@ -14,7 +14,7 @@ from flask import Flask, jsonify, request
 from werkzeug.serving import make_server
 
 app = Flask(__name__)
-state = {"instances": {}, "binds": {}, "begun": [], "ended": [], "calls": {}}
+state = {"instances": {}, "binds": {}, "units": {}, "begun": [], "ended": [], "calls": {}}
 slow = {"before": 0, "after": 0}
 kept = sys.argv[1] if len(sys.argv) > 2 else None
 lock = threading.Lock()
@@ -114,7 +114,11 @@ def unbind(name):
 @app.post("/resources/<name>/bind")
 @app.delete("/resources/<name>/bind")
 def units(name):
-    return "", 201 if request.method == "POST" else 200
+    unit = " ".join([name, request.form["app-host"], request.form["unit-host"]])
+    if request.method == "POST":
+        state["units"][unit] = True
+        return "", 201
+    return ("", 200) if state["units"].pop(unit, None) else ("not bound", 404)
 
 
 if __name__ == "__main__":
