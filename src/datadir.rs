@@ -245,23 +245,18 @@ fn real_folder(path: &Path) -> Result<PathBuf, Problem> {
 /// A folder that was there already keeps its mode: it may be more than ours. It must do, though.
 fn check_mode(path: &Path, as_root: bool) -> Result<(), Problem> {
     let meta = path.metadata().map_err(|error| cannot("be read", path, error))?;
-    let me = nix::unistd::geteuid().as_raw();
-    if meta.uid() != me {
+    let (me, owner) = (nix::unistd::geteuid().as_raw(), meta.uid());
+    let (shown, mode) = (path.display(), meta.mode() & 0o777);
+    if owner != me {
         return Err(Problem::invalid(format!(
-            "The data folder {} belongs to another user (number {}); choose another with --data-dir, or run \
-             `chown {me} {}`.",
-            path.display(),
-            meta.uid(),
-            path.display()
+            "The data folder {shown} belongs to another user (number {owner}); choose another with --data-dir, or \
+             run `chown {me} {shown}`."
         )));
     }
     let needed = if as_root { 0o711 } else { 0o700 };
-    if meta.mode() & 0o022 != 0 || meta.mode() & needed != needed {
+    if mode & 0o022 != 0 || mode & needed != needed {
         return Err(Problem::invalid(format!(
-            "The data folder {} has mode {:03o}, which does not do; run `chmod {needed:o} {}`.",
-            path.display(),
-            meta.mode() & 0o777,
-            path.display()
+            "The data folder {shown} has mode {mode:03o}, which does not do; run `chmod {needed:o} {shown}`."
         )));
     }
     Ok(())
