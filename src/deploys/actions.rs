@@ -110,7 +110,7 @@ pub async fn deploy(
     Ok(event)
 }
 
-/// Goes back to a version: its files and, unless `keep_env`, the variables that users had set when it was
+/// Goes back to a version, named by its number, its image or its commit: its files and, unless `keep_env`, the variables that users had set when it was
 /// first released. Answers the event to follow.
 pub async fn rollback(
     core: &Core,
@@ -122,10 +122,10 @@ pub async fn rollback(
     let app = apps::find_for(core, call, name, Permission::APP_DEPLOY_ROLLBACK).await?;
     apps::ensure_live(&app)?;
     let gone = || Problem::not_found(format!("App {name} has no version {image:?} to go back to."));
-    let version = parse_image(image).ok_or_else(gone)?;
-    if !store::is_runnable(&core.db, app.id, version).await? {
-        return Err(gone());
-    }
+    let version = match parse_image(image) {
+        Some(version) if store::is_runnable(&core.db, app.id, version).await? => version,
+        _ => find_commit(core, &app, image).await?.ok_or_else(gone)?,
+    };
     let mut tx = core.db.begin().await?;
     let data = json!({ "origin": "rollback", "image": format!("v{version}"), "keepEnv": keep_env });
     let new = NewEvent::new(Target::app(name), Permission::APP_DEPLOY, app.contexts(), data).cancelable();
@@ -152,6 +152,26 @@ pub async fn rollback(
     sagas::enqueue(&mut tx, saga).await?;
     tx.commit().await?;
     Ok(event)
+}
+
+/// The newest version that can be run of a commit, by the first digits of its name at least. Errors: `Invalid`
+/// if they fit several commits.
+async fn find_commit(core: &Core, app: &App, prefix: &str) -> Result<Option<i32>, Problem> {
+    if !is_commit(prefix) {
+        return Ok(None);
+    }
+    let found = store::find_commits(&core.db, app.id, &prefix.to_ascii_lowercase()).await?;
+    match found.as_slice() {
+        [] => Ok(None),
+        [version] => Ok(Some(*version)),
+        _ => Err(Problem::invalid(format!(
+            "{prefix:?} is the beginning of several commits that were deployed: give more of it."
+        ))),
+    }
+}
+
+fn is_commit(text: &str) -> bool {
+    (7..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// `3`, `v3`, or an image name that ends in `:v3`.
@@ -181,7 +201,7 @@ pub async fn list(
 
 #[cfg(test)]
 mod tests {
-    use super::parse_image;
+    use super::{is_commit, parse_image};
 
     #[test]
     fn images_name_versions_in_three_ways() {
@@ -195,6 +215,14 @@ mod tests {
             ("-1", None),
         ] {
             assert_eq!(parse_image(image), version, "{image}");
+        }
+    }
+
+    #[test]
+    fn commits_are_named_by_seven_digits_at_least() {
+        assert!(is_commit("a1b2c3d") && is_commit(&"A1".repeat(20)));
+        for not in ["a1b2c3", "a1b2c3g", "a1b2c3%", "", &"a".repeat(65)] {
+            assert!(!is_commit(not), "{not}");
         }
     }
 }

@@ -174,6 +174,24 @@ pub(super) async fn is_runnable(db: impl PgExecutor<'_>, app: AppId, version: i3
     .await
 }
 
+/// The newest versions that can be run of the commits whose names begin so; two at most.
+pub(super) async fn find_commits(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    prefix: &str,
+) -> sqlx::Result<Vec<i32>> {
+    sqlx::query_scalar!(
+        r#"select max(d.version) as "version!" from deploy d join version v using (app_id, version)
+           where d.app_id = $1 and starts_with(d.commit_id, $2) and d.error = '' and v.state = 'ready'
+             and v.disabled_reason = ''
+           group by d.commit_id limit 2"#,
+        app.0,
+        prefix,
+    )
+    .fetch_all(db)
+    .await
+}
+
 /// Gives each process of a version a number of units, one, unless it has one already. Processes that are
 /// new to a stopped app are stopped too.
 pub(super) async fn ensure_processes(tx: &mut PgConnection, app: AppId, version: i32) -> sqlx::Result<()> {
