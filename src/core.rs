@@ -87,6 +87,11 @@ impl Public {
 
     /// The URL of an app's repository as clients reach it: what `git remote add` takes.
     pub fn repository_url(&self, app: impl std::fmt::Display) -> String {
+        self.repository_http_url(app)
+    }
+
+    /// The same over HTTP, which is always there.
+    pub fn repository_http_url(&self, app: impl std::fmt::Display) -> String {
         format!("{}/git/{app}.git", self.api_url)
     }
 

@@ -117,7 +117,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
         runner.start(&tasks);
     }
     if core.settings.roles.contains(&Role::Api)
-        && let Err(problem) = repositories::prepare(&core).await
+        && let Err(problem) = repositories::prepare(&core, api_addr).await
     {
         tracing::warn!(problem = %problem.chain(), "the repositories of apps cannot be pushed to");
     }
@@ -189,6 +189,8 @@ pub fn reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
         // Services.
         Arc::new(Orphans::new(core)),
         Arc::new(binds::UnitBinds::new(core)),
+        // Files.
+        Arc::new(repositories::Repositories::new(core)),
         // Durable work.
         Arc::new(Leases::new(core)),
     ]

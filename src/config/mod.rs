@@ -262,6 +262,8 @@ pub struct GitSettings {
     pub default_branch: BranchName,
     /// Of one repository.
     pub max_repository_bytes: Bytes,
+    /// Empty, or an `http(s)` URL without a slash at the end.
+    pub replica_url: String,
 }
 
 /// `[local]`

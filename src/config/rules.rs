@@ -15,7 +15,8 @@ pub(super) fn check(settings: &Settings) -> Result<(), Problem> {
     if settings.roles.is_empty() {
         return Err(wrong("roles", "name at least one of api, worker and router"));
     }
-    public_url(&settings.api.public_url)?;
+    public_url("api.public_url", &settings.api.public_url)?;
+    public_url("git.replica_url", &settings.git.replica_url)?;
     domain(&settings.router.domain)?;
     database_url(settings.database.url.expose())?;
     mail(&settings.mail)?;
@@ -35,7 +36,7 @@ fn wrong(key: &str, what: &str) -> Problem {
     Problem::invalid(format!("The setting `{key}` is wrong: {what}."))
 }
 
-fn public_url(text: &str) -> Result<(), Problem> {
+fn public_url(key: &str, text: &str) -> Result<(), Problem> {
     let fits = |url: Url| {
         matches!(url.scheme(), "http" | "https")
             && url.has_host()
@@ -48,7 +49,7 @@ fn public_url(text: &str) -> Result<(), Problem> {
         return Ok(());
     }
     Err(wrong(
-        "api.public_url",
+        key,
         "give a URL such as https://tancho.example.com, without a slash at the end",
     ))
 }

@@ -8,7 +8,9 @@ use crate::http::table::Table;
 use crate::http::{events, health};
 use crate::kernel::permission::Permission;
 use crate::teams::roles;
-use crate::{apps, deploys, lifecycle, plans, platforms, pools, releases, services, teams, units, users};
+use crate::{
+    apps, deploys, lifecycle, plans, platforms, pools, releases, repositories, services, teams, units, users,
+};
 
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
@@ -93,6 +95,8 @@ fn apps(table: Table) -> Table {
         .since("1.0", POST, "/apps/{app}/cname", User, apps::modern::add_cname)
         .since("1.0", DELETE, "/apps/{app}/cname", User, apps::modern::remove_cname)
         .since("1.5", GET, "/apps/{app}/routers", User, apps::modern::routers)
+        .since("1.0", GET, "/apps/{app}/repository", User, repositories::modern::info)
+        .since("1.0", PUT, "/apps/{app}/repository", User, repositories::modern::update)
         // Environment and releases
         .since("1.0", GET, "/apps/{app}/env", UserOrItsApp, releases::modern::get_env)
         .since("1.0", POST, "/apps/{app}/env", User, releases::modern::set_env)

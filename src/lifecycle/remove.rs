@@ -20,7 +20,7 @@ use crate::kernel::permission::Permission;
 use crate::kernel::problem::Problem;
 use crate::lifecycle::store;
 use crate::sagas::{self, Lane, NewSaga, Run, Saga, StepError};
-use crate::{apps, builders, quotas, services};
+use crate::{apps, builders, quotas, repositories, services};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct RemoveData {
@@ -120,6 +120,10 @@ impl RemoveApp {
         if let Err(error) = removed {
             // The disk can be tidied by hand; the app must go.
             tracing::error!(%error, app = %data.app, "files of a removed app are left");
+        }
+        if let Err(problem) = repositories::remove_files(&self.core, data.app).await {
+            // Its healer tries again, once the app is gone.
+            tracing::warn!(problem = %problem.chain(), app = %data.app, "the repository of a removed app is left");
         }
         Ok(())
     }

@@ -101,6 +101,8 @@ pub struct Outbound(Arc<Inner>);
 
 struct Inner {
     http: reqwest::Client,
+    /// The way to our own replicas, whose answers take as long as they take.
+    replicas: reqwest::Client,
     settings: ServicesSettings,
     may_call_private: bool,
     lanes: Mutex<HashMap<Uuid, Arc<Lane>>>,
@@ -121,12 +123,33 @@ impl Outbound {
         if !may_call_private {
             builder = builder.dns_resolver(Guarded);
         }
+        let replicas = reqwest::Client::builder()
+            .connect_timeout(settings.connect_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .pool_max_idle_per_host(0);
         Ok(Self(Arc::new(Inner {
+            replicas: replicas.build().map_err(Problem::internal)?,
             http: builder.build().map_err(Problem::internal)?,
             settings: settings.clone(),
             may_call_private,
             lanes: Mutex::default(),
         })))
+    }
+
+    /// Sends a request to another replica as it comes, and answers as its answer comes; without a deadline.
+    pub async fn pass_on<E>(
+        &self,
+        method: reqwest::Method,
+        url: &str,
+        headers: reqwest::header::HeaderMap,
+        body: impl futures_util::Stream<Item = Result<bytes::Bytes, E>> + Send + 'static,
+    ) -> reqwest::Result<reqwest::Response>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let request = self.0.replicas.request(method, url).headers(headers);
+        request.body(reqwest::Body::wrap_stream(body)).send().await
     }
 
     /// Sends a request in a lane and reads its answer, within one deadline for all of it.

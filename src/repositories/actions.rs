@@ -1,16 +1,21 @@
 //! A repository found, or made, for who may use it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+use serde_json::json;
 
 use crate::apps::{self, App};
 use crate::core::Core;
+use crate::events::{self, NewEvent, Target};
 use crate::kernel::call::Call;
+use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, BranchName};
 use crate::kernel::permission::Permission;
 use crate::kernel::problem::{Kind, Problem};
 use crate::repositories::children::{git, order};
 use crate::repositories::model::{Service, branch_ref};
-use crate::repositories::{hook, store};
+use crate::repositories::{disk, hook, store};
 
 /// Names of repositories that are being made.
 const NEW: &str = "new-";
@@ -22,14 +27,42 @@ pub struct Repository {
     pub(super) path: PathBuf,
 }
 
-/// Opens the repository of `<app>.git`, and makes it if there is none. Errors: `NotFound` for an unknown app
-/// and for one that the caller may not use, in the same words; `Conflict` if another host has it.
+/// Where an app's repository is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    Here(Box<Repository>),
+    There {
+        app: AppName,
+        host: String,
+        /// Where the API of that host is reached; `None`: it has not said.
+        url: Option<String>,
+    },
+}
+
+/// Opens the repository of `<app>.git` on this host, as `find`. Errors: also `Conflict` if another has it.
 pub async fn open(
     core: &Core,
     call: &Call,
     repository: &str,
     service: Service,
 ) -> Result<Repository, Problem> {
+    match find(core, call, repository, service).await? {
+        Place::Here(repository) => Ok(*repository),
+        Place::There { app, host, .. } => Err(elsewhere(core, &app, &host)),
+    }
+}
+
+/// Says that another host has a repository.
+pub(super) fn elsewhere(core: &Core, app: &AppName, host: &str) -> Problem {
+    Problem::conflict(format!(
+        "The repository of {app} lies on the host {host}, and this is {}: use the address of that host.",
+        core.host
+    ))
+}
+
+/// Finds the repository of `<app>.git`, and makes it here if there is none. Errors: `NotFound` for an unknown
+/// app and for one that the caller may not use, in the same words.
+pub async fn find(core: &Core, call: &Call, repository: &str, service: Service) -> Result<Place, Problem> {
     let gone = || Problem::not_found("There is no such repository, or you may not use it.");
     let name = repository.strip_suffix(".git").unwrap_or(repository);
     let name = AppName::parse(name).map_err(|_| gone())?;
@@ -51,10 +84,12 @@ pub async fn open(
     apps::ensure_live(&app)?;
     let row = store::claim(&core.db, app.id, &core.host).await?;
     if row.host != core.host {
-        return Err(Problem::conflict(format!(
-            "The repository of {name} lies on the host {}, and this is {}: use the address of that host.",
-            row.host, core.host
-        )));
+        let url = store::find_host(&core.db, &row.host).await?;
+        return Ok(Place::There {
+            app: name,
+            host: row.host,
+            url,
+        });
     }
     let branch = row.branch.as_ref().unwrap_or(&core.settings.git.default_branch);
     let path = core.dirs.repository(row.id);
@@ -62,7 +97,65 @@ pub async fn open(
         true => point(&path, branch).await?,
         false => make(core, &path, branch).await?,
     }
-    Ok(Repository { app, path })
+    Ok(Place::Here(Box::new(Repository { app, path })))
+}
+
+/// An app's repository as it is shown.
+#[derive(Clone, Debug)]
+pub(super) struct Described {
+    pub(super) url: String,
+    pub(super) http_url: String,
+    /// What is deployed.
+    pub(super) branch: BranchName,
+    /// Who has it; empty: nobody yet.
+    pub(super) host: String,
+    pub(super) bytes: i64,
+}
+
+/// Describes an app's repository.
+pub(super) async fn describe(core: &Core, call: &Call, name: &AppName) -> Result<Described, Problem> {
+    let app = apps::find_for(core, call, name, Permission::APP_READ_INFO).await?;
+    let found = store::find(&core.db, app.id).await?;
+    let (host, branch, bytes) = found.map_or((None, None, 0), |row| (row.host, row.branch, row.bytes));
+    Ok(Described {
+        url: core.public.repository_url(name),
+        http_url: core.public.repository_http_url(name),
+        branch: branch.unwrap_or_else(|| core.settings.git.default_branch.clone()),
+        host: host.unwrap_or_default(),
+        bytes,
+    })
+}
+
+/// Chooses the branch whose pushes are deployed. What runs stays until the next push.
+pub(super) async fn choose_branch(
+    core: &Core,
+    call: &Call,
+    name: &AppName,
+    branch: &BranchName,
+) -> Result<(), Problem> {
+    let app = apps::find_for(core, call, name, Permission::APP_UPDATE).await?;
+    call.allow(Permission::APP_UPDATE, &app.contexts())?;
+    apps::ensure_live(&app)?;
+    let mut tx = core.db.begin().await?;
+    let new = NewEvent::new(
+        Target::app(name),
+        Permission::APP_UPDATE,
+        app.contexts(),
+        json!({ "branch": branch }),
+    );
+    events::record(&mut tx, call, &new).await?;
+    store::set_branch(&mut tx, app.id, branch).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Removes the files of an app's repository, if this host has them. What another host has, its healer removes
+/// once the app is gone.
+pub async fn remove_files(core: &Core, app: AppId) -> Result<(), Problem> {
+    match store::find_id(&core.db, app, &core.host).await? {
+        Some(id) => disk::remove(&core.dirs.repository(id)).await,
+        None => Ok(()),
+    }
 }
 
 /// Made aside and moved into place: there is none or a whole one, and the first of two wins.
@@ -98,8 +191,18 @@ async fn point(path: &Path, branch: &BranchName) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Writes the hook, and removes what a life before has left behind. For the start of who owns the folder.
-pub async fn prepare(core: &Core) -> Result<(), Problem> {
+/// Writes the hook, removes what a life before has left behind, and tells the other replicas where this one is
+/// reached. For the start of who owns the folder.
+pub async fn prepare(core: &Core, api: SocketAddr) -> Result<(), Problem> {
+    let url = match core.settings.git.replica_url.as_str() {
+        "" if api.ip().is_unspecified() => {
+            let name = nix::unistd::gethostname().map_err(Problem::internal)?;
+            format!("http://{}:{}", name.to_string_lossy(), api.port())
+        }
+        "" => format!("http://{api}"),
+        url => url.to_owned(),
+    };
+    store::note_host(&core.db, &core.host, &url).await?;
     let folder = core.dirs.repositories();
     let preparing = move || -> std::io::Result<()> {
         hook::install(&folder)?;

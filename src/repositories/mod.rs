@@ -14,20 +14,31 @@
 //! `master` if only that comes first. The database knows it, and `HEAD` follows. Other branches and tags are
 //! kept, not deployed. One push at a time deploys an app.
 //!
-//! A repository lies on one host, that of the first push or fetch, as the versions made of it do. Other
-//! hosts refuse it and say which one has it; nothing is copied between them.
+//! *Where the truth lies.* Files and refs lie on one host: that of the first push or fetch, as the versions made
+//! of them do. The database knows which host that is and where it is reached, and every other replica passes on
+//! to it what it is asked over HTTP; so a push to any of them is seen by all. While that host is away its
+//! repositories are, and pushers are told so; nothing is copied between hosts.
 //!
-//! A pusher who hangs up stops neither the deploy nor the refs: git's answer is read to its end.
+//! A pusher who hangs up stops neither the deploy nor the refs: git's answer is read to its end. Whoever only
+//! fetches, and stops reading, loses their git after the time that an upload may pause.
+//!
+//! Disk is bounded: what comes in stays packed (`receive.unpackLimit`), and git refuses a pack that is larger
+//! than what is left of the quota. What a commit unpacks to is counted before it is unpacked. A healer packs
+//! anew what was pushed to, and removes what belongs to no app any more.
 
 mod actions;
 mod children;
+mod disk;
+mod healer;
 mod hook;
 mod model;
+pub mod modern;
 mod push;
 mod store;
 mod talk;
 pub mod wire;
 
-pub use actions::{Repository, open, prepare};
+pub use actions::{Place, Repository, find, open, prepare, remove_files};
+pub use healer::Repositories;
 pub use model::Service;
 pub use talk::{Manner, Talk};

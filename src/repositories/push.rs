@@ -20,7 +20,7 @@ use crate::repositories::actions::Repository;
 use crate::repositories::children::{ask, cannot_start, git, order};
 use crate::repositories::hook::{Asked, Pipes};
 use crate::repositories::model::{Wish, branch_ref, first_default};
-use crate::repositories::store;
+use crate::repositories::{disk, store};
 
 const CHUNK: usize = 64 * 1024;
 /// Beside the files, an archive has heads and fillings.
@@ -76,8 +76,9 @@ impl Push {
             None => self.pipes.say(&kept(&branch)).await,
             Some(wish) => self.deploy_branch(asked, &branch, wish).await?,
         }
+        let bytes = disk::size(&self.repository.path).await?;
         let mut tx = self.core.db.begin().await?;
-        store::pushed(&mut tx, app, wish.map(|_| &branch)).await?;
+        store::pushed(&mut tx, app, wish.map(|_| &branch), bytes).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -143,7 +144,7 @@ impl Push {
     async fn check_tree(&self, asked: &Asked, commit: &str) -> Result<(), Problem> {
         let settings = &self.core.settings.builds;
         let mut listing = self.looking(asked);
-        listing.args(["ls-tree", "-r", "-l", "-z", "--full-tree", commit]);
+        listing.args(["ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit]);
         let mut child = listing.spawn().map_err(cannot_start)?;
         let stdout = child.stdout.take().ok_or_else(|| Problem::internal("no pipe"))?;
         let (mut entries, mut entry) = (BufReader::new(stdout), Vec::new());
@@ -154,11 +155,11 @@ impl Push {
             .map_err(Problem::internal)?
             > 0
         {
-            bytes = bytes.saturating_add(size(&entry)?);
+            bytes = bytes.saturating_add(file_size(&entry)?);
             files += 1;
             if files > settings.max_files || bytes > settings.max_unpacked_bytes.0 {
                 return Err(Problem::too_large(format!(
-                    "The commit has more than the {} files or {} bytes that one deploy may have.",
+                    "The commit has more than the {} files and folders or {} bytes that one deploy may have.",
                     settings.max_files, settings.max_unpacked_bytes.0
                 )));
             }
@@ -268,7 +269,7 @@ fn taken(mut file: File) -> String {
 }
 
 /// The size of one entry of `git ls-tree -l`. Errors: `Invalid` for a submodule.
-fn size(entry: &[u8]) -> Result<u64, Problem> {
+fn file_size(entry: &[u8]) -> Result<u64, Problem> {
     let text = String::from_utf8_lossy(entry);
     let (about, path) = text.split_once('\t').unwrap_or((&text, ""));
     let mut words = about.split_ascii_whitespace();
@@ -289,9 +290,9 @@ mod tests {
     fn entries_have_sizes_and_submodules_are_refused() {
         let id = "a1".repeat(20);
         let entry = |mode: &str, kind: &str, size: &str| format!("{mode} {kind} {id} {size:>7}\ta/b c\0");
-        assert_eq!(size(entry("100644", "blob", "123").as_bytes()).unwrap(), 123);
-        assert_eq!(size(entry("120000", "blob", "7").as_bytes()).unwrap(), 7);
-        let refused = size(entry("160000", "commit", "-").as_bytes()).unwrap_err();
+        assert_eq!(file_size(entry("100644", "blob", "123").as_bytes()).unwrap(), 123);
+        assert_eq!(file_size(entry("120000", "blob", "7").as_bytes()).unwrap(), 7);
+        let refused = file_size(entry("160000", "commit", "-").as_bytes()).unwrap_err();
         assert!(refused.words().starts_with("a/b c is a submodule"), "{refused:?}");
     }
 }

@@ -1,6 +1,5 @@
 //! A git that speaks with a client: the child, and its bytes on the way out.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::kernel::call::Call;
 use crate::kernel::problem::Problem;
 use crate::repositories::actions::Repository;
 use crate::repositories::children::{cannot_start, git, read};
+use crate::repositories::disk;
 use crate::repositories::hook::{self, VARIABLE};
 use crate::repositories::model::Service;
 use crate::repositories::push::Push;
@@ -140,16 +140,10 @@ async fn speaker(core: &Core, repository: &Repository, manner: Manner<'_>) -> Re
     set("core.hooksPath", &hooks.display().to_string());
     if manner.service == Service::ReceivePack {
         let most = core.settings.git.max_repository_bytes.0;
-        let path = repository.path.clone();
-        let used = tokio::task::spawn_blocking(move || size(&path))
-            .await
-            .map_err(Problem::internal)?
-            .map_err(Problem::internal)?;
+        let used = disk::size(&repository.path).await?;
+        let left = most.saturating_sub(used.unsigned_abs());
         // Zero would be no limit.
-        set(
-            "receive.maxInputSize",
-            &most.saturating_sub(used).max(1).to_string(),
-        );
+        set("receive.maxInputSize", &left.max(1).to_string());
         // What comes in stays packed, and so as small as it came.
         set("receive.unpackLimit", "1");
         set("receive.fsckObjects", "true");
@@ -166,25 +160,4 @@ async fn speaker(core: &Core, repository: &Repository, manner: Manner<'_>) -> Re
         command.env("GIT_PROTOCOL", version);
     }
     Ok(command)
-}
-
-/// The bytes of the files below a folder. What goes meanwhile does not count.
-pub(super) fn size(folder: &Path) -> std::io::Result<u64> {
-    let (mut folders, mut bytes) = (vec![folder.to_owned()], 0);
-    while let Some(folder) = folders.pop() {
-        let entries = match std::fs::read_dir(&folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            match entry.metadata() {
-                Ok(found) if found.is_dir() => folders.push(entry.path()),
-                Ok(found) => bytes += found.len(),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(bytes)
 }

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::io::Write;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, header};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use flate2::write::GzDecoder;
 use futures_util::{StreamExt, stream};
@@ -18,7 +18,7 @@ use crate::http::kit::Caller;
 use crate::http::wording::modern::Refusal;
 use crate::kernel::call::Call;
 use crate::kernel::problem::Problem;
-use crate::repositories::actions;
+use crate::repositories::actions::{self, Place};
 use crate::repositories::model::Service;
 use crate::repositories::talk::{self, Manner, Talk};
 
@@ -31,53 +31,102 @@ const LONGEST_REQUEST: u64 = 64 << 20;
 /// Beside its objects, a push names what it moves.
 const FRAME: u64 = 4 << 20;
 
+/// What of a request another replica needs, beside where it comes from.
+const PASSED_ON: [HeaderName; 6] = [
+    header::AUTHORIZATION,
+    header::ACCEPT,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::USER_AGENT,
+    PROTOCOL,
+];
+/// What of its answer the client needs.
+const PASSED_BACK: [HeaderName; 3] = [
+    header::CONTENT_TYPE,
+    header::CACHE_CONTROL,
+    header::WWW_AUTHENTICATE,
+];
+const PROTOCOL: HeaderName = HeaderName::from_static("git-protocol");
+/// Marks what another replica has passed on: it goes no further.
+const PASSED: HeaderName = HeaderName::from_static("tancho-passed-on");
+
 /// `GET /git/{app}.git/info/refs?service=…`
 pub async fn advertise(
     State(core): State<Core>,
     Caller(call): Caller,
-    Path(repository): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Response {
-    let answer = async {
-        let named = query.as_deref().and_then(|query| query.strip_prefix("service="));
-        let service = named.and_then(Service::parse).ok_or_else(|| {
-            Problem::forbidden("This server speaks the smart protocol only: use git 1.6.6 or later.")
-        })?;
-        let repository = actions::open(&core, &call, &repository, service).await?;
-        let has = talk::advertise(&core, &repository, manner(service, &headers)).await?;
-        let line = format!("# service={}\n", service.name());
-        let mut text = format!("{:04x}{line}0000", line.len() + 4).into_bytes();
-        text.extend_from_slice(&has);
-        Ok(said(service, "advertisement", Body::from(text)))
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let query = request.uri().query();
+    let named = query.and_then(|query| query.strip_prefix("service="));
+    let service = named.and_then(Service::parse).ok_or_else(|| {
+        Problem::forbidden("This server speaks the smart protocol only: use git 1.6.6 or later.")
+    })?;
+    let repository = match actions::find(&core, &call, &name, service).await? {
+        Place::Here(repository) => repository,
+        there => return pass_on(&core, &call, there, request).await,
     };
-    answer
-        .await
-        .unwrap_or_else(|problem| Refusal(problem).into_response())
+    let has = talk::advertise(&core, &repository, manner(service, request.headers())).await?;
+    let line = format!("# service={}\n", service.name());
+    let mut text = format!("{:04x}{line}0000", line.len() + 4).into_bytes();
+    text.extend_from_slice(&has);
+    Ok(said(service, "advertisement", Body::from(text)))
 }
 
 /// `POST /git/{app}.git/git-upload-pack`
 pub async fn upload_pack(
     State(core): State<Core>,
     Caller(call): Caller,
-    Path(repository): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let answer = serve(&core, &call, &repository, Service::UploadPack, &headers, body).await;
-    answer.unwrap_or_else(|problem| Refusal(problem).into_response())
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    serve(&core, &call, &name, Service::UploadPack, request).await
 }
 
 /// `POST /git/{app}.git/git-receive-pack`
 pub async fn receive_pack(
     State(core): State<Core>,
     Caller(call): Caller,
-    Path(repository): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let answer = serve(&core, &call, &repository, Service::ReceivePack, &headers, body).await;
-    answer.unwrap_or_else(|problem| Refusal(problem).into_response())
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    serve(&core, &call, &name, Service::ReceivePack, request).await
+}
+
+/// Lets the replica answer that has the repository.
+async fn pass_on(core: &Core, call: &Call, place: Place, request: Request) -> Result<Response, Refusal> {
+    let Place::There { app, host, url } = place else {
+        return Err(Problem::internal("it is here").into());
+    };
+    let (parts, body) = request.into_parts();
+    let (Some(url), None) = (url, parts.headers.get(PASSED)) else {
+        return Err(actions::elsewhere(core, &app, &host).into());
+    };
+    let mut headers = chosen(&parts.headers, &PASSED_ON);
+    headers.insert(PASSED, HeaderValue::from_static("yes"));
+    if let Ok(source) = HeaderValue::from_str(&call.source_ip) {
+        headers.insert("x-forwarded-for", source);
+    }
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let url = format!("{url}{path}");
+    let asked = core
+        .outbound
+        .pass_on(parts.method, &url, headers, body.into_data_stream());
+    let answer = asked.await.map_err(|error| {
+        Problem::unavailable(format!(
+            "The host {host}, which has the repository of {app}, does not answer: try again when it is back."
+        ))
+        .because(error)
+    })?;
+    let (status, headers) = (answer.status(), chosen(answer.headers(), &PASSED_BACK));
+    Ok((status, headers, Body::from_stream(answer.bytes_stream())).into_response())
+}
+
+fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    let found = names
+        .iter()
+        .filter_map(|name| Some((name.clone(), headers.get(name)?.clone())));
+    found.collect()
 }
 
 fn said(service: Service, what: &str, body: Body) -> Response {
@@ -93,11 +142,10 @@ fn said(service: Service, what: &str, body: Body) -> Response {
 }
 
 fn manner(service: Service, headers: &HeaderMap) -> Manner<'_> {
-    let protocol = headers.get("git-protocol").and_then(|value| value.to_str().ok());
     Manner {
         service,
         stateless: true,
-        protocol,
+        protocol: headers.get(PROTOCOL).and_then(|value| value.to_str().ok()),
     }
 }
 
@@ -105,29 +153,30 @@ fn manner(service: Service, headers: &HeaderMap) -> Manner<'_> {
 async fn serve(
     core: &Core,
     call: &Call,
-    repository: &str,
+    name: &str,
     service: Service,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    let repository = actions::open(core, call, repository, service).await?;
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    if kind != Some(format!("application/x-{}-request", service.name()).as_str()) {
-        return Err(Problem::invalid(
-            "Only git asks here, with the content type of its own.",
-        ));
+    request: Request,
+) -> Result<Response, Refusal> {
+    let repository = match actions::find(core, call, name, service).await? {
+        Place::Here(repository) => repository,
+        there => return pass_on(core, call, there, request).await,
+    };
+    let (parts, body) = request.into_parts();
+    let is = |name: HeaderName, values: &[&str]| {
+        let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
+        value.is_some_and(|value| values.contains(&value))
+    };
+    let kind = format!("application/x-{}-request", service.name());
+    if !is(header::CONTENT_TYPE, &[&kind]) {
+        return Err(Problem::invalid("Only git asks here, with the content type of its own.").into());
     }
-    let (talk, stdin) = Talk::start(core, call, &repository, manner(service, headers)).await?;
+    let (talk, stdin) = Talk::start(core, call, &repository, manner(service, &parts.headers)).await?;
     let limit = match service {
         Service::UploadPack => LONGEST_REQUEST,
         // Git knows the limit of what comes in, and says so better.
         Service::ReceivePack => core.settings.git.max_repository_bytes.0.saturating_add(FRAME),
     };
-    let packed = headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|value| value == "gzip" || value == "x-gzip");
+    let packed = is(header::CONTENT_ENCODING, &["gzip", "x-gzip"]);
     core.tasks.spawn(feed(body, packed, limit, stdin));
     let (sender, receiver) = mpsc::channel(AHEAD);
     core.tasks.spawn(talk.hear(sender));

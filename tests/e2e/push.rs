@@ -1,146 +1,15 @@
 //! `git push` over HTTP, with the real `git` from a clean home.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::io::Read;
+use std::path::PathBuf;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::apps::Source;
-use crate::house::{EMAIL, House, PASSWORD, seconds};
-
-/// A developer's machine: a home with nothing in it, and working copies.
-struct Desk {
-    home: PathBuf,
-}
-
-/// What a `git` has said, on both its outputs.
-#[derive(Debug)]
-struct Said {
-    ok: bool,
-    text: String,
-}
-
-impl Said {
-    fn must(self) -> String {
-        assert!(self.ok, "{}", self.text);
-        self.text
-    }
-
-    fn must_fail(self) -> String {
-        assert!(!self.ok, "{}", self.text);
-        self.text
-    }
-}
-
-impl Desk {
-    fn new(house: &House) -> Self {
-        let home = house.root.join("home");
-        fs::create_dir(&home).unwrap();
-        Self { home }
-    }
-
-    fn command(&self, at: &Path, arguments: &[&str]) -> Command {
-        let mut command = Command::new("git");
-        command
-            .args(arguments)
-            .current_dir(at)
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("HOME", &self.home)
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_AUTHOR_NAME", "Ana Alba")
-            .env("GIT_AUTHOR_EMAIL", "ana@example.com")
-            .env("GIT_COMMITTER_NAME", "Ana Alba")
-            .env("GIT_COMMITTER_EMAIL", "ana@example.com")
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, at: &Path, arguments: &[&str]) -> Said {
-        let output = self.command(at, arguments).output().unwrap();
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        Said {
-            ok: output.status.success(),
-            text,
-        }
-    }
-
-    /// A new working copy that knows the repository of `app`.
-    fn copy(&self, house: &House, folder: &str, app: &str) -> Copy<'_> {
-        let path = self.home.join(folder);
-        fs::create_dir(&path).unwrap();
-        let copy = Copy { desk: self, path };
-        copy.git(&["init", "--quiet", "--initial-branch=main"]).must();
-        let url = url(house, &house.token, app);
-        copy.git(&["remote", "add", "tancho", &url]).must();
-        copy
-    }
-}
-
-/// The URL of a repository, with a token as the password.
-fn url(house: &House, token: &str, app: &str) -> String {
-    let api = house
-        .running()
-        .api
-        .replacen("://", &format!("://token:{token}@"), 1);
-    format!("{api}/git/{app}.git")
-}
-
-struct Copy<'a> {
-    desk: &'a Desk,
-    path: PathBuf,
-}
-
-impl Copy<'_> {
-    fn git(&self, arguments: &[&str]) -> Said {
-        self.desk.run(&self.path, arguments)
-    }
-
-    /// Commits the files of a source; the commit.
-    fn commit(&self, source: &Source, message: &str) -> String {
-        source.write_to(&self.path);
-        self.git(&["add", "--all"]).must();
-        self.git(&["commit", "--quiet", "--allow-empty", "-m", message])
-            .must();
-        self.git(&["rev-parse", "HEAD"]).must().trim().to_owned()
-    }
-
-    fn push(&self, what: &[&str]) -> Said {
-        let mut arguments = vec!["push", "tancho"];
-        arguments.extend(what);
-        self.git(&arguments)
-    }
-
-    /// What a ref is there; empty if it is not.
-    fn remote(&self, name: &str) -> String {
-        let text = self.git(&["ls-remote", "tancho", name]).must();
-        text.split_whitespace().next().unwrap_or_default().to_owned()
-    }
-
-    /// Begins a push, and reads what it says until that has a text in it.
-    fn begin_push(&self, what: &str, until: &str) -> (Child, BufReader<std::process::ChildStderr>, String) {
-        let mut command = self
-            .desk
-            .command(&self.path, &["push", "--progress", "tancho", what]);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let mut text = String::new();
-        while !text.contains(until) {
-            assert!(lines.read_line(&mut text).unwrap() > 0, "it ended: {text}");
-        }
-        (child, lines, text)
-    }
-}
-
-/// The lines that came from the server.
-fn remote_lines(text: &str) -> String {
-    let lines = text.lines().filter_map(|line| line.strip_prefix("remote: "));
-    lines.map(|line| format!("{}\n", line.trim_end())).collect()
-}
+use crate::cluster::Cluster;
+use crate::desk::{Copy, Desk, remote_lines, repository, url};
+use crate::house::{EMAIL, House, PASSWORD, seconds, until};
 
 /// The newest deploy of an app.
 async fn newest(house: &House, app: &str) -> Value {
@@ -240,12 +109,8 @@ async fn a_push_deploys_and_a_broken_one_changes_nothing() {
     assert!(said.contains("cannot be deleted"), "{said}");
     assert_eq!(work.remote("refs/heads/main"), other);
     // What went wrong and right has left a repository in order, and no push under way.
-    let kept = fs::read_dir(house.data.join("repositories")).unwrap();
-    let kept: Vec<PathBuf> = kept.map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(kept.len(), 2, "{kept:?}");
-    for repository in kept.iter().filter(|path| !path.ends_with("hooks")) {
-        desk.run(repository, &["fsck", "--strict"]).must();
-    }
+    assert_eq!(crate::house::names(&house.data.join("repositories")).len(), 2);
+    desk.run(&repository(&house), &["fsck", "--strict"]).must();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -342,9 +207,206 @@ async fn of_two_pushes_at_once_the_second_is_told_of_the_first() {
     let (mut pusher, _lines, _) = one.begin_push("+main", "in the build");
     pusher.kill().unwrap();
     pusher.wait().unwrap();
-    crate::house::until("the branch has moved", seconds(60), async || {
+    until("the branch has moved", seconds(60), async || {
         (two.remote("refs/heads/main") == last).then_some(())
     })
     .await;
     assert_eq!(house.visit("shop", "/").await, (200, "three -".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tancho_killed_in_a_push_tells_the_pusher_and_keeps_the_repository() {
+    let mut house = House::start().await;
+    house.create_app("shop").await;
+    let desk = Desk::new(&house);
+    let work = desk.copy(&house, "work", "shop");
+    let first = work.commit(&Source::web("one"), "One");
+    work.push(&["main"]).must();
+    let cases = [
+        (
+            "two",
+            Source::web("two").hooks(&["echo in the build; sleep 2"]),
+            "in the build",
+        ),
+        (
+            "three",
+            Source::slow_to_start("three", "2"),
+            "units ready: web 0 of 1",
+        ),
+    ];
+    let mut answers = "one";
+    for (text, source, moment) in cases {
+        work.commit(&source, "Another");
+        let (mut pusher, mut lines, mut said) = work.begin_push("main", moment);
+        house.kill();
+        assert!(!pusher.wait().unwrap().success());
+        lines.read_to_string(&mut said).unwrap();
+        assert!(said.contains("error: ") || said.contains("fatal: "), "{said}");
+        let event = newest_event(&said);
+        house.serve();
+        work.git(&["remote", "set-url", "tancho", &url(&house, &house.token, "shop")])
+            .must();
+        let event = house.ended(&event, seconds(30)).await;
+        if event["Error"] == "" {
+            answers = text;
+        }
+        assert_eq!(
+            house.visit("shop", "/").await,
+            (200, format!("{answers} -")),
+            "{event}"
+        );
+        assert_eq!(work.remote("refs/heads/main"), first);
+        desk.run(&repository(&house), &["fsck", "--strict"]).must();
+    }
+    // The same again is all that has to be done.
+    let last = work.commit(&Source::web("four"), "Four");
+    work.push(&["main"]).must();
+    assert_eq!(work.remote("refs/heads/main"), last);
+    assert_eq!(house.visit("shop", "/").await, (200, "four -".to_owned()));
+}
+
+/// The event that a push has named.
+fn newest_event(said: &str) -> String {
+    let (_, rest) = said.split_once("(event ").unwrap();
+    rest.split_once(')').unwrap().0.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_branch_is_chosen_rollback_knows_commits_and_removal_leaves_nothing() {
+    let house = House::start().await;
+    house.create_app("shop").await;
+    let desk = Desk::new(&house);
+    let work = desk.copy(&house, "work", "shop");
+    let path = "/1.0/apps/shop/repository";
+    let none = house.read(path).await;
+    assert_eq!(
+        (&none["branch"], &none["host"]),
+        (&json!("main"), &json!("")),
+        "{none}"
+    );
+    let shown = house.by(Method::GET, "/apps/shop").send().await.unwrap();
+    let shown: Value = shown.json().await.unwrap();
+    assert_eq!(shown["repository"], none["url"]);
+    let http = format!("{}/git/shop.git", house.running().api);
+    assert_eq!(none["httpUrl"], http.as_str());
+
+    // Where only master comes, that is it.
+    let one = work.commit(&Source::web("one"), "One");
+    work.push(&["main:master"]).must();
+    assert_eq!(house.visit("shop", "/").await, (200, "one -".to_owned()));
+    assert_eq!(house.read(path).await["branch"], "master");
+    let head = work.git(&["ls-remote", "--symref", "tancho", "HEAD"]).must();
+    assert!(head.contains("ref: refs/heads/master"), "{head}");
+
+    // Another choice.
+    let bad = house
+        .by(Method::PUT, path)
+        .form(&[("branch", "../x")])
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(bad.status(), 400);
+    house.change(Method::PUT, path, &[("branch", "live")]).await;
+    work.commit(&Source::web("two"), "Two");
+    let said = work.push(&["main:master"]).must();
+    assert!(said.contains("pushes of live are"), "{said}");
+    assert_eq!(house.visit("shop", "/").await, (200, "one -".to_owned()));
+    work.push(&["main:live"]).must();
+    assert_eq!(house.visit("shop", "/").await, (200, "two -".to_owned()));
+    assert!(house.read(path).await["bytes"].as_i64().unwrap() > 1000);
+
+    // Back to a commit.
+    let form = [("image", &one[..10])];
+    house
+        .change(Method::POST, "/1.0/apps/shop/deploy/rollback", &form)
+        .await;
+    assert_eq!(house.visit("shop", "/").await, (200, "one -".to_owned()));
+    let form = [("image", "abcdef0123")];
+    let gone = house
+        .by(Method::POST, "/1.0/apps/shop/deploy/rollback")
+        .form(&form)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(gone.status(), 404);
+
+    house.change(Method::DELETE, "/1.0/apps/shop", &[]).await;
+    assert_eq!(crate::house::names(&house.data.join("repositories")), ["hooks"]);
+    let said = work.push(&["main:live"]).must_fail();
+    assert!(said.contains("not found"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_to_any_replica_is_seen_by_all() {
+    let folder = House::empty();
+    let cluster = Cluster::start(PathBuf::from(format!("{}-pg", folder.root.display())));
+    let key = format!("1:{}", "5e".repeat(32));
+    let mut all: Vec<House> = (0..2)
+        .map(|_| {
+            let mut house = House::empty();
+            house.set("DATABASE_URL", &cluster.url("postgres"));
+            house.set("TANCHO_SECRETS_KEYS", &key);
+            house.serve();
+            house
+        })
+        .collect();
+    all[0].login().await;
+    let token = all[0].token.clone();
+    all[1].token = token;
+    all[0].team().await;
+    all[0].create_app("shop").await;
+    let desk = Desk::new(&folder);
+    let work = desk.copy(&all[0], "work", "shop");
+    work.commit(&Source::web("one"), "One");
+    work.push(&["main"]).must();
+    // The other one has not the repository, but knows who has.
+    work.git(&[
+        "remote",
+        "set-url",
+        "tancho",
+        &url(&all[1], &all[1].token, "shop"),
+    ])
+    .must();
+    let two = work.commit(&Source::web("two").hooks(&["echo built there"]), "Two");
+    let said = work.push(&["main"]).must();
+    assert!(remote_lines(&said).contains("built there"), "{said}");
+    assert_eq!(crate::house::names(&all[1].data.join("repositories")), ["hooks"]);
+    for house in &all {
+        let clone = format!("clone-{}", house.root.file_name().unwrap().display());
+        let from = url(house, &house.token, "shop");
+        desk.run(&desk.home, &["clone", "--quiet", &from, &clone]).must();
+        let tip = desk.run(&desk.home.join(clone), &["rev-parse", "HEAD"]).must();
+        assert_eq!(tip.trim(), two);
+    }
+    assert_eq!(all[0].visit("shop", "/").await, (200, "two -".to_owned()));
+    // An app that is removed by one takes along what lies at the other.
+    all[0].create_app("other").await;
+    work.git(&[
+        "push",
+        "--quiet",
+        &url(&all[0], &all[0].token, "other"),
+        "main:aside",
+    ])
+    .must();
+    assert_eq!(crate::house::names(&all[0].data.join("repositories")).len(), 3);
+    all[1].change(Method::DELETE, "/1.0/apps/other", &[]).await;
+    let healed = all[0]
+        .by(Method::GET, "/healers/repositories")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(healed.status(), 200);
+    until("the repository has gone", seconds(90), async || {
+        (crate::house::names(&all[0].data.join("repositories")).len() == 2).then_some(())
+    })
+    .await;
+    // A wrong token is refused there as well, and an absent replica is named.
+    let wrong = work
+        .git(&["ls-remote", &url(&all[1], "wrong", "shop")])
+        .must_fail();
+    assert!(wrong.contains("Authentication failed"), "{wrong}");
+    all[0].kill();
+    let said = work.git(&["ls-remote", "tancho"]).must_fail();
+    assert!(said.contains("does not answer"), "{said}");
+    drop(all);
 }
