@@ -134,6 +134,13 @@ need_nginx() {
     systemctl disable --quiet nginx 2>/dev/null || true
 }
 
+need_sshd() {
+    [ ! -x /usr/sbin/sshd ] || return 0
+    need_debian openssh-server || fail "sshd is needed."
+    # As with nginx.
+    systemctl disable --quiet ssh 2>/dev/null || true
+}
+
 PYTHON=
 
 # Sets PYTHON to one that can make virtual environments. The system's comes first: other users can run it.
