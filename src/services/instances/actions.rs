@@ -1,6 +1,6 @@
 //! The verbs of users of services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -17,8 +17,9 @@ use crate::kernel::problem::Problem;
 use crate::sagas::{self, Lane, NewSaga};
 use crate::services::broker::{Broker, ServicePlan, Status};
 use crate::services::catalogue;
+use crate::services::instances::lists::{self, Filter};
 use crate::services::instances::saga;
-use crate::services::instances::store::{self, Narrow, New};
+use crate::services::instances::store::{self, New};
 use crate::services::model::{
     Edition, Instance, InstanceState, NewInstance, Service, check_texts, no_service,
 };
@@ -196,68 +197,6 @@ pub async fn create(core: &Core, call: &Call, new: NewInstance, edition: Edition
         .into_result()
 }
 
-/// What a list is narrowed by; empty does not narrow.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    pub service: Option<String>,
-    pub name: Option<String>,
-    pub team_owner: Option<String>,
-    pub pool: Option<String>,
-    pub plan: Option<String>,
-    pub tags: Vec<String>,
-}
-
-/// A service and those of its instances that the caller may see.
-#[derive(Clone, Debug)]
-pub struct Group {
-    pub service: ServiceName,
-    pub instances: Vec<Instance>,
-}
-
-impl Group {
-    /// The plans that its instances have.
-    pub fn plans(&self) -> BTreeSet<&str> {
-        let plans = self.instances.iter().map(|i| i.plan.as_str());
-        plans.filter(|plan| !plan.is_empty()).collect()
-    }
-}
-
-/// The services that the caller may use, with their instances, in one query.
-pub async fn list(core: &Core, call: &Call, filter: &Filter) -> Result<Vec<Group>, Problem> {
-    let (service, instance) = (Permission::SERVICE_READ, Permission::SERVICE_INSTANCE_READ);
-    let service_teams = call.reach(service, ContextKind::Team);
-    let services = call.reach(service, ContextKind::Service).unwrap_or_default();
-    let instance_teams = call.reach(instance, ContextKind::Team);
-    let instances = call
-        .reach(instance, ContextKind::ServiceInstance)
-        .unwrap_or_default();
-    let narrow = Narrow {
-        service_teams: service_teams.as_deref(),
-        services: &services,
-        instance_teams: instance_teams.as_deref(),
-        instances: &instances,
-        service: filter.service.as_deref(),
-        name: filter.name.as_deref(),
-        team_owner: filter.team_owner.as_deref(),
-        pool: filter.pool.as_deref(),
-        plan: filter.plan.as_deref(),
-        tags: &filter.tags,
-    };
-    let mut groups: Vec<Group> = Vec::new();
-    for line in store::list(&core.db, &narrow).await? {
-        if groups.last().is_none_or(|group| group.service != line.service) {
-            groups.push(Group {
-                service: line.service,
-                instances: Vec::new(),
-            });
-        }
-        if let (Some(group), Some(instance)) = (groups.last_mut(), line.instance) {
-            group.instances.push(instance);
-        }
-    }
-    Ok(groups)
-}
-
 /// The instances of one service that the caller may see, each with what the service tells about it: a few
 /// questions at once, one deadline for all.
 pub async fn tell_of(core: &Core, call: &Call, service: &Service) -> Result<Vec<Told>, Problem> {
@@ -267,7 +206,7 @@ pub async fn tell_of(core: &Core, call: &Call, service: &Service) -> Result<Vec<
             service: Some(service.name.to_string()),
             ..Filter::default()
         };
-        let groups = list(core, call, &filter).await?;
+        let groups = lists::list(core, call, &filter).await?;
         groups.into_iter().flat_map(|group| group.instances).collect()
     };
     let deadline = tokio::time::Instant::now() + PATIENCE.min(core.settings.services.timeout);

@@ -12,27 +12,12 @@ use crate::http::kit::caller::Caller;
 use crate::http::kit::input::Input;
 use crate::http::wording::classic::Refusal;
 use crate::kernel::names::{InstanceName, TeamName};
-use crate::services::instances::{self, Filter, Group, Removal, Told, Wanted};
+use crate::services::catalogue::classic::ServiceView;
+use crate::services::instances::{self, Removal, Told, Wanted};
 use crate::services::model::{Edition, NewInstance};
 use crate::services::wire;
 
 const EDITION: Edition = Edition::Classic;
-
-/// A service and its instances.
-#[derive(Serialize)]
-pub struct GroupView {
-    service: String,
-    instances: Vec<String>,
-}
-
-impl From<Group> for GroupView {
-    fn from(group: Group) -> Self {
-        Self {
-            service: group.service.to_string(),
-            instances: group.instances.iter().map(|i| i.name.to_string()).collect(),
-        }
-    }
-}
 
 /// An instance under the keys of the reference and under those of the clients of its time.
 #[derive(Serialize)]
@@ -71,9 +56,9 @@ impl From<Told> for InstanceView {
     }
 }
 
-pub async fn list(State(core): State<Core>, Caller(call): Caller) -> Result<Json<Vec<GroupView>>, Refusal> {
-    let groups = instances::list(&core, &call, &Filter::default()).await?;
-    Ok(Json(groups.into_iter().map(GroupView::from).collect()))
+pub async fn list(State(core): State<Core>, Caller(call): Caller) -> Result<Json<Vec<ServiceView>>, Refusal> {
+    let listed = instances::list_names(&core, &call).await?;
+    Ok(Json(listed.into_iter().map(ServiceView::from).collect()))
 }
 
 pub async fn create(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<(), Refusal> {

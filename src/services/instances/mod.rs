@@ -4,15 +4,15 @@
 
 mod actions;
 pub mod classic;
+mod lists;
 pub mod modern;
 mod removal;
 mod saga;
 pub(in crate::services) mod store;
 mod update;
 
-pub use actions::{
-    Filter, Group, Told, Wanted, create, find_for, grant, info, list, revoke, status, tell_of,
-};
+pub use actions::{Told, Wanted, create, find_for, grant, info, revoke, status, tell_of};
+pub use lists::{Filter, Group, list, list_names};
 pub use removal::{Removal, Remove, remove};
 pub use saga::Create;
 pub use update::{Update, update};

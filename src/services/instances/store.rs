@@ -7,6 +7,7 @@ use sqlx::{PgConnection, PgExecutor};
 
 use crate::kernel::ids::{InstanceId, ServiceId};
 use crate::kernel::names::{InstanceName, ServiceName, TeamName};
+use crate::services::catalogue::Listed;
 use crate::services::model::{Instance, InstancePatch, InstanceState};
 
 struct Row {
@@ -100,14 +101,19 @@ pub(in crate::services) async fn find_by_id(
     .map(|row| row.map(Instance::from))
 }
 
+/// Whose services and instances somebody may see.
+pub(super) struct Reach {
+    /// Teams and services by which restricted services may be seen; `None`: all.
+    pub(super) service_teams: Option<Vec<String>>,
+    pub(super) services: Vec<String>,
+    /// Teams and full names by which instances may be seen; `None`: all.
+    pub(super) instance_teams: Option<Vec<String>>,
+    pub(super) instances: Vec<String>,
+}
+
 /// What a list of instances is narrowed by; `None` does not narrow.
 pub(super) struct Narrow<'a> {
-    /// Teams and services by which restricted services may be seen; `None`: all.
-    pub(super) service_teams: Option<&'a [String]>,
-    pub(super) services: &'a [String],
-    /// Teams and full names by which instances may be seen; `None`: all.
-    pub(super) instance_teams: Option<&'a [String]>,
-    pub(super) instances: &'a [String],
+    pub(super) reach: &'a Reach,
     pub(super) service: Option<&'a str>,
     /// A part of the name, without regard to case.
     pub(super) name: Option<&'a str>,
@@ -121,6 +127,29 @@ pub(super) struct Narrow<'a> {
 pub(super) struct Line {
     pub(super) service: ServiceName,
     pub(super) instance: Option<Instance>,
+}
+
+/// The services that somebody may use, each with the names of those of its instances that they may see.
+pub(super) async fn list_names(db: impl PgExecutor<'_>, reach: &Reach) -> sqlx::Result<Vec<Listed>> {
+    sqlx::query_as!(
+        Listed,
+        r#"select s.name as service,
+                  array(select i.name from service_instance i
+                        where i.service_id = s.service_id
+                          and ($3::text[] is null or s.name || '/' || i.name = any($4)
+                               or i.instance_id in (select t.instance_id from service_instance_team t where t.team = any($3)))
+                        order by i.name) as "instances!"
+           from service s
+           where $1::text[] is null or not s.is_restricted or s.name = any($2)
+              or exists (select 1 from service_team t where t.service_id = s.service_id and t.team = any($1))
+           order by s.name"#,
+        reach.service_teams.as_deref(),
+        &reach.services,
+        reach.instance_teams.as_deref(),
+        &reach.instances,
+    )
+    .fetch_all(db)
+    .await
 }
 
 /// The services that somebody may use, each with those of its instances that they may see.
@@ -147,10 +176,10 @@ pub(super) async fn list(db: impl PgExecutor<'_>, narrow: &Narrow<'_>) -> sqlx::
                   or exists (select 1 from service_team t where t.service_id = s.service_id and t.team = any($1)))
              and ($5::text is null or s.name = $5)
            order by s.name, i.name"#,
-        narrow.service_teams,
-        narrow.services,
-        narrow.instance_teams,
-        narrow.instances,
+        narrow.reach.service_teams.as_deref(),
+        &narrow.reach.services,
+        narrow.reach.instance_teams.as_deref(),
+        &narrow.reach.instances,
         narrow.service,
         narrow.name,
         narrow.team_owner,
