@@ -1,7 +1,7 @@
 # Tancho in a container. The Postgres is another one: give its URL as DATABASE_URL.
 #
 #   docker build -t tancho .
-#   docker run --init -p 8080:8080 -p 8888:8888 -v tancho:/var/lib/tancho \
+#   docker run --init -p 8080:8080 -p 8888:8888 -p 2222:2222 -v tancho:/var/lib/tancho \
 #       -e DATABASE_URL=postgres://tancho:…@db/tancho \
 #       -e TANCHO_ADMIN_EMAIL=you@example.com -e TANCHO_ADMIN_PASSWORD_FILE=/run/secrets/tancho \
 #       -e TANCHO_ROUTER_DOMAIN=apps.example.com tancho
@@ -32,8 +32,9 @@ VOLUME /var/lib/tancho
 ENV TANCHO_DATA_DIR=/var/lib/tancho \
     TANCHO_API_LISTEN=0.0.0.0:8080 \
     TANCHO_ROUTER_LISTEN=0.0.0.0:8888 \
+    TANCHO_SSH_LISTEN=0.0.0.0:2222 \
     TANCHO_LOG_FORMAT=json
-EXPOSE 8080 8888
+EXPOSE 8080 8888 2222
 # The shell's own way to speak TCP; the image has no curl.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080 && printf 'GET /healthcheck/ HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q WORKING <&3"]

@@ -273,7 +273,7 @@ start_tancho() {
     at_exit stop_tancho "$folder"
     # A session of its own: Ctrl-C reaches this script alone, which then stops things in order.
     : >"$folder/tancho.out"
-    setsid "$TANCHO" serve --data-dir "$folder/data" --api 127.0.0.1:0 --router 127.0.0.1:0 "$@" \
+    setsid "$TANCHO" serve --data-dir "$folder/data" --api 127.0.0.1:0 --router 127.0.0.1:0 --ssh 127.0.0.1:0 "$@" \
         >>"$folder/tancho.out" 2>>"$folder/tancho.log" </dev/null &
     TANCHO_PID=$!
     ready_line "$TANCHO_PID" "$folder/tancho.out" 'tancho ready' || {

@@ -133,6 +133,9 @@ struct Options {
     /// Address and port of the API; port 0 picks one [default: 127.0.0.1:8080]
     #[arg(long, global = true, value_name = "ADDRESS")]
     api: Option<String>,
+    /// Address and port of git over SSH; port 0 picks one [default: 127.0.0.1:2222]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    ssh: Option<String>,
     /// Address and port of the router; port 0 picks one [default: 127.0.0.1:8888]
     #[arg(long = "router", global = true, value_name = "ADDRESS")]
     router_listen: Option<String>,
@@ -187,6 +190,7 @@ fn overrides(options: Options) -> Vec<(&'static str, Value)> {
     [
         ("data_dir", options.data_dir.map(Value::String)),
         ("api.listen", options.api.map(Value::String)),
+        ("ssh.listen", options.ssh.map(Value::String)),
         ("router.listen", options.router_listen.map(Value::String)),
         ("database.url", options.database_url.map(Value::String)),
         ("roles", options.roles.map(list)),
@@ -266,6 +270,7 @@ mod tests {
         for default in [
             defaults.data_dir.display().to_string(),
             defaults.api.listen.to_string(),
+            defaults.ssh.listen.unwrap().to_string(),
             defaults.router.listen.to_string(),
         ] {
             assert!(

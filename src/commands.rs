@@ -147,6 +147,10 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
     let dir = DataDir::open(&settings.data_dir)?;
     let has = |role| settings.roles.contains(&role);
     let api = bind("api", settings.api.listen).await?;
+    let ssh = match settings.ssh.listen {
+        Some(address) if has(Role::Api) => Some(bind("ssh", address).await?),
+        _ => None,
+    };
     let router = match has(Role::Router) {
         true => Some(bind("router", settings.router.listen).await?),
         false => None,
@@ -184,6 +188,7 @@ async fn serve(settings: Settings) -> Result<(), Problem> {
         pass_env,
         host,
         api,
+        ssh,
         router,
         router_addr,
     };
@@ -227,8 +232,12 @@ async fn announce(running: &Running) -> Result<(), Problem> {
     let router = running
         .router_addr
         .map_or_else(|| "none".to_owned(), |addr| format!("http://{addr}"));
+    let ssh = match &running.core.public.ssh {
+        None => "none".to_owned(),
+        Some(ssh) => format!("{}:{} host_key={}", ssh.host, ssh.port, ssh.fingerprint),
+    };
     say(&format!(
-        "tancho ready api=http://{} router={router}",
+        "tancho ready api=http://{} router={router} ssh={ssh}",
         running.api_addr
     ));
     Ok(())

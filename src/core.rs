@@ -77,6 +77,17 @@ pub struct Public {
     pub domain: String,
     /// Port of the router in the URLs of apps.
     pub router_port: u16,
+    /// Where `git` reaches us over SSH, if it does.
+    pub ssh: Option<PublicSsh>,
+}
+
+/// Where `git` reaches us over SSH, and how it knows that it is us.
+#[derive(Clone, Debug)]
+pub struct PublicSsh {
+    pub host: String,
+    pub port: u16,
+    /// Of the host key: `SHA256:…`.
+    pub fingerprint: String,
 }
 
 impl Public {
@@ -87,7 +98,11 @@ impl Public {
 
     /// The URL of an app's repository as clients reach it: what `git remote add` takes.
     pub fn repository_url(&self, app: impl std::fmt::Display) -> String {
-        self.repository_http_url(app)
+        match &self.ssh {
+            None => self.repository_http_url(app),
+            Some(PublicSsh { host, port: 22, .. }) => format!("git@{host}:{app}.git"),
+            Some(PublicSsh { host, port, .. }) => format!("ssh://git@{host}:{port}/{app}.git"),
+        }
     }
 
     /// The same over HTTP, which is always there.
@@ -183,6 +198,36 @@ impl Callers {
                 },
                 () = stop.cancelled() => return,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_has_the_short_address_where_ssh_has_its_own_port() {
+        let mut public = Public {
+            api_url: "https://paas.example.com".into(),
+            domain: "example.com".into(),
+            router_port: 80,
+            ssh: None,
+        };
+        assert_eq!(
+            public.repository_url("shop"),
+            "https://paas.example.com/git/shop.git"
+        );
+        for (port, url) in [
+            (22, "git@git.example.com:shop.git"),
+            (2222, "ssh://git@git.example.com:2222/shop.git"),
+        ] {
+            public.ssh = Some(PublicSsh {
+                host: "git.example.com".into(),
+                port,
+                fingerprint: String::new(),
+            });
+            assert_eq!(public.repository_url("shop"), url);
         }
     }
 }

@@ -46,6 +46,8 @@ pub mod services;
 
 pub mod repositories;
 
+pub mod ssh;
+
 pub mod healers;
 pub mod lifecycle;
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Role, Settings};
-use crate::core::{Callers, Core, Parts, Provisioners, Public};
+use crate::core::{Callers, Core, Parts, Provisioners, Public, PublicSsh};
 use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::listen::Notices;
@@ -26,6 +26,7 @@ use crate::proxy::{Proxy, ProxySettings};
 use crate::sagas::{self, Reconciler, Registry, Runner, supervise};
 use crate::services::orphans::Orphans;
 use crate::services::{binds, instances};
+use crate::ssh::{self, HostKey};
 use crate::{deploys, lifecycle, releases, repositories, sealing, units, users};
 
 /// What `start` needs; all of it is ready to use.
@@ -45,6 +46,8 @@ pub struct Wanted {
     pub provisioners: Provisioners,
     /// Bound; served if the process has the role.
     pub api: TcpListener,
+    /// Bound, if `git` is to be spoken over SSH; served with the API.
+    pub ssh: Option<TcpListener>,
     /// Bound, if the process has the role.
     pub router: Option<TcpListener>,
     /// Where the router listens or will listen, for the URLs of apps.
@@ -64,19 +67,24 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let api_addr = wanted.api.local_addr().map_err(Problem::internal)?;
-    let router_addr = match &wanted.router {
-        Some(listener) => Some(listener.local_addr().map_err(Problem::internal)?),
-        None => None,
-    };
+    let router_addr = wanted.router.as_ref().map(TcpListener::local_addr);
+    let router_addr = router_addr.transpose().map_err(Problem::internal)?;
     let notices = Notices::start(wanted.db.clone(), stop.clone());
     let settings = wanted.settings;
+    let api_url = settings.api.public_url(api_addr);
+    sealing::agree(&wanted.db, &wanted.keys).await?;
+    let ssh = match wanted.ssh {
+        Some(listener) => Some(SshDoor::open(listener, &settings, &wanted.db, &wanted.keys, &api_url).await?),
+        None => None,
+    };
     // Whoever starts first installs the TLS provider; a second one changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let may_call_private = settings.services.may_call_private(&settings.database);
     let core = Core::new(Parts {
         outbound: Outbound::new(&settings.services, may_call_private)?,
         public: Public {
-            api_url: settings.api.public_url(api_addr),
+            api_url,
+            ssh: ssh.as_ref().map(|door| door.public.clone()),
             domain: settings.router.domain.clone(),
             router_port: settings.router.public_port(wanted.router_addr),
         },
@@ -124,6 +132,9 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     let healers = reconcile(&core);
     if core.settings.roles.contains(&Role::Api) {
         tasks.spawn(serve(wanted.api, core.clone(), healers));
+        if let Some(door) = ssh {
+            tasks.spawn(ssh::serve(door.listener, core.clone(), door.key));
+        }
     }
     if let Some(listener) = wanted.router {
         let (settings, db) = (core.settings.clone(), core.db.clone());
@@ -145,6 +156,37 @@ async fn succeed(core: &Core) -> Result<(), Problem> {
         binds::repeat_unit_calls(&core.db).await?;
     }
     Ok(())
+}
+
+/// What SSH is served with.
+struct SshDoor {
+    listener: TcpListener,
+    key: HostKey,
+    public: PublicSsh,
+}
+
+impl SshDoor {
+    async fn open(
+        listener: TcpListener,
+        settings: &Settings,
+        db: &Db,
+        keys: &Keyring,
+        api_url: &str,
+    ) -> Result<Self, Problem> {
+        let key = HostKey::load(db, keys).await?;
+        let bound = listener.local_addr().map_err(Problem::internal)?;
+        let (host, port) = settings.ssh.public_address(api_url, bound);
+        let public = PublicSsh {
+            host,
+            port,
+            fingerprint: key.fingerprint(),
+        };
+        Ok(Self {
+            listener,
+            key,
+            public,
+        })
+    }
 }
 
 /// Every kind of saga there is.

@@ -27,6 +27,7 @@ const ROWS: &[&[&str]] = &[
     &["units"],
     &["services", "deploys"],
     &["repositories"],
+    &["ssh"],
     &["lifecycle", "healers"],
     &["http"],
     &["server"],

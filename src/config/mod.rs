@@ -9,6 +9,7 @@
 
 mod layers;
 mod rules;
+mod ssh;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use self::layers::{Layers, environment, of_process};
+pub use self::ssh::SshSettings;
 pub use self::values::{Choice, LogFormat, Network, Registration, Role};
 use crate::kernel::names::{BranchName, Email};
 use crate::kernel::problem::Problem;
@@ -37,6 +39,8 @@ pub struct Settings {
     pub roles: Vec<Role>,
     /// The API.
     pub api: ApiSettings,
+    /// `git` over SSH.
+    pub ssh: SshSettings,
     /// The proxy.
     pub router: RouterSettings,
     /// The database.

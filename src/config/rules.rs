@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{MailSettings, Settings};
+use super::{MailSettings, Settings, SshSettings};
 use crate::kernel::problem::Problem;
 
 /// Checks everything; the first fault is the answer.
@@ -17,6 +17,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Problem> {
     }
     public_url("api.public_url", &settings.api.public_url)?;
     public_url("git.replica_url", &settings.git.replica_url)?;
+    ssh(&settings.ssh)?;
     domain(&settings.router.domain)?;
     database_url(settings.database.url.expose())?;
     mail(&settings.mail)?;
@@ -52,6 +53,22 @@ fn public_url(key: &str, text: &str) -> Result<(), Problem> {
         key,
         "give a URL such as https://tancho.example.com, without a slash at the end",
     ))
+}
+
+fn ssh(ssh: &SshSettings) -> Result<(), Problem> {
+    if !ssh.public_host.is_empty() && url::Host::parse(&ssh.public_host).is_err() {
+        return Err(wrong(
+            "ssh.public_host",
+            "give a host such as git.example.com, without a port",
+        ));
+    }
+    if ssh.max_connections < 1 {
+        return Err(wrong("ssh.max_connections", "give at least 1"));
+    }
+    if ssh.idle < Duration::from_secs(10) {
+        return Err(wrong("ssh.idle_seconds", "give at least 10 seconds"));
+    }
+    Ok(())
 }
 
 fn domain(text: &str) -> Result<(), Problem> {
@@ -181,6 +198,7 @@ fn numbers(s: &Settings) -> Result<(), Problem> {
 fn durations(s: &Settings) -> Result<(), Problem> {
     let positive = [
         ("api.request_timeout_seconds", s.api.request_timeout),
+        ("ssh.login_seconds", s.ssh.login),
         ("router.first_byte_timeout_seconds", s.router.first_byte_timeout),
         ("router.idle_timeout_seconds", s.router.idle_timeout),
         ("database.acquire_timeout_seconds", s.database.acquire_timeout),

@@ -148,3 +148,12 @@ pub(super) fn listen<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D
         ))
     })
 }
+
+/// A `listen` key that may be empty.
+pub(super) fn listen_or_not<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(from)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    listen(serde::de::value::StringDeserializer::new(text)).map(Some)
+}

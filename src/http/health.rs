@@ -116,6 +116,11 @@ pub(super) async fn healthcheck(
 }
 
 /// `GET /1.0/info`: texts only.
-pub(super) async fn info() -> Json<Value> {
-    Json(json!({ "version": env!("CARGO_PKG_VERSION"), "name": "tancho" }))
+pub(super) async fn info(State(core): State<Core>) -> Json<Value> {
+    let mut info = json!({ "version": env!("CARGO_PKG_VERSION"), "name": "tancho" });
+    if let Some(ssh) = &core.public.ssh {
+        info["ssh"] = format!("{}:{}", ssh.host, ssh.port).into();
+        info["ssh_host_key"] = ssh.fingerprint.clone().into();
+    }
+    Json(info)
 }

@@ -30,6 +30,8 @@ pub enum TokenKind {
     None,
     Session,
     ApiKey,
+    /// The private half of an SSH key.
+    SshKey,
     App,
     /// By a password, sent along with the request itself.
     Password,
@@ -44,6 +46,7 @@ impl TokenKind {
             TokenKind::None => "none",
             TokenKind::Session => "session",
             TokenKind::ApiKey => "api-key",
+            TokenKind::SshKey => "ssh-key",
             TokenKind::App => "app",
             TokenKind::Password => "password",
             TokenKind::Internal => "internal",

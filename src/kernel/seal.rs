@@ -69,6 +69,8 @@ sealed_columns! {
     BEARER = "bearer": "bearer"."sealed" by ["token_id"];
     /// Letters on their way.
     LETTER = "mail": "letter"."sealed" by ["letter_id"];
+    /// The key by which clients know the SSH server.
+    SSH_HOST_KEY = "ssh_host_key": "ssh_host_key"."sealed" by ["one"];
 }
 
 /// Where a sealed value lives: `Place::new(Column::ENV_VAR, &[&app, &name])`.

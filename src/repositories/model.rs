@@ -11,6 +11,8 @@ pub enum Service {
     UploadPack,
     /// Push.
     ReceivePack,
+    /// `git archive --remote`; over SSH only.
+    UploadArchive,
 }
 
 impl Service {
@@ -19,6 +21,7 @@ impl Service {
         match self {
             Self::UploadPack => "git-upload-pack",
             Self::ReceivePack => "git-receive-pack",
+            Self::UploadArchive => "git-upload-archive",
         }
     }
 
@@ -29,7 +32,7 @@ impl Service {
 
     /// The service of that name on the wire.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::UploadPack, Self::ReceivePack]
+        [Self::UploadPack, Self::ReceivePack, Self::UploadArchive]
             .into_iter()
             .find(|service| service.name() == name)
     }
@@ -37,7 +40,7 @@ impl Service {
     /// What a user must hold on the app.
     pub(super) fn permission(self) -> Permission {
         match self {
-            Self::UploadPack => Permission::APP_READ,
+            Self::UploadPack | Self::UploadArchive => Permission::APP_READ,
             Self::ReceivePack => Permission::APP_DEPLOY_GIT,
         }
     }

@@ -51,7 +51,7 @@ impl Talk {
         let mut command = speaker(core, repository, manner).await?;
         command.arg(&repository.path).stdin(Stdio::piped());
         let push = match manner.service {
-            Service::UploadPack => None,
+            Service::UploadPack | Service::UploadArchive => None,
             Service::ReceivePack => {
                 let push = Push::new(core, call, repository.clone())?;
                 command.env(VARIABLE, push.folder());

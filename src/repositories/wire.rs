@@ -59,9 +59,12 @@ pub async fn advertise(
 ) -> Result<Response, Refusal> {
     let query = request.uri().query();
     let named = query.and_then(|query| query.strip_prefix("service="));
-    let service = named.and_then(Service::parse).ok_or_else(|| {
-        Problem::forbidden("This server speaks the smart protocol only: use git 1.6.6 or later.")
-    })?;
+    let service = named
+        .and_then(Service::parse)
+        .filter(|service| *service != Service::UploadArchive)
+        .ok_or_else(|| {
+            Problem::forbidden("This server speaks the smart protocol only: use git 1.6.6 or later.")
+        })?;
     let repository = match actions::find(&core, &call, &name, service).await? {
         Place::Here(repository) => repository,
         there => return pass_on(&core, &call, there, request).await,
@@ -172,7 +175,7 @@ async fn serve(
     }
     let (talk, stdin) = Talk::start(core, call, &repository, manner(service, &parts.headers)).await?;
     let limit = match service {
-        Service::UploadPack => LONGEST_REQUEST,
+        Service::UploadPack | Service::UploadArchive => LONGEST_REQUEST,
         // Git knows the limit of what comes in, and says so better.
         Service::ReceivePack => core.settings.git.max_repository_bytes.0.saturating_add(FRAME),
     };

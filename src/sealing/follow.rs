@@ -4,19 +4,20 @@
 use std::time::Duration;
 
 use crate::core::Core;
+use crate::db::Db;
 use crate::db::listen::Channel;
 use crate::kernel::problem::Problem;
+use crate::kernel::seal::Keyring;
 use crate::sealing::source::Source;
 use crate::sealing::store;
 
 /// How often a replica looks without being told; a fraction of what it takes to be counted out.
 const LOOK: Duration = Duration::from_secs(3);
 
-/// Takes part, before anything is sealed or opened: the first replica of all says which key seals.
-/// Errors: `Precondition` when the key that seals is not among this machine's.
-pub async fn join(core: &Core) -> Result<(), Problem> {
-    let keys = &core.keys;
-    let current = store::current_or(&core.db, keys.current()).await?;
+/// Finds out which key seals, before anything is sealed or opened: the first replica of all says so.
+/// Errors: `Precondition` when it is not among this machine's.
+pub async fn agree(db: &Db, keys: &Keyring) -> Result<(), Problem> {
+    let current = store::current_or(db, keys.current()).await?;
     if !keys.choose(current) {
         return Err(Problem::precondition(format!(
             "The database is sealed with key {current}, which this machine does not have (it has {:?}): copy the \
@@ -24,6 +25,12 @@ pub async fn join(core: &Core) -> Result<(), Problem> {
             keys.ids()
         )));
     }
+    Ok(())
+}
+
+/// Takes part, once it has agreed.
+pub async fn join(core: &Core) -> Result<(), Problem> {
+    agree(&core.db, &core.keys).await?;
     tell(core).await
 }
 

@@ -18,6 +18,6 @@ mod rotate;
 mod source;
 mod store;
 
-pub use follow::{follow, join};
+pub use follow::{agree, follow, join};
 pub use rotate::{PATIENCE, Rotation, list, rotate};
 pub use source::Source;

@@ -25,6 +25,7 @@ pub mod tokens;
 
 pub use actions::{Find, create, find};
 pub use admin::{Credentials, create_admin, ensure_admin};
+pub use keys::admit_key;
 pub use login::admit;
 pub(crate) use model::beyond;
 pub use model::{Holding, User};

@@ -117,11 +117,16 @@ async fn what_cannot_start_says_why_in_one_sentence() {
     let address = taken.local_addr().unwrap().to_string();
     let house = House::empty();
     let any = "127.0.0.1:0";
-    let cases: [(&str, &[&str], &[&str]); 7] = [
+    let cases: [(&str, &[&str], &[&str]); 8] = [
         (
             "the API's port in use",
             &["--api", &address, "--router", any],
             &[&address, "in use"],
+        ),
+        (
+            "the port of SSH in use",
+            &["--api", any, "--router", any, "--ssh", &address],
+            &[&address, "in use", "--ssh"],
         ),
         (
             "the router's port in use",
@@ -216,6 +221,8 @@ async fn two_replicas_share_a_database_and_the_small_commands_work_on_it() {
     two.program = Some(second.unwrap());
     let made = one.running().before.len() + two.running().before.len();
     assert_eq!(made, 1, "{:?} {:?}", one.running().before, two.running().before);
+    assert!(one.running().host_key.starts_with("SHA256:"));
+    assert_eq!(one.running().host_key, two.running().host_key);
     one.login().await;
     one.team().await;
     two.token.clone_from(&one.token);

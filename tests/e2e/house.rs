@@ -44,6 +44,9 @@ pub(crate) struct Program {
     pub(crate) before: Vec<String>,
     pub(crate) api: String,
     pub(crate) router: String,
+    /// Host and port.
+    pub(crate) ssh: String,
+    pub(crate) host_key: String,
     pub(crate) took: Duration,
 }
 
@@ -106,6 +109,8 @@ impl House {
             ("TANCHO_ADMIN_PASSWORD", PASSWORD),
             // Cheap, for the machine is small.
             ("TANCHO_AUTH_HASH_MEMORY_KIB", "64"),
+            // Any port.
+            ("TANCHO_SSH_LISTEN", "127.0.0.1:0"),
         ];
         Self {
             data: root.join("data"),
@@ -193,6 +198,8 @@ impl House {
             before: Vec::new(),
             api: String::new(),
             router: String::new(),
+            ssh: String::new(),
+            host_key: String::new(),
             took: Duration::ZERO,
         };
         loop {
@@ -203,6 +210,8 @@ impl House {
                         match word.split_once('=') {
                             Some(("api", url)) => program.api = url.to_owned(),
                             Some(("router", url)) => program.router = url.to_owned(),
+                            Some(("ssh", address)) => program.ssh = address.to_owned(),
+                            Some(("host_key", fingerprint)) => program.host_key = fingerprint.to_owned(),
                             _ => {}
                         }
                     }

@@ -26,4 +26,5 @@ mod push_hostile;
 mod replicas;
 mod secrets;
 mod services;
+mod ssh;
 mod variables;

@@ -131,6 +131,7 @@ impl House {
             host: "test".into(),
             provisioners: Provisioners::new(BTreeMap::from([("local".to_owned(), provisioner)])),
             api,
+            ssh: None,
             router: None,
             router_addr: "127.0.0.1:8888".parse().unwrap(),
         };

@@ -166,6 +166,11 @@ async fn plant(house: &House) -> Person {
         .execute(db)
         .await
         .unwrap();
+    sqlx::query("insert into ssh_host_key (sealed) values ($1)")
+        .bind(seal(Column::SSH_HOST_KEY, &[&true]))
+        .execute(db)
+        .await
+        .unwrap();
     let found = sealed(house).await;
     for column in Column::ALL {
         assert!(

@@ -3,12 +3,14 @@
 mod model;
 mod store;
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use crate::core::Core;
 use crate::db;
 use crate::events::{self, NewEvent, Target, TargetKind};
-use crate::kernel::call::Call;
+use crate::kernel::call::{Actor, Call, Grant};
 use crate::kernel::ids::UserId;
 use crate::kernel::names::Email;
 use crate::kernel::permission::Permission;
@@ -84,6 +86,12 @@ pub(super) async fn remove(core: &Core, call: &Call, which: &Which) -> Result<()
     let fingerprint = gone.ok_or_else(unknown)?;
     events::record(&mut tx, call, &event(email, &fingerprint)).await?;
     Ok(tx.commit().await?)
+}
+
+/// Who a key stands for, by its fingerprint, and what they may do; `None`: it is nobody's.
+pub async fn admit_key(core: &Core, fingerprint: &str) -> Result<Option<(Actor, Arc<[Grant]>)>, Problem> {
+    let found = store::find_owner(&core.db, fingerprint).await?;
+    Ok(found.map(|(actor, grants)| (actor, Arc::from(grants))))
 }
 
 /// A user's keys by name, for themselves and who may read them. Errors: `Forbidden`, `NotFound`.

@@ -1,5 +1,7 @@
 //! OpenSSH public keys: `<type> <base64> [comment]`, where the base64 begins with the type once more.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use sha2::{Digest, Sha256};
@@ -27,20 +29,23 @@ impl PublicKey {
     }
 }
 
-fn read(text: &str) -> Result<PublicKey, &'static str> {
+fn read(text: &str) -> Result<PublicKey, Cow<'static, str>> {
     let text = text.trim();
     if text.len() > MAX_TEXT {
-        return Err("it is too long");
+        return Err("it is too long".into());
     }
     if text.contains("PRIVATE KEY") {
-        return Err("it is a private key; keep it to yourself and send the .pub file");
+        return Err("it is a private key; keep it to yourself and send the .pub file".into());
+    }
+    if let Some(at) = text.lines().skip(1).position(|line| !line.trim().is_empty()) {
+        return Err(format!("it must be one line, and line {} is another one", at + 2).into());
     }
     if text.chars().any(char::is_control) {
-        return Err("it must be one line");
+        return Err("it must be one line of plain text".into());
     }
     let mut words = text.splitn(3, ' ');
     let (Some(kind), Some(encoded)) = (words.next(), words.next()) else {
-        return Err("it must be a type, a blank, and base64");
+        return Err("it must be a type, a blank, and base64".into());
     };
     let blob = STANDARD
         .decode(encoded)
@@ -48,11 +53,11 @@ fn read(text: &str) -> Result<PublicKey, &'static str> {
         .map_err(|_| "its second word is not base64")?;
     let mut fields = Fields(&blob);
     if fields.next() != Some(kind.as_bytes()) {
-        return Err("its two types differ");
+        return Err("its two types differ".into());
     }
     check(kind, &mut fields)?;
     if !fields.0.is_empty() {
-        return Err("there is something behind its end");
+        return Err("there is something behind its end".into());
     }
     let digest = STANDARD_NO_PAD.encode(Sha256::digest(&blob));
     Ok(PublicKey {
@@ -172,10 +177,11 @@ mod tests {
             ("", "a type, a blank"),
             ("my-key", "a type, a blank"),
             ("ssh-ed25519 !!!", "not base64"),
+            ("ssh-ed25519\tAAAA", "plain text"),
             ("-----BEGIN OPENSSH PRIVATE KEY-----", "keep it to yourself"),
             (RSA_1024, "2048 bits"),
             (&GOOD[0].0.replacen("ssh-ed25519", "ssh-rsa", 1), "types differ"),
-            (&format!("{}\nssh-ed25519 AAAA", GOOD[0].0), "one line"),
+            (&format!("{}\nssh-ed25519 AAAA", GOOD[0].0), "line 2"),
         ] {
             let problem = PublicKey::parse(text).unwrap_err();
             assert!(problem.words().contains(why), "{text}: {problem}");

@@ -2,7 +2,10 @@
 
 use sqlx::{PgConnection, PgExecutor};
 
+use crate::kernel::call::{Actor, Grant};
 use crate::kernel::ids::UserId;
+use crate::kernel::names::Email;
+use crate::users::tokens::store::parse_grant;
 
 /// False if the user has a key of that name.
 pub(super) async fn insert(
@@ -23,6 +26,33 @@ pub(super) async fn insert(
     .execute(tx)
     .await
     .map(|done| done.rows_affected() == 1)
+}
+
+/// The owner of a key with their grants, in one round trip and by the index of fingerprints.
+pub(super) async fn find_owner(
+    db: impl PgExecutor<'_>,
+    fingerprint: &str,
+) -> sqlx::Result<Option<(Actor, Vec<Grant>)>> {
+    let row = sqlx::query!(
+        r#"select k.user_id, u.email,
+                  coalesce((select array_agg(p.permission || '|' || r.context_kind || '|' || ur.context_value)
+                            from user_role ur join role r on r.name = ur.role
+                            join role_permission p on p.role = r.name
+                            where ur.user_id = k.user_id), '{}') as "grants!"
+           from ssh_key k join user_account u using (user_id)
+           where k.fingerprint = $1"#,
+        fingerprint,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.and_then(|row| {
+        let actor = Actor::User {
+            id: UserId(row.user_id),
+            email: Email::parse(&row.email).ok()?,
+        };
+        let grants = row.grants.iter().filter_map(|text| parse_grant(text)).collect();
+        Some((actor, grants))
+    }))
 }
 
 pub(super) async fn list(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Vec<(String, String)>> {

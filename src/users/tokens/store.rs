@@ -62,7 +62,7 @@ pub(super) async fn find_bearer(db: impl PgExecutor<'_>, digest: &[u8; 32]) -> s
 }
 
 /// `permission|context kind|context value`; a permission that this build does not know grants nothing.
-fn parse_grant(text: &str) -> Option<Grant> {
+pub(in crate::users) fn parse_grant(text: &str) -> Option<Grant> {
     let mut parts = text.splitn(3, '|');
     let permission = Permission::parse(parts.next()?).ok()?;
     let kind = ContextKind::parse(parts.next()?).ok()?;

@@ -1,4 +1,7 @@
+use std::time::{Duration, Instant};
+
 use serde_json::json;
+use tancho::kernel::call::Actor;
 
 use super::{Body, ask};
 use crate::house::House;
@@ -6,6 +9,9 @@ use crate::house::House;
 const ED: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAPMNFE7dC/023ABVuTfPoqb7GmqdUnVQ8d2KCp3xDuq ana@laptop";
 const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBLpQwYPmSL5T5Jj2PrQQz6MlU4LVYUiBKbF+RDEQoXcA7ILLCiRu4WrBD9I3AH+GSHqt2a40g7XPcPeEBswFeNQ= x";
+
+/// Lookups of one kind.
+const LOOKS: i64 = 50;
 
 #[tokio::test]
 async fn keys_come_and_go() {
@@ -76,5 +82,55 @@ async fn a_name_is_taken_unless_forced() {
         .is(200)
         .json();
     assert_eq!(list, json!({ "laptop": ECDSA }));
+    house.running.stop().await;
+}
+
+#[tokio::test]
+async fn among_ten_thousand_keys_one_is_found_by_its_index() {
+    let house = House::start().await;
+    let ana = house.person("ana").await;
+    let db = &house.running.core.db;
+    let many = "insert into ssh_key (user_id, name, fingerprint, body)
+                select user_id, 'key-' || n, 'SHA256:' || n, 'ssh-ed25519 ' || n
+                from user_account, generate_series(1, 10000) n";
+    sqlx::query(many).execute(db).await.unwrap();
+    sqlx::query("analyze ssh_key").execute(db).await.unwrap();
+    ask(
+        &house,
+        Some(&ana),
+        "POST /users/keys",
+        Body::Bare(json!({ "key": ED })),
+    )
+    .await
+    .is(200);
+    let fingerprint = "SHA256:wD/Qe7PUEEZq+oSnFqyYWHGIuVmsXJhDp/lNQn7i5Y4";
+    for _ in 0..LOOKS {
+        let found = tancho::users::admit_key(&house.running.core, fingerprint)
+            .await
+            .unwrap();
+        let (actor, _) = found.unwrap();
+        assert!(
+            matches!(&actor, Actor::User { email, .. } if email.as_str() == ana.email),
+            "{actor:?}"
+        );
+        let none = tancho::users::admit_key(&house.running.core, "SHA256:none")
+            .await
+            .unwrap();
+        assert!(none.is_none());
+    }
+    // Postgres counts how it has read the table, and says so a little later.
+    let counts =
+        "select t.seq_scan, i.idx_scan from pg_stat_user_tables t join pg_stat_user_indexes i using (relid)
+                  where t.relname = 'ssh_key' and i.indexrelname = 'ssh_key_fingerprint_key'";
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (whole, by_index): (i64, i64) = sqlx::query_as(counts).fetch_one(db).await.unwrap();
+        assert!(whole < LOOKS, "{whole} times it was read as a whole");
+        if by_index >= 2 * LOOKS {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{by_index} times by the index");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     house.running.stop().await;
 }
