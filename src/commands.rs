@@ -372,15 +372,7 @@ async fn keys(settings: Settings, command: &Command) -> Result<(), Problem> {
     db::migrate(&db).await?;
     let source = sealing::Source::new(&settings.secrets, &DataDir::peek(&settings.data_dir)?);
     match command {
-        Command::RotateKeys => {
-            let rotation = sealing::Rotation {
-                db: &db,
-                source: &source,
-                patience: sealing::PATIENCE,
-                say: &say,
-            };
-            sealing::rotate(&rotation).await?;
-        }
+        Command::RotateKeys => sealing::rotate(&sealing::Rotation::new(&db, &source, &say)).await?,
         _ => sealing::list(&db, &source)
             .await?
             .iter()

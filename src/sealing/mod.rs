@@ -19,5 +19,5 @@ mod source;
 mod store;
 
 pub use follow::{agree, follow, join};
-pub use rotate::{PATIENCE, Rotation, list, rotate};
+pub use rotate::{Rotation, list, rotate};
 pub use source::Source;

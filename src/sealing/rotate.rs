@@ -17,7 +17,7 @@ use crate::sealing::source::Source;
 use crate::sealing::store::{self, Follower};
 
 /// How long replicas and old transactions are waited for, as a rule.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks at them.
 const LOOK: Duration = Duration::from_millis(200);
 /// Rows in one transaction.
@@ -80,7 +80,17 @@ pub async fn rotate(rotation: &Rotation<'_>) -> Result<(), Problem> {
     done
 }
 
-impl Rotation<'_> {
+impl<'a> Rotation<'a> {
+    /// One with the usual patience.
+    pub fn new(db: &'a Db, source: &'a Source, say: &'a (dyn Fn(&str) + Sync)) -> Self {
+        Self {
+            db,
+            source,
+            patience: PATIENCE,
+            say,
+        }
+    }
+
     async fn stages(&self) -> Result<(), Problem> {
         let ring = self.source.read()?;
         let current = store::current_or(self.db, ring.current()).await?;

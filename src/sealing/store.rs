@@ -161,7 +161,7 @@ pub(super) async fn have_ended(db: impl PgExecutor<'_>, before: i64) -> sqlx::Re
 pub(super) async fn count(db: impl PgExecutor<'_>, column: Column) -> sqlx::Result<Vec<(u32, i64)>> {
     let Column { table, name, .. } = column;
     let sql = format!(
-        "select seal_key({name}), count(*) from {table} where {name} is not null group by 1 order by 1"
+        "select seal_key({name}), count(*) from {table} where seal_key({name}) is not null group by 1 order by 1"
     );
     let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(db).await?;
     rows.iter()
