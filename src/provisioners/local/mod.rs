@@ -24,6 +24,7 @@ mod proc;
 mod scratch;
 pub mod shim;
 mod start;
+mod waiting;
 mod watch;
 
 use std::fs;

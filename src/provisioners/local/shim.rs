@@ -8,9 +8,9 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
@@ -24,7 +24,7 @@ use super::folder::{Folder, State};
 use super::handover::Handover;
 use super::launch::{helper, shorten};
 use super::log::{self, Writer};
-use super::proc::{self, Process};
+use super::proc::Process;
 use super::{Bounds, UnitSpec, UnitState, cgroup, scratch};
 use crate::confine::stage::close_inherited;
 use crate::kernel::size::Bytes;
@@ -35,12 +35,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const SOUND: Duration = Duration::from_secs(60);
 /// A hook may take this long.
 const HOOK: Duration = Duration::from_secs(600);
-/// A state that could not be written (a full disk) is tried again after this.
-const RETRY: Duration = Duration::from_secs(2);
-/// How long to wait for the last lines of what has ended.
-const LAST_LINES: Duration = Duration::from_millis(500);
-/// How long to wait for the end of what was killed.
-const KILLED: Duration = Duration::from_secs(5);
 
 /// Runs the shim until its unit is to stop.
 pub fn main() -> ExitCode {
@@ -98,18 +92,18 @@ pub(super) struct Shim {
     pub(super) spec: UnitSpec,
     pub(super) state: State,
     /// The state on disk is older than `state`.
-    unsaved: bool,
+    pub(super) unsaved: bool,
     pub(super) log: Arc<Mutex<Writer>>,
     pub(super) family: Family,
-    notes: Receiver<Note>,
+    pub(super) notes: Receiver<Note>,
     /// The newest count of children of which nothing is left.
-    alone: u64,
+    pub(super) alone: u64,
     /// The threads that read what the unit says.
     pub(super) followers: Vec<JoinHandle<()>>,
     /// Told to stop at once.
-    at_once: bool,
+    pub(super) at_once: bool,
     /// The scratch home holds too much: what runs must end.
-    full: bool,
+    pub(super) full: bool,
     pub(super) bounds: Bounds,
     /// Holds the port for us; released with us.
     pub(super) ports: Option<std::fs::File>,
@@ -282,92 +276,6 @@ impl Shim {
             format!("killed: its scratch files were more than {limit}, and are removed"),
             None,
         )
-    }
-
-    /// Waits for a note that fits. `None` = told to stop, `Some(None)` = too late, or full.
-    fn wait_for<T>(&mut self, until: Instant, fits: impl Fn(&Note) -> Option<T>) -> Option<Option<T>> {
-        loop {
-            // Also a call that came while what was left of a run was killed.
-            if self.state.stopping {
-                self.save();
-                return None;
-            }
-            if self.full {
-                return Some(None);
-            }
-            match self.next_note(until) {
-                Some(note) => {
-                    if let Some(found) = fits(&note) {
-                        return Some(Some(found));
-                    }
-                }
-                None => return Some(None),
-            }
-        }
-    }
-
-    /// The next note, or `None` when it is late. Saves what could not be saved before.
-    fn next_note(&mut self, until: Instant) -> Option<Note> {
-        loop {
-            let mut wait = until.saturating_duration_since(Instant::now());
-            if self.unsaved {
-                wait = wait.min(RETRY);
-            }
-            match self.notes.recv_timeout(wait) {
-                Ok(note) => {
-                    match note {
-                        Note::Alone(count) => self.alone = self.alone.max(count),
-                        Note::Stop => self.state.stopping = true,
-                        Note::StopNow => (self.state.stopping, self.at_once) = (true, true),
-                        Note::Full => self.full = true,
-                        Note::Ended(..) => {}
-                    }
-                    return Some(note);
-                }
-                Err(RecvTimeoutError::Timeout) if self.unsaved && Instant::now() < until => self.save(),
-                Err(_) => return None,
-            }
-        }
-    }
-
-    fn is_alone(&self) -> bool {
-        self.alone >= self.family.started()
-    }
-
-    /// Waits until nothing is left of the unit, or it is to stop at once.
-    fn wait_alone(&mut self, limit: Duration) -> bool {
-        let until = Instant::now() + limit;
-        while !self.is_alone() && !self.at_once && self.next_note(until).is_some() {}
-        self.is_alone()
-    }
-
-    /// Kills what is left of a run, and lets its last lines arrive.
-    fn clear(&mut self) {
-        let until = Instant::now() + KILLED;
-        // Most often nothing is left, and the news of it is on its way.
-        let mut late = Instant::now() + Duration::from_millis(20);
-        while !self.is_alone() && Instant::now() < until {
-            if self.next_note(late).is_none() {
-                self.kill_all();
-                late = Instant::now() + Duration::from_millis(50);
-            }
-        }
-        let until = Instant::now() + LAST_LINES;
-        while Instant::now() < until {
-            self.followers.retain(|follower| !follower.is_finished());
-            if self.followers.is_empty() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn kill_all(&self) {
-        self.family.signal(Signal::SIGKILL);
-        for cgroup in self.state.cgroups() {
-            cgroup::kill_all(cgroup);
-        }
-        proc::kill_each(proc::descendants());
     }
 
     /// Asks all to end, kills what is left after the grace, and says so.
