@@ -23,6 +23,24 @@ pub enum TargetKind {
 }
 
 impl TargetKind {
+    const ALL: [TargetKind; 10] = [
+        TargetKind::App,
+        TargetKind::Service,
+        TargetKind::ServiceInstance,
+        TargetKind::Team,
+        TargetKind::User,
+        TargetKind::Role,
+        TargetKind::Platform,
+        TargetKind::Plan,
+        TargetKind::Pool,
+        TargetKind::Global,
+    ];
+
+    /// Reads the word of the API.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
     /// The word of the API.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -6,6 +6,7 @@ use axum::extract::Path;
 use axum::{Extension, Json};
 
 use crate::healers::Healers;
+use crate::http::kit::Caller;
 use crate::http::wording::classic::Refusal;
 
 /// `GET /healers`: one object for each, its name with the path that runs it.
@@ -17,9 +18,10 @@ pub async fn list(Extension(healers): Extension<Healers>) -> Json<Vec<BTreeMap<&
 /// `GET /healers/{healer}`: runs one round, and says what was done, a line each.
 pub async fn run(
     Extension(healers): Extension<Healers>,
+    Caller(call): Caller,
     Path(healer): Path<String>,
 ) -> Result<String, Refusal> {
-    let report = healers.run(&healer).await?;
+    let report = healers.run(&call, &healer).await?;
     if report.done.is_empty() {
         return Ok(format!("{healer}: nothing to do\n"));
     }

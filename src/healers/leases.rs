@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use crate::core::Core;
 use crate::db;
 use crate::db::listen::Channel;
+use crate::kernel::call::Call;
 use crate::kernel::problem::Problem;
-use crate::sagas::{self, Lane, Reconciler, Report};
+use crate::sagas::{self, Lane, Reconciler, Report, Unsettled};
 
 /// Wakes the workers, who take over what has an ended lease, and says what is open.
 pub struct Leases {
@@ -66,5 +67,21 @@ impl Reconciler for Leases {
                 .push(format!("found {} operations under way", counts.open));
         }
         Ok(report)
+    }
+
+    async fn open(&self) -> Result<Vec<String>, Problem> {
+        let sagas = sagas::operator::unsettled(&self.core.db, &Call::internal()).await?;
+        let line = |saga: &Unsettled| {
+            let about = match saga.target_value.is_empty() {
+                true => String::new(),
+                false => format!(" of {} {}", saga.target_kind, saga.target_value),
+            };
+            let then = match saga.is_stuck() {
+                true => "waits for an operator".to_owned(),
+                false => format!("has failed {} times and is tried again", saga.attempts),
+            };
+            format!("{}{about} ({}) {then}: {}", saga.kind, saga.id, saga.last_problem)
+        };
+        Ok(sagas.iter().map(line).collect())
     }
 }

@@ -9,7 +9,8 @@ use crate::http::{events, health};
 use crate::kernel::permission::Permission;
 use crate::teams::roles;
 use crate::{
-    apps, deploys, lifecycle, plans, platforms, pools, releases, repositories, services, teams, units, users,
+    apps, deploys, healers, lifecycle, plans, platforms, pools, releases, repositories, services, teams,
+    units, users,
 };
 
 const GET: Method = Method::GET;
@@ -151,4 +152,11 @@ fn services(table: Table) -> Table {
         .since("1.0", DELETE, "/services/{service}/instances/{instance}/{app}", May(Permission::SERVICE_INSTANCE_UPDATE_UNBIND), services::binds::modern::unbind)
         .since("1.13", PUT, "/services/{service}/instances/{instance}/apps/{app}", May(Permission::SERVICE_INSTANCE_UPDATE_BIND), services::binds::modern::bind)
         .since("1.13", DELETE, "/services/{service}/instances/{instance}/apps/{app}", May(Permission::SERVICE_INSTANCE_UPDATE_UNBIND), services::binds::modern::unbind)
+        // For operators: what does not end by itself
+        .since("1.0", GET, "/orphans", May(Permission::ORPHAN_READ), services::orphans::modern::list)
+        .since("1.0", POST, "/orphans/{orphan}/retry", May(Permission::ORPHAN_RETRY), services::orphans::modern::retry)
+        .since("1.0", POST, "/orphans/{orphan}/give-up", May(Permission::ORPHAN_GIVE_UP), services::orphans::modern::give_up)
+        .since("1.0", GET, "/sagas", May(Permission::SAGA_READ), healers::modern::list)
+        .since("1.0", POST, "/sagas/{saga}/retry", May(Permission::SAGA_RETRY), healers::modern::retry)
+        .since("1.0", POST, "/sagas/{saga}/give-up", May(Permission::SAGA_GIVE_UP), healers::modern::give_up)
 }

@@ -213,6 +213,10 @@ permissions! {
     JOB_UNIT_KILL = "job.unit.kill";
     JOB_UPDATE = "job.update";
     JOB_UPDATE_EVENTS = "job.update.events";
+    ORPHAN = "orphan";
+    ORPHAN_GIVE_UP = "orphan.give-up";
+    ORPHAN_READ = "orphan.read";
+    ORPHAN_RETRY = "orphan.retry";
     PLAN = "plan";
     PLAN_CREATE = "plan.create";
     PLAN_DELETE = "plan.delete";
@@ -261,6 +265,10 @@ permissions! {
     ROUTER_READ = "router.read";
     ROUTER_READ_EVENTS = "router.read.events";
     ROUTER_UPDATE = "router.update";
+    SAGA = "saga";
+    SAGA_GIVE_UP = "saga.give-up";
+    SAGA_READ = "saga.read";
+    SAGA_RETRY = "saga.retry";
     SEALING_KEY = "sealing-key";
     SEALING_KEY_ROTATE = "sealing-key.rotate";
     SERVICE = "service";

@@ -6,7 +6,7 @@
 //! dies, the lease ends and another one (or the next start) goes on at the recorded step.
 //!
 //! States: `forward` → `done`; or, when a step gives up or the event is cancelled, `undoing` → `undone`;
-//! `stuck` is an undo that failed for good and waits for an operator.
+//! `stuck` is an undo that failed for good and waits for an operator (`operator`).
 //!
 //! What a step promises: it may be run twice (the process can die between its effect and its record),
 //! and its undo may be run though the step never ran, or ran in part. A step that says that it is forward
@@ -17,6 +17,7 @@
 //! Two lanes, *people* and *housekeeping*, have workers of their own, so that neither starves the other.
 
 mod drill;
+pub mod operator;
 mod reconcile;
 mod run;
 mod runner;
@@ -29,7 +30,7 @@ use sqlx::PgConnection;
 pub use reconcile::{Reconciler, Report, supervise};
 pub use run::{Run, StepError};
 pub use runner::{Registry, Runner};
-pub use store::{Counts, counts, release_claims};
+pub use store::{Counts, Unsettled, counts, release_claims};
 
 use crate::db::{self, listen::Channel};
 use crate::events::Outcome;

@@ -34,6 +34,11 @@ pub trait Reconciler: Send + Sync + 'static {
 
     /// One round. It may run on several replicas at once, and must do no harm then.
     async fn round(&self) -> Result<Report, Problem>;
+
+    /// What it has before it and is not done with, a line each, for operators.
+    async fn open(&self) -> Result<Vec<String>, Problem> {
+        Ok(Vec::new())
+    }
 }
 
 /// Runs a reconciler until stopped.

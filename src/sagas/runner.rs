@@ -184,6 +184,10 @@ struct Journey {
     run: Run,
     step: i32,
     undoing: bool,
+    /// An operator wants no more tries.
+    given_up: bool,
+    /// What the last try of the step met.
+    last_problem: String,
 }
 
 impl Journey {
@@ -208,6 +212,8 @@ impl Journey {
             run,
             step: claimed.step,
             undoing: claimed.state == "undoing",
+            given_up: claimed.given_up,
+            last_problem: String::new(),
         }
     }
 
@@ -266,6 +272,7 @@ impl Journey {
     async fn passed(&mut self) -> Result<bool, Problem> {
         self.step += if self.undoing { -1 } else { 1 };
         self.run.attempts = 0;
+        self.last_problem.clear();
         let steps = i32::try_from(self.saga.steps().len()).unwrap_or(i32::MAX);
         if self.step < 0 || self.step >= steps {
             return Ok(true);
@@ -282,11 +289,12 @@ impl Journey {
         self.run.attempts += 1;
         let (attempts, undoing) = (self.run.attempts, self.undoing);
         tracing::debug!(saga = %self.run.saga, kind = self.saga.kind(), step, undoing, attempts, problem = %why.chain(), "step failed");
+        self.last_problem = format!("{step}: {}", why.words());
         if undoing || self.saga.forward_only(step, &self.run) {
             return self.repeat(step, why, after).await;
         }
         match after {
-            Some(after) if attempts < MAX_ATTEMPTS => {
+            Some(after) if attempts < MAX_ATTEMPTS && !self.given_up => {
                 let wait = after.as_secs_f64() * f64::from(attempts);
                 self.save(wait, true).await.map(|_| false)
             }
@@ -308,7 +316,7 @@ impl Journey {
         if attempts == 1 && why.kind() == Kind::Internal {
             tracing::error!(saga = %self.run.saga, kind, step, undoing, problem = %why.chain(), "a step failed and is repeated");
         }
-        if attempts >= MAX_LAST_ATTEMPTS {
+        if attempts >= MAX_LAST_ATTEMPTS || self.given_up {
             tracing::error!(saga = %self.run.saga, kind, step, undoing, problem = %why.chain(), "a step is stuck");
             // An undo has its reason already.
             self.run.problem.get_or_insert(why);
@@ -336,6 +344,7 @@ impl Journey {
             attempts: self.run.attempts,
             problem_kind: self.run.problem.as_ref().map(|p| p.kind().as_str()),
             problem: self.run.problem.as_ref().map_or("", Problem::words),
+            last_problem: &self.last_problem,
             wake_in_seconds,
             release,
         }

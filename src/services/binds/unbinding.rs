@@ -75,22 +75,28 @@ pub(super) async fn enqueue(
     sagas::enqueue(tx, saga).await.map(drop)
 }
 
-/// Ends an unbind that a service has confirmed late. False: something else is going on with the app or the
-/// instance; later, then.
-pub(in crate::services) async fn unbind_again(core: &Core, bind: &model::Bind) -> Result<bool, Problem> {
+/// Ends an unbind that a service has confirmed late; by force, whatever the service says. False: something else
+/// is going on with the app or the instance; later, then.
+pub(in crate::services) async fn unbind_again(
+    core: &Core,
+    call: &Call,
+    bind: &model::Bind,
+    force: bool,
+) -> Result<bool, Problem> {
     let mut tx = core.db.begin().await?;
     let Some(instance) = instances::store::find_by_id(&mut *tx, bind.instance_id).await? else {
         return Ok(false);
     };
     let kind = Permission::APP_UPDATE_UNBIND;
-    let data = json!({ "service": instance.service, "instance": instance.name, "again": true });
+    let data =
+        json!({ "service": instance.service, "instance": instance.name, "again": true, "force": force });
     let target = Target::new(TargetKind::ServiceInstance, instance.full_name());
     let event = NewEvent::new(Target::app(&bind.app), kind, instance.contexts(), data).locking(target);
-    let event = match events::begin(&mut tx, &Call::internal(), &event).await {
+    let event = match events::begin(&mut tx, call, &event).await {
         Err(problem) if problem.kind() == Kind::Locked => return Ok(false),
         event => event?,
     };
-    let data = Data::new(bind.id, String::new(), false, true, Some(bind.app_id));
+    let data = Data::new(bind.id, String::new(), force, true, Some(bind.app_id));
     enqueue(&mut tx, &event, Lane::Housekeeping, &data).await?;
     tx.commit().await?;
     Ok(true)

@@ -44,6 +44,8 @@ pub enum Wanted {
 pub struct Told {
     pub instance: Instance,
     pub info: Option<BTreeMap<String, String>>,
+    /// What the service may still hold for us; known where one instance is asked for.
+    pub open: Vec<orphans::Open>,
 }
 
 fn not_found() -> Problem {
@@ -218,6 +220,7 @@ pub async fn tell_of(core: &Core, call: &Call, service: &Service) -> Result<Vec<
             Told {
                 instance,
                 info: info.ok().flatten(),
+                open: Vec::new(),
             }
         }
     });
@@ -246,8 +249,10 @@ pub async fn info(
     );
     let plans: Vec<ServicePlan> = plans.unwrap_or_default();
     let plan = plans.into_iter().find(|plan| plan.name == instance.plan);
+    let open = orphans::list_open_of_instance(&core.db, instance.service_id, &instance.name).await?;
     let told = Told {
         info: info.ok().flatten(),
+        open,
         instance,
     };
     Ok((told, plan.map(|plan| plan.description).unwrap_or_default()))

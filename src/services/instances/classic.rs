@@ -36,10 +36,13 @@ pub struct InstanceView {
     apps_too: Vec<String>,
     #[serde(rename = "Info")]
     info: Option<BTreeMap<String, String>>,
+    #[serde(flatten)]
+    state: wire::StateView,
 }
 
 impl From<Told> for InstanceView {
     fn from(told: Told) -> Self {
+        let state = wire::StateView::new(&told);
         let teams: Vec<String> = told.instance.teams.iter().map(ToString::to_string).collect();
         let (name, service) = (told.instance.name.to_string(), told.instance.service.to_string());
         Self {
@@ -52,6 +55,7 @@ impl From<Told> for InstanceView {
             teams_too: teams,
             apps_too: told.instance.apps,
             info: told.info,
+            state,
         }
     }
 }

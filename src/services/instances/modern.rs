@@ -94,10 +94,13 @@ pub struct InstanceView {
     custom_info: Option<BTreeMap<String, String>>,
     tags: Vec<String>,
     parameters: BTreeMap<String, String>,
+    #[serde(flatten)]
+    state: wire::StateView,
 }
 
 impl InstanceView {
     fn new(told: Told, plan_description: String) -> Self {
+        let state = wire::StateView::new(&told);
         let instance = told.instance;
         Self {
             apps: instance.apps,
@@ -111,6 +114,7 @@ impl InstanceView {
             custom_info: told.info,
             tags: instance.tags,
             parameters: instance.parameters,
+            state,
         }
     }
 }

@@ -19,12 +19,15 @@ use crate::services::catalogue;
 use crate::services::crews::Crews;
 use crate::services::instances;
 use crate::services::orphans::BindDetail;
+use crate::services::orphans::operator;
 use crate::services::orphans::store::{self, Due};
 
 /// Longest pause between two tries, in seconds.
 const LONGEST_PAUSE: f64 = 300.0;
-/// Tries before the hunt is given up: with the pauses, about a week.
-const MAX_ATTEMPTS: i32 = 2000;
+/// Tries in the first two days or so; from then on the pauses are longer.
+const MANY_ATTEMPTS: i32 = 600;
+/// Pause between two of so many tries, in seconds.
+const LATE_PAUSE: f64 = 3600.0;
 
 /// See the module.
 pub struct Orphans {
@@ -71,6 +74,11 @@ impl Reconciler for Orphans {
             done: services.iter().map(line).collect(),
             again: false,
         })
+    }
+
+    async fn open(&self) -> Result<Vec<String>, Problem> {
+        let open = operator::list(&self.core, &Call::internal()).await?;
+        Ok(open.iter().map(ToString::to_string).collect())
     }
 }
 
@@ -124,11 +132,10 @@ async fn tell_unbound(broker: &Broker, due: &Due) -> Result<Result<Gone, Fault>,
 }
 
 async fn postpone(core: &Core, due: &Due, reason: &str) -> Result<(), Problem> {
-    if due.attempts >= MAX_ATTEMPTS {
-        tracing::error!(orphan = %due.id, instance = %due.instance, reason, "the hunt is given up");
-        return Ok(store::end(&core.db, due.id).await?);
-    }
-    let pause = 1.5_f64.powi(due.attempts.min(20)).min(LONGEST_PAUSE);
+    let pause = match due.attempts {
+        tries if tries > MANY_ATTEMPTS => LATE_PAUSE,
+        tries => 1.5_f64.powi(tries.min(20)).min(LONGEST_PAUSE),
+    };
     Ok(store::postpone(&core.db, due.id, reason, pause).await?)
 }
 
@@ -163,7 +170,7 @@ async fn settle_instance(core: &Core, due: &Due, service: &str) -> Result<bool, 
 async fn settle_bind(core: &Core, due: &Due) -> Result<bool, Problem> {
     let detail: BindDetail = serde_json::from_value(due.detail.clone()).map_err(Problem::internal)?;
     match binds::store::find(&core.db, detail.bind).await? {
-        Some(bind) => binds::unbind_again(core, &bind).await,
+        Some(bind) => binds::unbind_again(core, &Call::internal(), &bind, false).await,
         None => Ok(true),
     }
 }

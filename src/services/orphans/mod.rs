@@ -1,14 +1,19 @@
 //! Orphans: what a service may still hold for us though we have given it up, because it hung, died or
-//! failed when it was told. They are hunted with growing pauses until the service confirms, or for about a
-//! week. While an instance is hunted, no new one of its name is made: the hunt would hit it.
+//! failed when it was told. They are hunted with growing pauses until the service confirms, or an operator gives
+//! them up (`operator`). While an instance is hunted, no new one of its name is made: the hunt would hit it.
 
 mod hunt;
+pub mod modern;
+pub mod operator;
 mod store;
 
 use serde_json::json;
 
 pub use hunt::Orphans;
-pub(in crate::services) use store::{end_bind, end_instance, holds_instance, nudge, supersede_bind};
+pub use store::Open;
+pub(in crate::services) use store::{
+    end_bind, end_instance, holds_instance, list_open_of_instance, nudge, supersede_bind,
+};
 
 use sqlx::PgConnection;
 

@@ -240,17 +240,19 @@ const NAMES: &[(&str, &str)] = &[
     ("{healer}", "no-such-healer"),
     ("{instance}", "shop-db"),
     ("{key}", "no-such-key"),
+    ("{orphan}", "019aa1c0-0000-7000-8000-000000000001"),
     ("{permission}", "app.read"),
     ("{platform}", "python"),
     ("{pool}", "local"),
     ("{repository}", "shop.git"),
     ("{role}", "reader"),
+    ("{saga}", "019aa1c0-0000-7000-8000-000000000002"),
     ("{service}", "postgres"),
     ("{unit}", "no-such-unit"),
 ];
 const EVENT: &str = "5f3e8a1b9c4d2e0001a7b3d0";
 
-/// Somebody is at work on everything. There is a version to go back to, too.
+/// Somebody is at work on everything. There is a version to go back to, too, and something for operators.
 const LOCKS: &str = "
     insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name, contexts)
     values ('5f3e8a1b9c4d2e0001a7b3d0', 'app', 'shop', 'app.deploy', 'user', 'ana@example.com', '{team:web-team}');
@@ -259,6 +261,11 @@ const LOCKS: &str = "
         ('role', 'reader', '5f3e8a1b9c4d2e0001a7b3d0'), ('service', 'postgres', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('service-instance', 'postgres/shop-db', '5f3e8a1b9c4d2e0001a7b3d0');
     insert into version (app_id, version, state) select app_id, 1, 'ready' from app where name = 'shop';
+    insert into orphan (orphan_id, service, service_id, instance, what, wake_at)
+    select '019aa1c0-0000-7000-8000-000000000001', name, service_id, 'shop-db', 'instance', now() + interval '1 day'
+    from service where name = 'postgres';
+    insert into saga (saga_id, kind, lane, event_id, state, data, ended_at)
+    values ('019aa1c0-0000-7000-8000-000000000002', 'app.deploy', 'people', '5f3e8a1b9c4d2e0001a7b3d0', 'stuck', '{}', now());
     insert into event_lock select 'user', email, '5f3e8a1b9c4d2e0001a7b3d0' from user_account";
 
 /// The house with everybody and everything that the walk meets.

@@ -18,6 +18,7 @@ mod faults;
 mod programs;
 mod races;
 mod rights;
+mod unsettled;
 mod whole;
 
 /// A service at work. It ends with the test.
