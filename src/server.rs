@@ -15,7 +15,7 @@ use crate::core::{Callers, Core, Parts, Provisioners, Public, PublicSsh};
 use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::listen::Notices;
-use crate::healers::{self, Healers, Leases};
+use crate::healers::{self, Healers, Leases, Retention};
 use crate::http;
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::Problem;
@@ -235,6 +235,8 @@ pub fn reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
         Arc::new(repositories::Repositories::new(core)),
         // Durable work.
         Arc::new(Leases::new(core)),
+        // Room.
+        Arc::new(Retention::new(core)),
     ]
 }
 

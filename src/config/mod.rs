@@ -65,6 +65,8 @@ pub struct Settings {
     pub mail: MailSettings,
     /// The first administrator.
     pub admin: AdminSettings,
+    /// Events.
+    pub events: EventsSettings,
     /// Logs.
     pub log: LogSettings,
 }
@@ -348,6 +350,14 @@ pub struct AdminSettings {
     pub password: Secret,
     /// Empty, if none is given here; never both.
     pub password_file: PathBuf,
+}
+
+/// `[events]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsSettings {
+    /// Days for which what has ended is kept, at least 30; 0: for ever.
+    pub keep_days: i32,
 }
 
 /// `[log]`

@@ -24,6 +24,10 @@ pub(super) fn check(settings: &Settings) -> Result<(), Problem> {
     numbers(settings)?;
     durations(settings)?;
     environment_names(&settings.builds.pass_environment)?;
+    // As the database has it: an event is not let go before.
+    if !matches!(settings.events.keep_days, 0 | 30..=36_500) {
+        return Err(wrong("events.keep_days", "give 0, or from 30 to 36500 days"));
+    }
     let admin = &settings.admin;
     if !admin.password.is_empty() && !admin.password_file.as_os_str().is_empty() {
         return Err(Problem::invalid(

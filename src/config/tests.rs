@@ -223,6 +223,7 @@ fn wrong_types_name_the_key_and_what_is_expected() {
             "at least 1",
         ),
         ("[local]\nfirst_uid = 33", "`local.first_uid`", "1000"),
+        ("[events]\nkeep_days = 29", "`events.keep_days`", "30"),
         ("[admin]\nemail = \"root\"", "`admin.email`", "ana@example.com"),
         (
             "[builds]\npass_environment = [\"TANCHO_SECRETS_KEYS\"]",

@@ -5,6 +5,8 @@
 //! one transaction begins and ends its event in that transaction; what takes longer hands its event to
 //! a saga, which ends it whatever happens, so that nothing is locked for ever.
 //!
+//! What has ended is neither changed nor deleted, until it is older than `events.keep_days`, if that is set.
+//!
 //! Lines said while it runs are the progress that callers follow, on any replica: a notice says that
 //! there is more, the table says what.
 
@@ -14,4 +16,4 @@ mod store;
 
 pub use actions::{Following, Told, begin, end, follow, record, say, say_all};
 pub use model::{Event, NewEvent, Outcome, Target, TargetKind};
-pub use store::{Filter, ask_cancel, cancel_asked, find, list, list_lines};
+pub use store::{Filter, ask_cancel, cancel_asked, expire, find, list, list_lines};

@@ -281,3 +281,10 @@ pub async fn cancel_asked(db: impl PgExecutor<'_>, id: &EventId) -> sqlx::Result
     .await
     .map(|asked| asked.unwrap_or(false))
 }
+
+/// Deletes events that ended more than so many days ago, the oldest first. Answers how many.
+pub async fn expire(db: impl PgExecutor<'_>, keep_days: i32, at_most: i32) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(r#"select event_expire($1, $2) as "gone!""#, keep_days, at_most)
+        .fetch_one(db)
+        .await
+}

@@ -8,6 +8,7 @@
 pub mod classic;
 mod leases;
 pub mod modern;
+mod retention;
 mod routes;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 pub use leases::Leases;
+pub use retention::Retention;
 pub use routes::Routes;
 
 use crate::kernel::call::Call;

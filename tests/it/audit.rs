@@ -193,3 +193,65 @@ async fn events_outlive_their_things() {
     }
     street.house.running.stop().await;
 }
+
+#[tokio::test]
+async fn old_events_go_and_no_others() {
+    let house = House::with(|settings| settings.events.keep_days = 40).await;
+    let ana = house.person("ana").await;
+    house.team(&ana, "web-team").await;
+    let db = &house.running.core.db;
+    // More than one batch of old ones, and others that must stay: too young, at work, or with work that is not done.
+    let rows = "
+        insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name, started_at, ended_at, outcome)
+        select lpad(to_hex(n), 24, '0'), 'app', kind, 'app.create', 'user', 'ana@example.com', now() - age, now() - age, 'done'
+        from (select n, 'old' as kind, interval '41 days' as age from generate_series(1, 1200) n
+              union all values (2001, 'young', interval '39 days'), (2002, 'stuck', interval '90 days'),
+                               (2003, 'given-up', interval '90 days')) rows;
+        insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name, started_at)
+        values (lpad(to_hex(2004), 24, '0'), 'app', 'running', 'app.create', 'user', 'ana@example.com', now() - interval '90 days');
+        insert into event_line (event_id, message) select event_id, 'said' from event where target_value in ('old', 'young');
+        insert into saga (saga_id, kind, lane, event_id, data, state, ended_at, given_up_at)
+        select gen_random_uuid(), 'of a test', 'people', event_id, '{}', 'stuck', now(),
+               case target_value when 'given-up' then now() end
+        from event where target_value in ('stuck', 'given-up')";
+    sqlx::raw_sql(rows).execute(db).await.unwrap();
+    // Nobody else lets them go, nor the function younger ones.
+    for sql in [
+        "delete from event where target_value = 'old'",
+        "select set_config('tancho.expiring', 'yes', false); delete from event where kind = 'team.create'",
+        "select event_expire(29, 10)",
+        "select event_expire(0, 10)",
+    ] {
+        let mut connection = db.acquire().await.unwrap();
+        let refused = sqlx::raw_sql(sql).execute(&mut *connection).await.expect_err(sql);
+        let code = refused
+            .as_database_error()
+            .and_then(|e| e.code().map(|c| c.into_owned()));
+        assert_eq!(code.as_deref(), Some("23001"), "{sql}: {refused}");
+        // The mark ends with its connection.
+        drop(connection.detach());
+    }
+    let mut said = String::new();
+    for _ in 0..3 {
+        said += &house
+            .ask(&ana, reqwest::Method::GET, "/healers/retention", None)
+            .await
+            .1;
+    }
+    assert!(said.contains("events that ended more than 40 days ago"), "{said}");
+    let left: Vec<String> =
+        sqlx::query_scalar("select target_value from event where kind = 'app.create' order by 1")
+            .fetch_all(db)
+            .await
+            .unwrap();
+    assert_eq!(left, ["running", "stuck", "young"]);
+    let counts: (i64, i64, i64) = sqlx::query_as(
+        "select (select count(*) from event_line), (select count(*) from saga where kind = 'of a test'),
+                (select count(*) from event where kind = 'team.create')",
+    )
+    .fetch_one(db)
+    .await
+    .unwrap();
+    assert_eq!(counts, (1, 1, 1));
+    house.running.stop().await;
+}

@@ -21,7 +21,10 @@ async fn healers_are_listed_as_objects_of_one_key_and_run_as_often_as_one_likes(
             name.clone()
         })
         .collect();
-    assert_eq!(names, ["units", "orphans", "unit-binds", "leases", "routes"]);
+    assert_eq!(
+        names,
+        ["units", "orphans", "unit-binds", "leases", "retention", "routes"]
+    );
     for name in names.iter().chain(&names) {
         let (status, text) = house
             .ask(&ana, Method::GET, &format!("/healers/{name}"), None)
