@@ -82,7 +82,7 @@ async fn build(request: &BuildRequest) -> (Result<builders::Built, BuildError>, 
 #[tokio::test]
 async fn a_hostile_build_reaches_nothing_and_an_honest_one_works() {
     let all = Confinement::new(&Settings::defaults(), Path::new("/nonexistent"));
-    if !all.missing().is_empty() {
+    if !has(&all.missing().join(" and "), all.missing().is_empty()) {
         return;
     }
     let yard = Yard::new();

@@ -16,14 +16,14 @@ fn user(uid: u32) -> Option<u32> {
     is_root().then_some(uid)
 }
 
-/// Whether the kernel can; what it cannot is not tested, and README says since when it can.
+/// Whether the kernel can; what it cannot is not tested, aloud, and README says since when it can.
 fn kernel_has(part: &str) -> bool {
     let all = Confinement {
         landlock: true,
         seccomp: true,
         ..Confinement::default()
     };
-    !all.missing().contains(&part)
+    has(part, !all.missing().contains(&part))
 }
 
 fn kernel_since(major: u32, minor: u32) -> bool {
@@ -320,7 +320,7 @@ signal.pause()
         let has_pids = site.state(&spec.unit)["more_cgroups"]
             .to_string()
             .contains("pids");
-        if !has_pids && spec.user.is_none() {
+        if !has("cgroup pids or root", has_pids || spec.user.is_some()) {
             continue;
         }
         let lines = printed(&site, &spec).await;
@@ -391,7 +391,7 @@ async fn a_unit_over_its_memory_limit_starts_again_ever_more_slowly() {
         .map(|(_, pause)| pause.to_owned())
         .collect();
     assert_eq!(pauses[..2], ["0.5 s", "1.0 s"], "{lines:#?} {report:?}");
-    if site.state(&spec.unit)["cgroup"].is_string() {
+    if has("cgroup", site.state(&spec.unit)["cgroup"].is_string()) {
         assert!(
             lines
                 .iter()
@@ -482,7 +482,9 @@ async fn a_units_share_of_the_processor_is_that_of_its_plan() {
         .iter()
         .chain([&state["cgroup"]])
         .filter_map(|path| path.as_str());
-    for group in cgroups.map(Path::new) {
+    let cgroups: Vec<&str> = cgroups.collect();
+    has("cgroup", !cgroups.is_empty());
+    for group in cgroups.into_iter().map(Path::new) {
         for (file, value) in [("cpu.shares", "512"), ("cpu.weight", "50"), ("pids.max", "1024")] {
             if let Ok(found) = fs::read_to_string(group.join(file)) {
                 assert_eq!(found.trim(), value, "{file}");
@@ -554,7 +556,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).
         "{answer}"
     );
 
-    if !Path::new("/usr/bin/node").exists() {
+    if !has("node", Path::new("/usr/bin/node").exists()) {
         return;
     }
     let node_program = r#"
@@ -602,7 +604,7 @@ fn without_landlock<T: Send + 'static>(
 
 #[tokio::test]
 async fn a_unit_listens_on_its_own_port_and_on_those_that_the_system_picks() {
-    if !kernel_has("Landlock") || !kernel_since(6, 7) {
+    if !kernel_has("Landlock") || !has("Landlock of Linux 6.7", kernel_since(6, 7)) {
         return;
     }
     let program = r#"

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this file is tests and their helpers")]
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -26,6 +27,23 @@ mod contract;
 mod isolation;
 
 use contract::{report, until};
+
+/// Whether a part of the kernel or of the machine is there that a test is about. If not, the test is skipped, and
+/// says so past the harness, so that `script/test` shows it; or it fails, if `TANCHO_TEST_REQUIRES` names the part.
+fn has(part: &str, is_there: bool) -> bool {
+    if is_there {
+        return true;
+    }
+    let required = tancho::config::of_process("TANCHO_TEST_REQUIRES").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|required| required.trim() == part),
+        "{part} is missing here, and TANCHO_TEST_REQUIRES says that it must not be"
+    );
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Not by a macro: those are captured.
+    let _ = writeln!(std::io::stderr(), "SKIP {test}: {part} is missing here");
+    false
+}
 
 /// A root of its own; at its end, also after a panic, nothing of it runs any more.
 struct Site {
@@ -490,7 +508,7 @@ async fn the_environment_is_exact_and_in_no_file_or_command_line() {
 
 #[tokio::test]
 async fn a_unit_runs_as_its_user_and_sees_only_its_own() {
-    if !Uid::effective().is_root() {
+    if !has("root", Uid::effective().is_root()) {
         return;
     }
     let site = Site::new();
@@ -554,7 +572,7 @@ async fn a_unit_runs_as_its_user_and_sees_only_its_own() {
 
 #[tokio::test]
 async fn a_unit_over_its_memory_limit_is_killed_and_says_so() {
-    for site in [Site::new(), Site::without_cgroups()] {
+    for (site, counts) in [(Site::new(), true), (Site::without_cgroups(), false)] {
         let mut spec = site.spec("hungry", "head -c 300000000 /dev/zero | tail | wc -c; exit 9");
         spec.memory_bytes = 64 << 20;
         site.local.ensure(&spec).await.unwrap();
@@ -569,6 +587,8 @@ async fn a_unit_over_its_memory_limit_is_killed_and_says_so() {
                 Some("killed: over its memory limit of 64M")
             );
         } else {
+            // Aloud, unless it is meant so.
+            has("cgroup", !counts);
             // Each process has a limit, and says itself what that did to it.
             assert_eq!(report.reason.as_deref(), Some("exited with status 9"));
             site.said(&spec, "tail: ").await;
