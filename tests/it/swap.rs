@@ -27,7 +27,7 @@ async fn app(house: &House, ana: &Person, name: &'static str) -> String {
     let sql = format!(
         r#"insert into version (app_id, version, host, state, processes)
                select app_id, 1, 'elsewhere', 'ready', '[{{"name":"web","command":"x"}}]' from app where name = '{name}';
-           insert into release (app_id, version, env, user_env) select app_id, 1, '', '' from app where name = '{name}';
+           insert into release (app_id, version, env, user_env) select app_id, 1, '\x01', '\x01' from app where name = '{name}';
            update app set current_release = release_id from release
                where release.app_id = app.app_id and app.name = '{name}';
            insert into unit (unit_id, app_id, release_id, process, version, host, phase, address, ready)
