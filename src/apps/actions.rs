@@ -61,34 +61,39 @@ pub(super) async fn create(core: &Core, call: &Call, wish: Wish) -> Result<App, 
         tags: &wish.tags,
         quota_limit: core.settings.quota.units_per_app,
     };
+    db::retry(|| insert(core, call, &new)).await
+}
+
+async fn insert(core: &Core, call: &Call, new: &NewApp<'_>) -> Result<App, Problem> {
+    let (_, owner) = call.user()?;
     let mut tx = core.db.begin().await?;
     quotas::reserve_app(&mut tx, owner).await?;
-    quotas::reserve_team_app(&mut tx, &team).await?;
-    let taken = || {
-        Problem::conflict(format!(
-            "App {:?} already exists: choose another name.",
-            wish.name
-        ))
-    };
-    let inserted = store::insert(&mut tx, &new).await;
+    quotas::reserve_team_app(&mut tx, new.team_owner).await?;
+    let taken = || Problem::conflict(format!("App {:?} already exists: choose another name.", new.name));
+    let inserted = store::insert(&mut tx, new).await;
     match inserted {
         // The label of another app may be this name, after a swap.
         Err(error) if db::violates(&error, "app_label_key") => return Err(taken()),
         other => on_constraint(other, "app_name_key", taken)?,
     }
-    let token = users::tokens::issue_for_app(&mut tx, id, None).await?;
-    envs::set_own(core, &mut tx, id, "TSURU_APP_TOKEN", &token).await?;
-    let contexts = vec![Context::new(ContextKind::App, &wish.name), Context::team(&team)];
-    let data = json!({ "name": wish.name, "platform": wish.platform, "plan": plan, "pool": pool, "teamOwner": team });
+    let token = users::tokens::issue_for_app(&mut tx, new.id, None).await?;
+    envs::set_own(core, &mut tx, new.id, "TSURU_APP_TOKEN", &token).await?;
+    let contexts = vec![
+        Context::new(ContextKind::App, new.name),
+        Context::team(new.team_owner),
+    ];
+    let data = json!({
+        "name": new.name, "platform": new.platform, "plan": new.plan, "pool": new.pool, "teamOwner": new.team_owner,
+    });
     events::record(
         &mut tx,
         call,
-        &NewEvent::new(Target::app(&wish.name), Permission::APP_CREATE, contexts, data),
+        &NewEvent::new(Target::app(new.name), Permission::APP_CREATE, contexts, data),
     )
     .await?;
     db::notify(&mut tx, Channel::Routes, "").await?;
     // Read before anybody else can see it: a removal may follow at once.
-    let app = store::find(&mut *tx, &wish.name)
+    let app = store::find(&mut *tx, new.name)
         .await?
         .ok_or_else(|| Problem::internal("the app just created is not there"))?;
     tx.commit().await?;

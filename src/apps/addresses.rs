@@ -159,26 +159,19 @@ pub(super) async fn swap(
     }
     ensure_live(&first)?;
     ensure_live(&second)?;
-    let mut tx = core.db.begin().await?;
-    // Locks are taken in the order of the names, so that two swaps the other way round do not wait for each other.
-    let (low, high) = if one < two {
-        (&first, &second)
-    } else {
-        (&second, &first)
-    };
     let contexts = [first.contexts(), second.contexts()].concat();
     let data = json!({ "app1": one, "app2": two, "cnameOnly": cnames_only });
-    let event = NewEvent::new(
-        Target::app(&low.name),
-        Permission::APP_UPDATE_SWAP,
-        contexts,
-        data,
-    );
-    events::record(&mut tx, call, &event.locking(Target::app(&high.name))).await?;
-    store::swap(&mut tx, first.id, second.id, cnames_only).await?;
-    db::notify(&mut tx, Channel::Routes, "").await?;
-    tx.commit().await?;
-    Ok(())
+    let target = Target::app(&first.name);
+    let event = NewEvent::new(target, Permission::APP_UPDATE_SWAP, contexts, data);
+    let event = event.locking(Target::app(&second.name));
+    db::retry(|| async {
+        let mut tx = core.db.begin().await?;
+        events::record(&mut tx, call, &event).await?;
+        store::swap(&mut tx, first.id, second.id, cnames_only).await?;
+        db::notify(&mut tx, Channel::Routes, "").await?;
+        Ok(tx.commit().await?)
+    })
+    .await
 }
 
 async fn record(

@@ -6,6 +6,9 @@
 
 pub mod listen;
 pub mod local;
+mod retry;
+
+pub use retry::retry;
 
 use std::time::Duration;
 
@@ -89,11 +92,7 @@ impl From<sqlx::Error> for Problem {
 
 /// SQLSTATEs of a server that is starting, stopping, full or cancelled the statement, and of lost races.
 fn is_passing(code: &str) -> bool {
-    code.starts_with("08") || code.starts_with("53") || code.starts_with("57") || is_lost_race(code)
-}
-
-fn is_lost_race(code: &str) -> bool {
-    matches!(code, "40001" | "40P01")
+    code.starts_with("08") || code.starts_with("53") || code.starts_with("57") || retry::is_lost_race(code)
 }
 
 /// True if the error is a violation of the named constraint.

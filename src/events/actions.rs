@@ -25,7 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub async fn begin(tx: &mut PgConnection, call: &Call, new: &NewEvent) -> Result<EventId, Problem> {
     let id = EventId::new();
     store::insert(tx, &id, call, new).await?;
-    for target in std::iter::once(&new.target).chain(&new.also_locks) {
+    // In one order for all, so that no two wait for each other.
+    let mut targets: Vec<_> = std::iter::once(&new.target).chain(&new.also_locks).collect();
+    targets.sort_by_key(|target| (target.kind.as_str(), &target.value));
+    for target in targets {
         if store::lock(tx, &id, target).await? {
             continue;
         }

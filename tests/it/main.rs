@@ -10,6 +10,7 @@
 mod apps;
 mod audit;
 mod classic;
+mod deadlock;
 mod doors;
 mod editions;
 mod house;

@@ -64,6 +64,15 @@ pub async fn bind(
     wish: &Wish,
     edition: Edition,
 ) -> Result<(EventId, BindId), Problem> {
+    db::retry(|| try_to_bind(core, call, wish, edition)).await
+}
+
+async fn try_to_bind(
+    core: &Core,
+    call: &Call,
+    wish: &Wish,
+    edition: Edition,
+) -> Result<(EventId, BindId), Problem> {
     let on_app = Permission::APP_UPDATE_BIND;
     let on_instance = Permission::SERVICE_INSTANCE_UPDATE_BIND;
     let (app, instance) = load(core, call, wish, on_app, on_instance, edition).await?;
@@ -109,6 +118,10 @@ pub async fn bind(
 
 /// Begins to unbind an instance from an app. Errors: `Precondition` when it is not bound.
 pub async fn unbind(core: &Core, call: &Call, wish: &Wish, edition: Edition) -> Result<EventId, Problem> {
+    db::retry(|| try_to_unbind(core, call, wish, edition)).await
+}
+
+async fn try_to_unbind(core: &Core, call: &Call, wish: &Wish, edition: Edition) -> Result<EventId, Problem> {
     let on_app = Permission::APP_UPDATE_UNBIND;
     let on_instance = Permission::SERVICE_INSTANCE_UPDATE_UNBIND;
     let (app, instance) = load(core, call, wish, on_app, on_instance, edition).await?;

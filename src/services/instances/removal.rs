@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::apps;
 use crate::core::Core;
+use crate::db;
 use crate::events::{self, NewEvent, Target, TargetKind};
 use crate::kernel::call::Call;
 use crate::kernel::ids::{EventId, InstanceId};
@@ -58,6 +59,16 @@ impl HasRollout for Data {
 
 /// Begins the removal of an instance. Errors: `Precondition` while apps are bound, naming them.
 pub async fn remove(
+    core: &Core,
+    call: &Call,
+    wanted: &Wanted,
+    how: Removal,
+    edition: Edition,
+) -> Result<EventId, Problem> {
+    db::retry(|| try_to_remove(core, call, wanted, how, edition)).await
+}
+
+async fn try_to_remove(
     core: &Core,
     call: &Call,
     wanted: &Wanted,
