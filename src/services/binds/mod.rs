@@ -17,7 +17,7 @@ mod units;
 
 pub use actions::{Wish, bind, unbind, variables};
 pub use saga::Bind;
-pub use telling::{bound, forget, tell_unbound, unbind_everything};
+pub use telling::{bound, forget, hush, tell_unbound, unbind_everything};
 pub use unbinding::Unbind;
 pub(in crate::services) use unbinding::unbind_again;
 pub use units::{UnitBinds, repeat_unit_calls};

@@ -123,6 +123,9 @@ impl Bind {
             // It hangs, or did: the hunt is at it at once, and the user need not wait for it.
             Heard::Sent | Heard::Unknown => Some(unsure("it is not known whether the service has bound it")),
             Heard::No(_) | Heard::Yes => {
+                let mut tx = run.begin().await?;
+                telling::hush(&mut tx, &bind).await?;
+                tx.commit().await?;
                 let by = behalf(run, &data.user);
                 heed(run, telling::tell_unbound(&self.core, &by, &bind))
                     .await??

@@ -111,7 +111,11 @@ pub(super) async fn insert(
 }
 
 /// Sets the state; only what is `bound` counts for the environment.
-pub(super) async fn update_state(tx: &mut PgConnection, id: BindId, state: &str) -> sqlx::Result<()> {
+pub(in crate::services) async fn update_state(
+    tx: &mut PgConnection,
+    id: BindId,
+    state: &str,
+) -> sqlx::Result<()> {
     sqlx::query!("update bind set state = $2 where bind_id = $1", id.0, state)
         .execute(tx)
         .await

@@ -35,6 +35,17 @@ pub(super) async fn broker(core: &Core, bind: &Bind) -> Result<Broker, Problem> 
     Broker::new(core, &service)
 }
 
+/// From here on the service is told of no unit that comes: one told after the unbind would stay there. False if
+/// the bind was not `bound`.
+pub async fn hush(tx: &mut PgConnection, bind: &Bind) -> Result<bool, Problem> {
+    let found = store::find_between(&mut *tx, bind.instance_id, bind.app_id).await?;
+    let bound = found.is_some_and(|(_, state)| state == "bound");
+    if bound {
+        store::update_state(tx, bind.id, "unbinding").await?;
+    }
+    Ok(bound)
+}
+
 /// Tells the service of each unit it may know, then of the app. Not known there is fine.
 pub async fn tell_unbound(core: &Core, by: &Behalf, bind: &Bind) -> Result<Result<(), Fault>, Problem> {
     let broker = broker(core, bind).await?;
@@ -86,6 +97,11 @@ pub async fn forget(
 pub async fn unbind_everything(core: &Core, run: &Run, app: AppId) -> Result<(), StepError> {
     let by = behalf(run, "");
     let binds = store::list_of_app(&core.db, app).await?;
+    let mut tx = run.begin().await?;
+    for bind in &binds {
+        hush(&mut tx, bind).await?;
+    }
+    tx.commit().await?;
     let told = join_all(binds.iter().map(|bind| heed(run, tell_unbound(core, &by, bind)))).await;
     for (bind, told) in binds.iter().zip(told) {
         let told = told??;

@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::db;
 use crate::events::{self, NewEvent, Target, TargetKind};
 use crate::kernel::call::Call;
-use crate::kernel::ids::{EventId, InstanceId};
+use crate::kernel::ids::{BindId, EventId, InstanceId};
 use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
 use crate::kernel::problem::Problem;
@@ -48,6 +48,9 @@ struct Data {
     user: String,
     ignore_errors: bool,
     heard: Heard,
+    /// Binds that were bound and are being unbound.
+    #[serde(default)]
+    unbinding: Vec<BindId>,
     rollout: Rollout,
 }
 
@@ -113,6 +116,7 @@ async fn try_to_remove(
             user: call.owner().1,
             ignore_errors: how.ignore_errors,
             heard: Heard::Nothing,
+            unbinding: Vec::new(),
             rollout: Rollout::default(),
         },
     };
@@ -144,6 +148,13 @@ impl Remove {
         run.say("Removing service instance").await;
         for bind in binds::store::list_of_instance(&self.core.db, instance.id).await? {
             run.say(&format!("Unbind app \"{}\" ...", bind.app)).await;
+            let mut tx = run.begin().await?;
+            if binds::hush(&mut tx, &bind).await? {
+                data.unbinding.push(bind.id);
+                run.set_data(&data)?;
+                run.keep_in(&mut tx).await?;
+            }
+            tx.commit().await?;
             let by = behalf(run, &data.user);
             let told = heed(run, binds::tell_unbound(&self.core, &by, &bind)).await??;
             let left = match told {
@@ -221,6 +232,10 @@ impl Remove {
             return Ok(());
         }
         let mut tx = run.begin().await?;
+        for bind in &data.unbinding {
+            // Of those that are gone there is no row.
+            binds::store::update_state(&mut tx, *bind, "bound").await?;
+        }
         store::update_state(&mut tx, data.instance, InstanceState::Ready, "").await?;
         tx.commit().await?;
         Ok(())

@@ -39,7 +39,7 @@ async fn look_at(drill: &mut Drill, both: &Both, number: usize, bound: bool) -> 
 async fn agreed(drill: &Drill) -> Both {
     let both = Both::look(drill).await;
     let mut last = String::new();
-    until("the service knows the units", seconds(20), async || {
+    until("the service knows the units", seconds(40), async || {
         let mut right = BTreeSet::new();
         for bind in &both.binds {
             let app = bind.split([' ', '.']).nth(1).unwrap();
