@@ -77,7 +77,7 @@ fn info_view(core: &Core, full: &Full) -> Value {
     let more = json!({
         "deploys": full.app.deploys, "provisioner": full.provisioner, "router": "proxy",
         "serviceInstanceBinds": binds, "volumeBinds": [], "processes": processes, "internalAddresses": [],
-        "autoscale": [], "unitsMetrics": [],
+        "autoscale": [], "unitsMetrics": [], "repository": core.public.repository_url(&full.app.name),
         "quota": { "limit": full.app.quota_limit, "inuse": full.units_wanted() },
     });
     if let (Value::Object(view), Value::Object(more)) = (&mut view, more) {
@@ -139,7 +139,9 @@ pub async fn create(
     let address = core.public.app_address(&app.label);
     Ok((
         StatusCode::CREATED,
-        Json(json!({ "status": "success", "ip": address })),
+        Json(json!({
+            "status": "success", "ip": address, "repository_url": core.public.repository_url(&app.name),
+        })),
     ))
 }
 
