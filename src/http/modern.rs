@@ -98,6 +98,7 @@ fn apps(table: Table) -> Table {
         .since("1.5", GET, "/apps/{app}/routers", User, apps::modern::routers)
         .since("1.0", GET, "/apps/{app}/repository", User, repositories::modern::info)
         .since("1.0", PUT, "/apps/{app}/repository", User, repositories::modern::update)
+        .since("1.0", DELETE, "/apps/{app}/repository", User, repositories::modern::give_up)
         // Environment and releases
         .since("1.0", GET, "/apps/{app}/env", UserOrItsApp, releases::modern::get_env)
         .since("1.0", POST, "/apps/{app}/env", User, releases::modern::set_env)

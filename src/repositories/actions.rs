@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
 
 use crate::apps::{self, App};
 use crate::core::Core;
@@ -31,12 +32,26 @@ pub struct Repository {
 #[derive(Clone, Debug)]
 pub enum Place {
     Here(Box<Repository>),
-    There {
-        app: AppName,
-        host: String,
-        /// Where the API of that host is reached; `None`: it has not said.
-        url: Option<String>,
-    },
+    There(Elsewhere),
+}
+
+/// A repository that another host has.
+#[derive(Clone, Debug)]
+pub struct Elsewhere {
+    app: AppName,
+    pub(super) host: String,
+    /// Where the API of that host is reached; `None`: it has not said.
+    pub(super) url: Option<String>,
+}
+
+impl Elsewhere {
+    /// What is said to who asks here.
+    pub(super) fn problem(&self, core: &Core) -> Problem {
+        Problem::conflict(format!(
+            "The repository of {} lies on the host {}, and this is {}: use the address of that host.",
+            self.app, self.host, core.host
+        ))
+    }
 }
 
 /// Opens the repository of `<app>.git` on this host, as `find`. Errors: also `Conflict` if another has it.
@@ -48,16 +63,8 @@ pub async fn open(
 ) -> Result<Repository, Problem> {
     match find(core, call, repository, service).await? {
         Place::Here(repository) => Ok(*repository),
-        Place::There { app, host, .. } => Err(elsewhere(core, &app, &host)),
+        Place::There(elsewhere) => Err(elsewhere.problem(core)),
     }
-}
-
-/// Says that another host has a repository.
-pub(super) fn elsewhere(core: &Core, app: &AppName, host: &str) -> Problem {
-    Problem::conflict(format!(
-        "The repository of {app} lies on the host {host}, and this is {}: use the address of that host.",
-        core.host
-    ))
 }
 
 /// Finds the repository of `<app>.git`, and makes it here if there is none. Errors: `NotFound` for an unknown
@@ -85,11 +92,11 @@ pub async fn find(core: &Core, call: &Call, repository: &str, service: Service) 
     let row = store::claim(&core.db, app.id, &core.host).await?;
     if row.host != core.host {
         let url = store::find_host(&core.db, &row.host).await?;
-        return Ok(Place::There {
+        return Ok(Place::There(Elsewhere {
             app: name,
             host: row.host,
             url,
-        });
+        }));
     }
     let branch = row.branch.as_ref().unwrap_or(&core.settings.git.default_branch);
     let path = core.dirs.repository(row.id);
@@ -133,20 +140,39 @@ pub(super) async fn choose_branch(
     name: &AppName,
     branch: &BranchName,
 ) -> Result<(), Problem> {
+    let mut tx = core.db.begin().await?;
+    let app = change(core, &mut tx, call, name, json!({ "branch": branch })).await?;
+    store::set_branch(&mut tx, app, branch).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Gives up the repository of an app: whoever looks at it next, wherever that is, begins a new one. For one
+/// whose host does not come back, or that is full. What runs stays.
+pub(super) async fn give_up(core: &Core, call: &Call, name: &AppName) -> Result<(), Problem> {
+    let mut tx = core.db.begin().await?;
+    let app = change(core, &mut tx, call, name, json!({ "repository": "given up" })).await?;
+    if let Some(branch) = store::give_up(&mut tx, app).await? {
+        store::set_branch(&mut tx, app, &branch).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Records a change of an app's repository by who may make it.
+async fn change(
+    core: &Core,
+    tx: &mut PgConnection,
+    call: &Call,
+    name: &AppName,
+    data: Value,
+) -> Result<AppId, Problem> {
     let app = apps::find_for(core, call, name, Permission::APP_UPDATE).await?;
     call.allow(Permission::APP_UPDATE, &app.contexts())?;
     apps::ensure_live(&app)?;
-    let mut tx = core.db.begin().await?;
-    let new = NewEvent::new(
-        Target::app(name),
-        Permission::APP_UPDATE,
-        app.contexts(),
-        json!({ "branch": branch }),
-    );
-    events::record(&mut tx, call, &new).await?;
-    store::set_branch(&mut tx, app.id, branch).await?;
-    tx.commit().await?;
-    Ok(())
+    let new = NewEvent::new(Target::app(name), Permission::APP_UPDATE, app.contexts(), data);
+    events::record(tx, call, &new).await?;
+    Ok(app.id)
 }
 
 /// Removes the files of an app's repository, if this host has them. What another host has, its healer removes

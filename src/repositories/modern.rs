@@ -38,3 +38,12 @@ pub async fn update(
     let branch = input.required("branch")?.parse()?;
     Ok(actions::choose_branch(&core, &call, &app_name(&app)?, &branch).await?)
 }
+
+/// `DELETE /1.0/apps/{app}/repository`
+pub async fn give_up(
+    State(core): State<Core>,
+    Caller(call): Caller,
+    Path(app): Path<String>,
+) -> Result<(), Refusal> {
+    Ok(actions::give_up(&core, &call, &app_name(&app)?).await?)
+}

@@ -94,6 +94,18 @@ pub(super) async fn set_branch(tx: &mut PgConnection, app: AppId, branch: &Branc
     .map(drop)
 }
 
+/// Gives up an app's repository, which its host then removes; the branch that it had chosen.
+pub(super) async fn give_up(tx: &mut PgConnection, app: AppId) -> sqlx::Result<Option<BranchName>> {
+    sqlx::query_scalar!(
+        r#"update repository set app_id = null where app_id = $1 and host is not null
+           returning branch as "branch: BranchName""#,
+        app.0,
+    )
+    .fetch_optional(tx)
+    .await
+    .map(Option::flatten)
+}
+
 /// Says where a host is reached.
 pub(super) async fn note_host(db: impl PgExecutor<'_>, host: &str, url: &str) -> sqlx::Result<()> {
     sqlx::query!(

@@ -18,7 +18,7 @@ use crate::http::kit::Caller;
 use crate::http::wording::modern::Refusal;
 use crate::kernel::call::Call;
 use crate::kernel::problem::Problem;
-use crate::repositories::actions::{self, Place};
+use crate::repositories::actions::{self, Elsewhere, Place};
 use crate::repositories::model::Service;
 use crate::repositories::talk::{self, Manner, Talk};
 
@@ -67,7 +67,7 @@ pub async fn advertise(
         })?;
     let repository = match actions::find(&core, &call, &name, service).await? {
         Place::Here(repository) => repository,
-        there => return pass_on(&core, &call, there, request).await,
+        Place::There(elsewhere) => return pass_on(&core, &call, &elsewhere, request).await,
     };
     let has = talk::advertise(&core, &repository, manner(service, request.headers())).await?;
     let line = format!("# service={}\n", service.name());
@@ -97,13 +97,15 @@ pub async fn receive_pack(
 }
 
 /// Lets the replica answer that has the repository.
-async fn pass_on(core: &Core, call: &Call, place: Place, request: Request) -> Result<Response, Refusal> {
-    let Place::There { app, host, url } = place else {
-        return Err(Problem::internal("it is here").into());
-    };
+async fn pass_on(
+    core: &Core,
+    call: &Call,
+    elsewhere: &Elsewhere,
+    request: Request,
+) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
-    let (Some(url), None) = (url, parts.headers.get(PASSED)) else {
-        return Err(actions::elsewhere(core, &app, &host).into());
+    let (Some(url), None) = (&elsewhere.url, parts.headers.get(PASSED)) else {
+        return Err(elsewhere.problem(core).into());
     };
     let mut headers = chosen(&parts.headers, &PASSED_ON);
     headers.insert(PASSED, HeaderValue::from_static("yes"));
@@ -117,7 +119,8 @@ async fn pass_on(core: &Core, call: &Call, place: Place, request: Request) -> Re
         .pass_on(parts.method, &url, headers, body.into_data_stream());
     let answer = asked.await.map_err(|error| {
         Problem::unavailable(format!(
-            "The host {host}, which has the repository of {app}, does not answer: try again when it is back."
+            "The host {}, which has this repository, does not answer: try again when it is back.",
+            elsewhere.host
         ))
         .because(error)
     })?;
@@ -162,7 +165,7 @@ async fn serve(
 ) -> Result<Response, Refusal> {
     let repository = match actions::find(core, call, name, service).await? {
         Place::Here(repository) => repository,
-        there => return pass_on(core, call, there, request).await,
+        Place::There(elsewhere) => return pass_on(core, call, &elsewhere, request).await,
     };
     let (parts, body) = request.into_parts();
     let is = |name: HeaderName, values: &[&str]| {

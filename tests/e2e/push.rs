@@ -287,6 +287,7 @@ async fn the_branch_is_chosen_rollback_knows_commits_and_removal_leaves_nothing(
     let shown = house.by(Method::GET, "/apps/shop").send().await.unwrap();
     let shown: Value = shown.json().await.unwrap();
     assert_eq!(shown["repository"], none["url"]);
+    assert_eq!(house.read("/1.0/apps/shop").await["repository"], none["url"]);
     let http = format!("{}/git/shop.git", house.running().api);
     assert_eq!(none["httpUrl"], http.as_str());
 
@@ -329,6 +330,24 @@ async fn the_branch_is_chosen_rollback_knows_commits_and_removal_leaves_nothing(
         .await
         .unwrap();
     assert_eq!(gone.status(), 404);
+
+    // Given up, it begins anew, and what runs stays.
+    house.change(Method::DELETE, path, &[]).await;
+    assert_eq!(work.remote("refs/heads/live"), "");
+    assert_eq!(house.visit("shop", "/").await, (200, "one -".to_owned()));
+    let healed = house
+        .by(Method::GET, "/healers/repositories")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(healed.status(), 200);
+    until("the old one has gone", seconds(90), async || {
+        (crate::house::names(&house.data.join("repositories")).len() == 2).then_some(())
+    })
+    .await;
+    work.push(&["main:live"]).must();
+    assert_eq!(house.visit("shop", "/").await, (200, "two -".to_owned()));
+    assert_eq!(house.read(path).await["branch"], "live");
 
     house.change(Method::DELETE, "/1.0/apps/shop", &[]).await;
     assert_eq!(crate::house::names(&house.data.join("repositories")), ["hooks"]);
