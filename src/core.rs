@@ -110,6 +110,11 @@ impl Public {
         format!("{}/git/{app}.git", self.api_url)
     }
 
+    /// Where a forge tells of what is new for an app.
+    pub fn hook_url(&self, app: impl std::fmt::Display) -> String {
+        format!("{}/forges/{app}", self.api_url)
+    }
+
     /// A host of the router, with the port if it is not 80.
     pub fn with_port(&self, host: &str) -> String {
         match self.router_port {

@@ -46,6 +46,7 @@ pub mod services;
 
 pub mod repositories;
 
+pub mod forges;
 pub mod ssh;
 
 pub mod healers;

@@ -27,7 +27,7 @@ use crate::sagas::{self, Reconciler, Registry, Runner, supervise};
 use crate::services::orphans::Orphans;
 use crate::services::{binds, instances};
 use crate::ssh::{self, HostKey};
-use crate::{deploys, lifecycle, releases, repositories, sealing, units, users};
+use crate::{deploys, forges, lifecycle, releases, repositories, sealing, units, users};
 
 /// What `start` needs; all of it is ready to use.
 pub struct Wanted {
@@ -203,6 +203,7 @@ pub fn kinds_of_sagas(core: &Core) -> Registry {
         .with(instances::Remove::new(core))
         .with(binds::Bind::new(core))
         .with(binds::Unbind::new(core))
+        .with(forges::DeployFromForge::new(core))
 }
 
 /// Starts the reconcilers where there are workers. Answers all that can be run by hand.

@@ -27,7 +27,7 @@ const ROWS: &[&[&str]] = &[
     &["units"],
     &["services", "deploys"],
     &["repositories"],
-    &["ssh"],
+    &["ssh", "forges"],
     &["lifecycle", "healers"],
     &["http"],
     &["server"],

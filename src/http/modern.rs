@@ -9,8 +9,8 @@ use crate::http::{events, health};
 use crate::kernel::permission::Permission;
 use crate::teams::roles;
 use crate::{
-    apps, deploys, healers, lifecycle, plans, platforms, pools, releases, repositories, services, teams,
-    units, users,
+    apps, deploys, forges, healers, lifecycle, plans, platforms, pools, releases, repositories, services,
+    teams, units, users,
 };
 
 const GET: Method = Method::GET;
@@ -116,6 +116,10 @@ fn apps(table: Table) -> Table {
         .since("1.0", POST, "/apps/{app}/deploy", User, deploys::modern::deploy)
         .uploading()
         .since("1.0", POST, "/apps/{app}/deploy/rollback", User, deploys::modern::rollback)
+        .since("1.0", GET, "/forges/{app}", User, forges::modern::show)
+        .since("1.0", PUT, "/forges/{app}", User, forges::modern::set)
+        .since("1.0", DELETE, "/forges/{app}", User, forges::modern::remove)
+        .since("1.0", POST, "/forges/{app}", Open, forges::modern::deliver)
         .since("1.0", GET, "/deploys", User, deploys::modern::list)
         .since("1.0", GET, "/deploys/{event}", User, deploys::modern::info)
         // Plans, pools, platforms, routers

@@ -71,6 +71,10 @@ sealed_columns! {
     LETTER = "mail": "letter"."sealed" by ["letter_id"];
     /// The key by which clients know the SSH server.
     SSH_HOST_KEY = "ssh_host_key": "ssh_host_key"."sealed" by ["one"];
+    /// By which deliveries of forges are signed.
+    FORGE_SECRET = "forge.secret": "forge"."secret" by ["app_id"];
+    /// By which repositories of forges are read.
+    FORGE_PASSWORD = "forge.password": "forge"."password" by ["app_id"];
 }
 
 /// Where a sealed value lives: `Place::new(Column::ENV_VAR, &[&app, &name])`.

@@ -48,7 +48,7 @@ pub(super) fn is_private_literal(url: &Url) -> bool {
     }
 }
 
-fn is_private(ip: IpAddr) -> bool {
+pub(super) fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_private_v4(ip),
         IpAddr::V6(ip) => is_private_v6(ip),

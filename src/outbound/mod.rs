@@ -15,6 +15,7 @@ mod lane;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
@@ -172,6 +173,27 @@ impl Outbound {
             Err(failure) => matches!(failure.why, Why::Private | Why::TooLong),
         });
         result
+    }
+
+    /// An address of a URL's host that may be called, for who connects by other means and must connect to this one.
+    pub async fn resolve(&self, url: &Url) -> Result<IpAddr, Why> {
+        let host = url.host_str().ok_or(Why::Unreachable)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = url.port_or_known_default().unwrap_or(443);
+        let found = tokio::time::timeout(
+            self.0.settings.connect_timeout,
+            tokio::net::lookup_host((host, port)),
+        );
+        let found = found.await.map_err(|_| Why::TimedOut)?;
+        let mut found: Vec<IpAddr> = found.map_err(|_| Why::Unreachable)?.map(|at| at.ip()).collect();
+        if !self.0.may_call_private {
+            let any = !found.is_empty();
+            found.retain(|address| !addresses::is_private(*address));
+            if any && found.is_empty() {
+                return Err(Why::Private);
+            }
+        }
+        found.first().copied().ok_or(Why::Unreachable)
     }
 
     /// Forgets what is known of a lane, for a service whose address has changed.

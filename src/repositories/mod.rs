@@ -29,6 +29,7 @@
 mod actions;
 mod children;
 mod disk;
+mod fetched;
 mod healer;
 mod hook;
 mod model;
@@ -39,6 +40,7 @@ mod talk;
 pub mod wire;
 
 pub use actions::{Place, Repository, find, open, prepare, remove_files};
+pub use fetched::{Remote, deploy_fetched, fetch, host};
 pub use healer::Repositories;
 pub use model::Service;
 pub use talk::{Manner, Talk};

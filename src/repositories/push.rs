@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::deploys::{self, Order, Source, Upload};
 use crate::events::{self, Outcome, Told};
 use crate::kernel::call::Call;
+use crate::kernel::ids::EventId;
 use crate::kernel::names::BranchName;
 use crate::kernel::problem::Problem;
 use crate::repositories::actions::Repository;
@@ -103,14 +104,40 @@ impl Push {
                 "The branch {branch} has been pushed by somebody else meanwhile: fetch it, then push again."
             )));
         }
-        let kind = order(self.looking(asked).args(["cat-file", "-t", commit])).await?;
+        let kind = order(self.tree(asked).looking().args(["cat-file", "-t", commit])).await?;
         if kind != "commit" {
             return Err(Problem::invalid(format!(
                 "A branch leads to a commit, and this is a {kind}."
             )));
         }
-        self.check_tree(asked, commit).await?;
+        self.tree(asked).check(commit).await?;
         self.deploy(asked, branch, commit).await
+    }
+
+    async fn deploy(&mut self, asked: &Asked, branch: &BranchName, commit: &str) -> Result<(), Problem> {
+        let event = self.tree(asked).deploy(commit).await?;
+        let short = &commit[..commit.len().min(12)];
+        self.pipes
+            .say(&format!("Deploying {short} of {branch} (event {event})"))
+            .await;
+        let mut following = events::follow(&self.core.db, &self.core.notices, &event);
+        while let Some(told) = following.next().await? {
+            match told {
+                Told::Line { message, .. } => self.pipes.say(&message).await,
+                Told::End(Outcome::Done) => return Ok(()),
+                Told::End(failed) => return failed.into_result(),
+            }
+        }
+        Err(Problem::internal("an event ended without an outcome"))
+    }
+
+    fn tree<'a>(&'a self, asked: &'a Asked) -> Tree<'a> {
+        Tree {
+            core: &self.core,
+            call: &self.call,
+            repository: &self.repository,
+            quarantine: asked.quarantine.as_deref(),
+        }
     }
 
     /// The event of a deploy keeps others away while it runs; this one also until the refs have moved.
@@ -127,11 +154,22 @@ impl Push {
             .map_err(Problem::internal)?;
         Ok(file)
     }
+}
 
-    /// A git that sees what has been pushed.
-    fn looking(&self, asked: &Asked) -> Command {
+/// What may be deployed: commits of a repository, and those that are about to become its own.
+pub(super) struct Tree<'a> {
+    pub(super) core: &'a Core,
+    pub(super) call: &'a Call,
+    pub(super) repository: &'a Repository,
+    /// Where objects lie that are not the repository's yet.
+    pub(super) quarantine: Option<&'a Path>,
+}
+
+impl Tree<'_> {
+    /// A git that sees all of them.
+    fn looking(&self) -> Command {
         let mut command = git(&self.repository.path);
-        if let Some(quarantine) = &asked.quarantine {
+        if let Some(quarantine) = self.quarantine {
             command.env("GIT_OBJECT_DIRECTORY", quarantine).env(
                 "GIT_ALTERNATE_OBJECT_DIRECTORIES",
                 self.repository.path.join("objects"),
@@ -141,9 +179,9 @@ impl Push {
     }
 
     /// Refuses what would be deployed without what it needs, and what is too large to be.
-    async fn check_tree(&self, asked: &Asked, commit: &str) -> Result<(), Problem> {
+    pub(super) async fn check(&self, commit: &str) -> Result<(), Problem> {
         let settings = &self.core.settings.builds;
-        let mut listing = self.looking(asked);
+        let mut listing = self.looking();
         listing.args(["ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit]);
         let mut child = listing.spawn().map_err(cannot_start)?;
         let stdout = child.stdout.take().ok_or_else(|| Problem::internal("no pipe"))?;
@@ -177,7 +215,7 @@ impl Push {
             "--",
             ":(glob)**/.gitattributes",
         ];
-        match ask(self.looking(asked).args(attributes)).await?.0 {
+        match ask(self.looking().args(attributes)).await?.0 {
             0 => Err(Problem::invalid(
                 "A .gitattributes file asks for Git LFS, which is not kept here: commit the files themselves \
                  (`git lfs migrate export`).",
@@ -187,7 +225,8 @@ impl Push {
         }
     }
 
-    async fn deploy(&mut self, asked: &Asked, branch: &BranchName, commit: &str) -> Result<(), Problem> {
+    /// Deploys a commit. Answers the event to follow.
+    pub(super) async fn deploy(&self, commit: &str) -> Result<EventId, Problem> {
         let about = [
             "log",
             "-1",
@@ -195,7 +234,7 @@ impl Push {
             "--format=%an <%ae>%n%B",
             commit,
         ];
-        let about = order(self.looking(asked).args(about)).await?.replace('\0', "");
+        let about = order(self.looking().args(about)).await?.replace('\0', "");
         let (author, message) = about.split_once('\n').unwrap_or((&about, ""));
         let about = Order {
             origin: "git".into(),
@@ -204,31 +243,17 @@ impl Push {
             author: author.chars().take(200).collect(),
             beside: false,
         };
-        let archive = self.archive(asked, commit).await?;
-        let name = self.repository.app.name.clone();
+        let archive = self.archive(commit).await?;
         let source = Source::Archive(archive);
-        let event = deploys::deploy(&self.core, &self.call, &name, about, source).await?;
-        let short = &commit[..commit.len().min(12)];
-        self.pipes
-            .say(&format!("Deploying {short} of {branch} (event {event})"))
-            .await;
-        let mut following = events::follow(&self.core.db, &self.core.notices, &event);
-        while let Some(told) = following.next().await? {
-            match told {
-                Told::Line { message, .. } => self.pipes.say(&message).await,
-                Told::End(Outcome::Done) => return Ok(()),
-                Told::End(failed) => return failed.into_result(),
-            }
-        }
-        Err(Problem::internal("an event ended without an outcome"))
+        deploys::deploy(self.core, self.call, &self.repository.app.name, about, source).await
     }
 
-    async fn archive(&self, asked: &Asked, commit: &str) -> Result<Upload, Problem> {
+    async fn archive(&self, commit: &str) -> Result<Upload, Problem> {
         let settings = &self.core.settings.builds;
         let frames = settings.max_files.saturating_mul(FRAME);
         let limit = settings.max_unpacked_bytes.0.saturating_add(frames);
         let mut upload = Upload::begin(&self.core.dirs.uploads(), limit).await?;
-        let mut packing = self.looking(asked);
+        let mut packing = self.looking();
         let mut child = packing
             .args(["archive", "--format=tar", commit])
             .spawn()

@@ -16,6 +16,7 @@ mod desk;
 mod drill;
 mod faults;
 mod fleet;
+mod forge;
 mod house;
 mod keys;
 mod load;

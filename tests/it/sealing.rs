@@ -20,6 +20,7 @@ use crate::house::{House, Person};
 const DIGESTS: &[&str] = &[
     "_sqlx_migrations.checksum",
     "bearer.digest",
+    "forge_delivery.digest",
     "password_reset.digest",
 ];
 
@@ -168,6 +169,13 @@ async fn plant(house: &House) -> Person {
         .unwrap();
     sqlx::query("insert into ssh_host_key (sealed) values ($1)")
         .bind(seal(Column::SSH_HOST_KEY, &[&true]))
+        .execute(db)
+        .await
+        .unwrap();
+    sqlx::query("insert into forge (app_id, url, branch, secret, password) values ($1, '', 'main', $2, $3)")
+        .bind(app)
+        .bind(seal(Column::FORGE_SECRET, &[&app]))
+        .bind(seal(Column::FORGE_PASSWORD, &[&app]))
         .execute(db)
         .await
         .unwrap();

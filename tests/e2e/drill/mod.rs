@@ -6,6 +6,7 @@
 
 mod apps;
 mod binds;
+mod forge;
 mod instances;
 mod mail;
 mod point;
@@ -27,7 +28,7 @@ use crate::services::{INSTANCES, Slow, assert_agreed};
 use point::{FAULTS, KILLS, Point, Struck};
 
 /// All kinds that have a scenario.
-const DRILLED: [&str; 11] = [
+const DRILLED: [&str; 12] = [
     apps::Deploy::KIND,
     apps::Remove::KIND,
     apps::Rollback::KIND,
@@ -35,6 +36,7 @@ const DRILLED: [&str; 11] = [
     binds::Bind::KIND,
     binds::Delete::KIND,
     binds::Unbind::KIND,
+    forge::Deploy::KIND,
     instances::Create::KIND,
     instances::Update::KIND,
     mail::Send::KIND,
@@ -478,6 +480,17 @@ async fn versions_of_apps_bear_repetition_failure_and_death_at_each_step() {
     drill.run(apps::Deploy).await;
     let rollback = apps::Rollback::new(&mut drill).await;
     drill.run(rollback).await;
+    drill.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deploys_from_forges_bear_repetition_failure_and_death_at_each_step() {
+    let mut drill = Drill::start().await;
+    for number in 0..2 {
+        let app = drill.create_app(number).await;
+        drill.apps.push(app);
+    }
+    drill.run(forge::Deploy).await;
     drill.end();
 }
 

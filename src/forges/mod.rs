@@ -1,0 +1,25 @@
+//! Forges: an app deployed from a repository elsewhere, on GitHub, Gitea or what speaks like them.
+//!
+//! Somebody who may change the app says once where its repository is and which branch counts, and gets a secret
+//! for the forge. From then on the forge tells of each push by a *delivery*: a request without a token, signed with
+//! that secret. One that is not, that has been taken before (by its id or, since the signature does not cover
+//! that, by what it says), or that is for an unknown app, is refused, and the first and the last of these sound
+//! alike. A delivery says which commit is new and no more is believed of it: what is fetched is the configured
+//! branch of the configured repository, and it is deployed if it is still that commit; if not, another delivery is on
+//! its way.
+//!
+//! Fetching and deploying is a saga, `forge.deploy`: the forge is answered at once, and a crash loses nothing. It runs
+//! on the host that has the app's repository. The deploy is an event like any other, with origin `git`; why a delivery
+//! came to nothing is kept with the forge and shown with it.
+//!
+//! Only HTTP is fetched from; where services may not be called at private addresses, forges may not either, and the
+//! address that was looked at is the one that is connected to. No redirect is followed. The secret and the password
+//! are sealed.
+
+mod actions;
+mod model;
+pub mod modern;
+mod saga;
+mod store;
+
+pub use saga::DeployFromForge;

@@ -1,0 +1,170 @@
+//! The saga `forge.deploy`: fetch, then deploy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::apps;
+use crate::core::Core;
+use crate::forges::actions::password_place;
+use crate::forges::store::{self, Forge};
+use crate::kernel::call::Call;
+use crate::kernel::ids::AppId;
+use crate::kernel::names::AppName;
+use crate::kernel::problem::{Kind, Problem};
+use crate::kernel::secret::Secret;
+use crate::outbound::Why;
+use crate::repositories::{self, Remote};
+use crate::sagas::{Lane, Run, Saga, StepError};
+
+/// Before another try while the forge is away; the next ones wait longer.
+const PAUSE: Duration = Duration::from_secs(5);
+/// The same while something else is done to the app.
+const BUSY: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ForgeData {
+    pub(super) app: AppId,
+    pub(super) commit: String,
+    /// Of the delivery.
+    pub(super) source_ip: String,
+    /// The branch still is at that commit.
+    pub(super) is_current: bool,
+}
+
+/// See the module.
+pub struct DeployFromForge {
+    core: Core,
+}
+
+impl DeployFromForge {
+    /// The name under which its rows are kept.
+    pub const KIND: &str = "forge.deploy";
+
+    /// The saga with what its steps need.
+    pub fn new(core: &Core) -> Self {
+        Self { core: core.clone() }
+    }
+
+    /// `None`: the app or its forge is gone, and so is the reason to go on.
+    async fn find(&self, data: &ForgeData) -> Result<Option<(AppName, Forge)>, StepError> {
+        let name = apps::store::find_name(&self.core.db, data.app).await?;
+        let forge = store::find(&self.core.db, data.app).await?;
+        Ok(name.zip(forge))
+    }
+
+    async fn fetch(
+        &self,
+        data: &mut ForgeData,
+        name: &AppName,
+        forge: &Forge,
+        run: &Run,
+    ) -> Result<(), StepError> {
+        let url = Url::parse(&forge.url).map_err(Problem::internal)?;
+        let address = self.core.outbound.resolve(&url).await.map_err(|why| {
+            let words = format!("The forge {} {why}.", url.host_str().unwrap_or_default());
+            match why {
+                Why::Private => Problem::forbidden(words),
+                _ => Problem::failed(words),
+            }
+        });
+        let address = later(address)?;
+        let authorization = match &forge.password {
+            None => None,
+            Some(sealed) => {
+                let password = self.core.keys.open(&password_place(data.app), sealed)?;
+                let pair = Secret::new(format!("{}:{}", forge.user, password.expose()));
+                Some(Secret::new(format!(
+                    "Authorization: Basic {}",
+                    STANDARD.encode(pair.expose())
+                )))
+            }
+        };
+        let remote = Remote {
+            url,
+            address,
+            authorization,
+        };
+        let tip = repositories::fetch(&self.core, &self.call(data, run), name, &remote, &forge.branch).await;
+        data.is_current = later(tip)? == data.commit;
+        Ok(())
+    }
+
+    async fn deploy(&self, data: &ForgeData, name: &AppName, run: &Run) -> Result<(), StepError> {
+        let call = self.call(data, run);
+        // Begun in a life before, which died before it could say so.
+        if !data.is_current || store::has_begun(&self.core.db, data.app, &call.request_id).await? {
+            return Ok(());
+        }
+        match repositories::deploy_fetched(&self.core, &call, name, &data.commit).await {
+            Err(why) if why.kind() == Kind::Locked => Err(StepError::Retry { why, after: BUSY }),
+            done => Ok(done.map(drop)?),
+        }
+    }
+
+    /// Tancho's own doing, but from where the delivery came; the saga is the request.
+    fn call(&self, data: &ForgeData, run: &Run) -> Call {
+        Call {
+            source_ip: Arc::from(data.source_ip.as_str()),
+            request_id: Arc::from(run.saga().to_string()),
+            ..Call::internal()
+        }
+    }
+}
+
+/// A forge that fails may do better in a moment.
+fn later<T>(result: Result<T, Problem>) -> Result<T, StepError> {
+    result.map_err(|why| match why.kind() {
+        Kind::Failed => StepError::Retry { why, after: PAUSE },
+        _ => why.into(),
+    })
+}
+
+#[async_trait]
+impl Saga for DeployFromForge {
+    fn kind(&self) -> &'static str {
+        Self::KIND
+    }
+
+    fn lane(&self) -> Lane {
+        Lane::Housekeeping
+    }
+
+    fn steps(&self) -> &'static [&'static str] {
+        &["fetch", "deploy"]
+    }
+
+    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
+        let mut data: ForgeData = run.data()?;
+        let Some((name, forge)) = self.find(&data).await? else {
+            return Ok(());
+        };
+        match step {
+            "fetch" => self.fetch(&mut data, &name, &forge, run).await?,
+            _ => self.deploy(&data, &name, run).await?,
+        }
+        run.set_data(&data)
+    }
+
+    /// What was fetched stays; why it came to nothing is noted where it is looked for.
+    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
+        if step != "fetch" {
+            return Ok(());
+        }
+        let data: ForgeData = run.data()?;
+        let words = run
+            .problem()
+            .map(|problem| problem.words().to_owned())
+            .unwrap_or_default();
+        tracing::info!(app = %data.app.0, commit = data.commit, problem = words, "a delivery of a forge is not deployed");
+        let mut tx = run.begin().await?;
+        store::note(&mut tx, data.app, &data.commit, &words).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! Forges in SQL.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor};
+
+use crate::kernel::ids::AppId;
+use crate::kernel::names::{AppName, BranchName};
+
+/// A forge as it is kept.
+#[derive(Clone, Debug)]
+pub(super) struct Forge {
+    pub(super) app: AppId,
+    pub(super) url: String,
+    pub(super) branch: BranchName,
+    pub(super) user: String,
+    /// Sealed.
+    pub(super) secret: Vec<u8>,
+    /// Sealed.
+    pub(super) password: Option<Vec<u8>>,
+    pub(super) delivered_at: Option<DateTime<Utc>>,
+    pub(super) commit: String,
+    pub(super) problem: String,
+}
+
+pub(super) async fn find(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<Forge>> {
+    sqlx::query_as!(
+        Forge,
+        r#"select app_id as "app: AppId", url, branch as "branch: BranchName", user_name as "user", secret, password,
+                  delivered_at, commit_id as "commit", problem
+           from forge where app_id = $1"#,
+        app.0,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+pub(super) async fn find_by_name(db: impl PgExecutor<'_>, app: &AppName) -> sqlx::Result<Option<Forge>> {
+    sqlx::query_as!(
+        Forge,
+        r#"select app_id as "app: AppId", url, branch as "branch: BranchName", user_name as "user", secret, password,
+                  delivered_at, commit_id as "commit", problem
+           from forge join app using (app_id) where app.name = $1"#,
+        app.as_str(),
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// Sets an app's forge, in the place of one that it had.
+pub(super) async fn set(tx: &mut PgConnection, forge: &Forge) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into forge (app_id, url, branch, user_name, secret, password) values ($1, $2, $3, $4, $5, $6)
+         on conflict (app_id) do update set url = excluded.url, branch = excluded.branch,
+             user_name = excluded.user_name, secret = excluded.secret, password = excluded.password, problem = ''",
+        forge.app.0,
+        forge.url,
+        forge.branch.as_str(),
+        forge.user,
+        forge.secret,
+        forge.password,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// False if there was none.
+pub(super) async fn delete(tx: &mut PgConnection, app: AppId) -> sqlx::Result<bool> {
+    sqlx::query!("delete from forge where app_id = $1", app.0)
+        .execute(tx)
+        .await
+        .map(|done| done.rows_affected() == 1)
+}
+
+/// Remembers a delivery; false if its id or its content has come before. Forgets those older than a year.
+pub(super) async fn take(
+    tx: &mut PgConnection,
+    app: AppId,
+    delivery: &str,
+    digest: &[u8],
+) -> sqlx::Result<bool> {
+    sqlx::query!(
+        "with old as (delete from forge_delivery where app_id = $1 and taken_at < now() - interval '1 year')
+         insert into forge_delivery (app_id, delivery, digest) values ($1, $2, $3) on conflict do nothing",
+        app.0,
+        delivery,
+        digest,
+    )
+    .execute(tx)
+    .await
+    .map(|done| done.rows_affected() == 1)
+}
+
+/// Notes what became of the last delivery.
+pub(super) async fn note(tx: &mut PgConnection, app: AppId, commit: &str, problem: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update forge set delivered_at = now(), commit_id = $2, problem = $3 where app_id = $1",
+        app.0,
+        commit,
+        problem,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Whether a deploy of an app was begun by a request.
+pub(super) async fn has_begun(db: impl PgExecutor<'_>, app: AppId, request: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select 1 from deploy join event using (event_id)
+                          where deploy.app_id = $1 and event.request_id = $2) as "has!""#,
+        app.0,
+        request,
+    )
+    .fetch_one(db)
+    .await
+}
