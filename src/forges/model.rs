@@ -166,7 +166,7 @@ mod tests {
             "https://token@h/x.git",
             "https://h/x.git?a=b",
             "https://h/x.git#a",
-            "https:///x",
+            "https://",
         ] {
             assert!(parse_url(bad).is_err(), "{bad}");
         }

@@ -59,18 +59,18 @@ pub(super) struct Wish {
 impl Wish {
     /// Reads `<old> <new> <ref>`, as git tells a hook.
     pub(super) fn parse(line: &str) -> Result<Self, Problem> {
+        let wrong = || Problem::internal("a hook was told something else than git tells");
         let mut words = line.splitn(3, ' ');
         let object = |word: Option<&str>| match word {
-            Some(id) if !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            Some(id) if matches!(id.len(), 40 | 64) && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
                 Ok((!id.bytes().all(|b| b == b'0')).then(|| id.to_owned()))
             }
-            _ => Err(Problem::internal("a hook was told something else than git tells")),
+            _ => Err(wrong()),
         };
-        Ok(Self {
-            old: object(words.next())?,
-            new: object(words.next())?,
-            name: words.next().unwrap_or_default().to_owned(),
-        })
+        let (old, new) = (object(words.next())?, object(words.next())?);
+        let name = words.next().filter(|name| name.starts_with("refs/"));
+        let name = name.ok_or_else(wrong)?.to_owned();
+        Ok(Self { old, new, name })
     }
 }
 
