@@ -235,18 +235,14 @@ async fn a_signed_delivery_is_deployed_once_and_no_other() {
     assert_eq!(status, 200);
     house.kill();
     // The address of the forge, which is this server, stays.
-    house.args = vec![
-        "--api".into(),
-        url.trim_start_matches("http://")
-            .split('/')
-            .next()
-            .unwrap()
-            .into(),
-    ];
-    let program = house.try_start(&["serve", "--router", "127.0.0.1:0"]).unwrap();
-    house.program = Some(program);
+    house.serve_at(url.rsplit_once("/git/").unwrap().0);
     until("the third answers", seconds(60), async || {
         (house.visit("shop", "/").await == (200, "three -".to_owned())).then_some(())
+    })
+    .await;
+    until("no deploy runs", seconds(60), async || {
+        let running = house.read("/1.1/events?running=true").await;
+        running.as_array().is_none_or(Vec::is_empty).then_some(())
     })
     .await;
     let answer = house.by(Method::DELETE, "/1.0/forges/shop").send().await.unwrap();

@@ -230,7 +230,13 @@ impl House {
 
     /// Starts `tancho serve` here, on any ports.
     pub(crate) fn serve(&mut self) {
-        let program = self.try_start(&["serve", "--api", "127.0.0.1:0", "--router", "127.0.0.1:0"]);
+        self.serve_at("http://127.0.0.1:0");
+    }
+
+    /// The same, with an API that is reached under this URL.
+    pub(crate) fn serve_at(&mut self, api: &str) {
+        let api = api.trim_start_matches("http://");
+        let program = self.try_start(&["serve", "--api", api, "--router", "127.0.0.1:0"]);
         self.program = Some(program.unwrap());
     }
 

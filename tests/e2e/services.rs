@@ -108,6 +108,16 @@ impl Slow {
             .collect()
     }
 
+    /// Waits until it has no call at work, not even one whose caller was killed.
+    async fn is_quiet(&self) {
+        until("no call is under way", seconds(20), async || {
+            let state = self.state().await;
+            let count = |when: &str| state[when].as_array().unwrap().len();
+            (count("begun") == count("ended")).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) async fn has(&self, when: &str, call: &str) {
         until(&format!("{call} has {when}"), seconds(10), async || {
             let state = self.state().await;
@@ -242,6 +252,7 @@ async fn a_creation_and_a_bind_whose_tancho_is_killed_end_done_or_undone() {
         };
         assert_eq!(house.visit("shop", "/env/STORE_URL").await, (200, shown));
         if bound {
+            slow.is_quiet().await;
             house
                 .change(Method::DELETE, &format!("{INSTANCES}/{name}/shop"), &[])
                 .await;

@@ -22,8 +22,13 @@ impl Scenario for Deploy {
         1
     }
 
+    fn keeps_address(&self) -> bool {
+        // The forge is this very Tancho.
+        true
+    }
+
     async fn prepare(&self, drill: &Drill, _number: usize) {
-        // Another one each time: Tancho has another address after each start.
+        // One each time, so that there is always something new.
         let folder = drill.house.root.join("origin");
         if folder.exists() {
             fs::remove_dir_all(&folder).unwrap();

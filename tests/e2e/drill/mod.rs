@@ -55,6 +55,11 @@ trait Scenario {
         AT_ONCE
     }
 
+    /// Whether the API has to have the same address after a restart.
+    fn keeps_address(&self) -> bool {
+        false
+    }
+
     /// Whether a failure of a step is made good by going on; `late`: once the step is done.
     fn goes_on(&self, _step: &str, _late: bool) -> bool {
         false
@@ -224,8 +229,12 @@ impl Drill {
         self.reached(points, if kill { "held" } else { "struck" }).await;
         let reached = began.elapsed();
         if kill {
+            let api = self.house.running().api.clone();
             self.house.kill();
-            self.house.serve();
+            match scenario.keeps_address() {
+                true => self.house.serve_at(&api),
+                false => self.house.serve(),
+            }
         }
         let back = began.elapsed();
         self.all_ended().await;
