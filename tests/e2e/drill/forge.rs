@@ -11,6 +11,9 @@ use crate::forge::{Origin, push, signature};
 
 const SECRET: &str = "a secret of the drill";
 
+/// As many versions of an app are kept; older ones go.
+const KEPT: usize = 10;
+
 /// `app0` follows the repository of `app1`.
 pub(super) struct Deploy;
 
@@ -61,7 +64,7 @@ impl Scenario for Deploy {
         let steps = &drill.kinds[Self::KIND];
         if struck.done || struck.point.is_past(steps, "deploy") {
             drill.apps[0].says = format!("round{} - -", drill.round);
-            drill.apps[0].versions += 1;
+            drill.apps[0].versions = KEPT.min(drill.apps[0].versions + 1);
         }
         let mut wrong: Vec<String> = drill.says(0).await.into_iter().collect();
         let forge = drill.house.read("/1.0/forges/app0").await;

@@ -23,7 +23,15 @@ async fn healers_are_listed_as_objects_of_one_key_and_run_as_often_as_one_likes(
         .collect();
     assert_eq!(
         names,
-        ["units", "orphans", "unit-binds", "leases", "retention", "routes"]
+        [
+            "units",
+            "orphans",
+            "unit-binds",
+            "repositories",
+            "leases",
+            "retention",
+            "routes"
+        ]
     );
     for name in names.iter().chain(&names) {
         let (status, text) = house
