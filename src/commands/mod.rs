@@ -5,6 +5,8 @@
 //! output. SIGTERM drains and leaves units and the managed Postgres running, so that an upgrade stops no
 //! app. SIGINT (Ctrl-C) stops them too.
 
+mod database;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,12 +14,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::database::{Database, care_for_postgres};
 use crate::builders::platforms;
 use crate::cli::{self, Command, Invocation};
 use crate::config::{Role, Settings, environment, of_process};
@@ -25,8 +27,6 @@ use crate::confine::Confinement;
 use crate::core::Provisioners;
 use crate::datadir::{self, DataDir};
 use crate::db::listen::Notices;
-use crate::db::local::LocalPostgres;
-use crate::db::{self, Db};
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::names::Email;
 use crate::kernel::problem::Problem;
@@ -35,10 +35,8 @@ use crate::provisioners::Provisioner;
 use crate::provisioners::local::{Bounds, Local, LocalSettings};
 use crate::server::{self, Running, Wanted};
 use crate::telemetry::logs;
-use crate::{sealing, users};
+use crate::{db, sealing, users};
 
-/// How often the managed Postgres is asked whether it lives.
-const CARE: Duration = Duration::from_secs(1);
 /// How long Postgres may take to write what it has.
 const POSTGRES_STOP: Duration = Duration::from_secs(60);
 
@@ -81,54 +79,6 @@ async fn carry_out(invocation: Invocation) -> Result<(), Problem> {
         command @ (Command::ListKeys | Command::RotateKeys) => keys(settings, &command).await,
         Command::CreateAdmin { email, password_file } => create_admin(settings, email, password_file).await,
         Command::CheckConfig => Ok(()),
-    }
-}
-
-/// The database as the settings name it: one that is given, or the managed one.
-enum Database {
-    Given(Box<PgConnectOptions>),
-    Managed(LocalPostgres),
-}
-
-impl Database {
-    /// The database of a process that owns the data folder: a managed one is started if need be.
-    async fn own(settings: &Settings, dir: &DataDir) -> Result<Self, Problem> {
-        match settings.database.is_managed() {
-            true => Ok(Self::Managed(LocalPostgres::start(dir).await?)),
-            false => Self::given(settings),
-        }
-    }
-
-    /// The database of a process beside the one that owns the data folder.
-    async fn beside(settings: &Settings) -> Result<Self, Problem> {
-        match settings.database.is_managed() {
-            true => Ok(Self::Managed(
-                LocalPostgres::connect_running(&DataDir::peek(&settings.data_dir)?).await?,
-            )),
-            false => Self::given(settings),
-        }
-    }
-
-    fn given(settings: &Settings) -> Result<Self, Problem> {
-        let options = settings.database.url.expose().parse();
-        options
-            .map(|options| Self::Given(Box::new(options)))
-            .map_err(|_| {
-                Problem::invalid(
-                    "database.url is not a URL of the form postgres://user:password@host/database.",
-                )
-            })
-    }
-
-    fn options(&self) -> PgConnectOptions {
-        match self {
-            Self::Given(options) => PgConnectOptions::clone(options),
-            Self::Managed(postgres) => postgres.connect_options(),
-        }
-    }
-
-    async fn open(&self, settings: &Settings) -> Result<Db, Problem> {
-        db::open(self.options(), &settings.database).await
     }
 }
 
@@ -278,24 +228,6 @@ async fn wait_for_signal() -> Result<bool, Problem> {
     tokio::select! {
         _ = terminate.recv() => Ok(false),
         _ = interrupt.recv() => Ok(true),
-    }
-}
-
-/// Starts the managed Postgres again when it has died.
-async fn care_for_postgres(dir: Arc<DataDir>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(CARE) => {}
-            () = stop.cancelled() => return,
-        }
-        let alive = matches!(LocalPostgres::find(&dir), Ok(Some(_)));
-        if alive {
-            continue;
-        }
-        tracing::warn!("the managed Postgres is gone; it is started again");
-        if let Err(problem) = LocalPostgres::start(&dir).await {
-            tracing::error!(problem = %problem.chain(), "the managed Postgres does not start");
-        }
     }
 }
 
