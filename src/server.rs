@@ -110,27 +110,17 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     tasks.spawn(core.callers.clone().follow(notices.clone(), stop.clone()));
     tasks.spawn(sealing::follow(core.clone()));
     succeed(&core).await?;
-    if core.settings.roles.contains(&Role::Worker) {
-        if let Err(problem) = deploys::sweep(&core).await {
-            tracing::warn!(problem = %problem.chain(), "what earlier deploys left behind stays for now");
-        }
-        let runner = Runner::new(
-            core.db.clone(),
-            notices.clone(),
-            kinds_of_sagas(&core),
-            &core.host,
-            core.replica,
-            stop.clone(),
-        );
-        runner.start(&tasks);
+    let has = |role| core.settings.roles.contains(&role);
+    if has(Role::Worker) {
+        work(&core).await;
     }
-    if core.settings.roles.contains(&Role::Api)
+    if has(Role::Api)
         && let Err(problem) = repositories::prepare(&core, api_addr).await
     {
         tracing::warn!(problem = %problem.chain(), "the repositories of apps cannot be pushed to");
     }
     let healers = reconcile(&core);
-    if core.settings.roles.contains(&Role::Api) {
+    if has(Role::Api) {
         tasks.spawn(serve(wanted.api, core.clone(), healers));
         if let Some(door) = ssh {
             tasks.spawn(ssh::serve(door.listener, core.clone(), door.key));
@@ -156,6 +146,22 @@ async fn succeed(core: &Core) -> Result<(), Problem> {
         binds::repeat_unit_calls(&core.db).await?;
     }
     Ok(())
+}
+
+/// Does the durable work.
+async fn work(core: &Core) {
+    if let Err(problem) = deploys::sweep(core).await {
+        tracing::warn!(problem = %problem.chain(), "what earlier deploys left behind stays for now");
+    }
+    let runner = Runner::new(
+        core.db.clone(),
+        core.notices.clone(),
+        kinds_of_sagas(core),
+        &core.host,
+        core.replica,
+        core.stop.clone(),
+    );
+    runner.start(&core.tasks);
 }
 
 /// What SSH is served with.
