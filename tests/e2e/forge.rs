@@ -1,15 +1,13 @@
 //! Deploys from a forge: deliveries as GitHub and Gitea send them, signed here, and a real git remote, which is the
 //! repository of another app, served over HTTP.
 
-use std::fs;
-use std::process::{Command, Stdio};
-
 use hmac::{Hmac, KeyInit, Mac};
-use reqwest::Method;
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::apps::Source;
+use crate::desk::{self, Desk};
 use crate::house::{EMAIL, House, PASSWORD, seconds, until};
 
 /// A delivery of a push, cut down from what GitHub sends.
@@ -47,48 +45,36 @@ async fn deliver(house: &House, app: &str, id: &str, event: &str, body: &str, si
 }
 
 /// The forge's side: a working copy, and where it is pushed to.
-pub(crate) struct Origin {
-    path: std::path::PathBuf,
-}
+pub(crate) struct Origin(Desk);
 
 impl Origin {
     pub(crate) fn new(house: &House, mirror: &str) -> Self {
-        let path = house.root.join("origin");
-        fs::create_dir(&path).unwrap();
-        let origin = Self { path };
+        let origin = Self(Desk::at(house.root.join("origin")));
         origin.git(&["init", "--quiet", "--initial-branch=main"]);
-        let api = &house.running().api;
-        let url = api.replacen("://", &format!("://token:{}@", house.token), 1);
-        origin.git(&["remote", "add", "forge", &format!("{url}/git/{mirror}.git")]);
+        let url = desk::url(house, &house.token, mirror);
+        origin.git(&["remote", "add", "forge", &url]);
         origin
     }
 
     fn git(&self, arguments: &[&str]) -> String {
-        let output = Command::new("git")
-            .args(arguments)
-            .current_dir(&self.path)
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("HOME", &self.path)
-            .env("GIT_AUTHOR_NAME", "Ana Alba")
-            .env("GIT_AUTHOR_EMAIL", "ana@example.com")
-            .env("GIT_COMMITTER_NAME", "Ana Alba")
-            .env("GIT_COMMITTER_EMAIL", "ana@example.com")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        let said = self.0.run(&self.0.home, arguments).must();
+        said.trim().to_owned()
     }
 
     /// Commits, and pushes to a branch that the mirror does not deploy.
     pub(crate) fn push(&self, source: &Source, message: &str) -> String {
-        source.write_to(&self.path);
+        source.write_to(&self.0.home);
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "-m", message]);
         self.git(&["push", "--quiet", "--force", "forge", "HEAD:refs/heads/live"]);
         self.git(&["rev-parse", "HEAD"])
     }
+}
+
+/// Lets `shop` follow a forge.
+async fn follow(house: &House, wish: &Value) -> Response {
+    let request = house.by(Method::PUT, "/1.0/forges/shop").json(wish);
+    request.send().await.unwrap()
 }
 
 /// The deploys of an app, newest first.
@@ -112,12 +98,7 @@ async fn a_signed_delivery_is_deployed_once_and_no_other() {
     let url = format!("{}/git/mirror.git", house.running().api);
     // Set by who may: the secret is shown once, and the password never.
     let wish = json!({ "url": url, "branch": "live", "user": EMAIL, "password": PASSWORD });
-    let set = house
-        .by(Method::PUT, "/1.0/forges/shop")
-        .json(&wish)
-        .send()
-        .await
-        .unwrap();
+    let set = follow(&house, &wish).await;
     let set: Value = set.error_for_status().unwrap().json().await.unwrap();
     let secret = set["secret"].as_str().unwrap().to_owned();
     assert_eq!(set["hook"], format!("{}/forges/shop", house.running().api));
@@ -133,12 +114,7 @@ async fn a_signed_delivery_is_deployed_once_and_no_other() {
         json!({ "url": url, "secret": "short" }),
         json!({ "url": url, "branch": "--upload-pack=x" }),
     ] {
-        let answer = house
-            .by(Method::PUT, "/1.0/forges/shop")
-            .json(&bad)
-            .send()
-            .await
-            .unwrap();
+        let answer = follow(&house, &bad).await;
         assert_eq!(answer.status(), 400, "{bad}");
     }
 
@@ -263,13 +239,7 @@ async fn a_forge_at_a_private_address_is_not_called_unless_that_is_allowed() {
     {
         let wish =
             json!({ "url": format!("http://{host}:{port}/git/shop.git"), "secret": "0123456789abcdef" });
-        let set = house
-            .by(Method::PUT, "/1.0/forges/shop")
-            .json(&wish)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(set.status(), 200);
+        assert_eq!(follow(&house, &wish).await.status(), 200);
         let body = push("main", &format!("a{count}").repeat(20));
         let id = format!("id-{count}");
         let signed = signature("0123456789abcdef", &body);

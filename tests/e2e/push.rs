@@ -52,20 +52,7 @@ async fn a_push_deploys_and_a_broken_one_changes_nothing() {
     }
 
     // A build that fails.
-    work.commit(
-        &Source::web("two").hooks(&["echo no such thing >&2; exit 7"]),
-        "Broken",
-    );
-    let said = work.push(&["main"]).must_fail();
-    let lines = remote_lines(&said);
-    assert!(
-        lines.contains("no such thing") && lines.contains("ERROR: "),
-        "{said}"
-    );
-    assert!(
-        said.contains("[remote rejected] main -> main (pre-receive hook declined)"),
-        "{said}"
-    );
+    work.push_broken();
     assert_eq!(work.remote("refs/heads/main"), first);
     assert_eq!(house.visit("shop", "/").await, (200, "one -".to_owned()));
     house.assert_tidy("shop", &["1"]).await;

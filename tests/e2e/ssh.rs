@@ -4,14 +4,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::apps::Source;
+use crate::desk::{Copy, Desk, Said, remote_lines};
 use crate::house::{House, PASSWORD, processes_with, seconds, until};
 
 /// True if this machine has no `ssh`, which `script/test` installs.
@@ -23,38 +24,10 @@ fn no_ssh() -> bool {
     missing
 }
 
-/// Somebody's machine: a home with nothing in it but a key, and their session with the API.
+/// Somebody: a machine with nothing on it but a key, and their session with the API.
 struct Person {
-    home: PathBuf,
+    desk: Desk,
     token: String,
-}
-
-/// What a program has said, on both its outputs.
-#[derive(Debug)]
-struct Said {
-    status: Option<i32>,
-    text: String,
-}
-
-impl Said {
-    fn of(output: &Output) -> Self {
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        Self {
-            status: output.status.code(),
-            text,
-        }
-    }
-
-    fn must(self) -> String {
-        assert_eq!(self.status, Some(0), "{}", self.text);
-        self.text
-    }
-
-    fn must_fail(self) -> String {
-        assert_ne!(self.status, Some(0), "{}", self.text);
-        self.text
-    }
 }
 
 impl Person {
@@ -80,19 +53,19 @@ impl Person {
         let login = house.http.post(format!("{api}/1.0/users/{email}/tokens"));
         let answer = login.form(&[("password", PASSWORD)]).send().await.unwrap();
         let answer: Value = answer.error_for_status().unwrap().json().await.unwrap();
-        let home = house.root.join(name);
-        fs::create_dir_all(home.join(".ssh")).unwrap();
-        fs::set_permissions(home.join(".ssh"), fs::Permissions::from_mode(0o700)).unwrap();
-        let person = Self {
-            home,
-            token: answer["token"].as_str().unwrap().to_owned(),
-        };
+        let mut desk = Desk::at(house.root.join(name));
+        let keys = desk.home.join(".ssh");
+        fs::create_dir(&keys).unwrap();
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
+        desk.ssh = format!("ssh {}", options(&desk, "id"));
+        let token = answer["token"].as_str().unwrap().to_owned();
+        let person = Self { desk, token };
         person.make_key("ed25519", "id");
         person
     }
 
     fn make_key(&self, kind: &str, name: &str) {
-        let file = self.home.join(".ssh").join(name);
+        let file = self.desk.home.join(".ssh").join(name);
         let made = Command::new("ssh-keygen")
             .args(["-q", "-t", kind, "-N", "", "-C", "a key", "-f"])
             .arg(&file)
@@ -102,7 +75,7 @@ impl Person {
     }
 
     fn public(&self) -> String {
-        fs::read_to_string(self.home.join(".ssh/id.pub")).unwrap()
+        fs::read_to_string(self.desk.home.join(".ssh/id.pub")).unwrap()
     }
 
     async fn keys(&self, house: &House, method: Method, key: &str) -> (u16, String) {
@@ -122,51 +95,23 @@ impl Person {
 
     /// Lets the administrator take them into the team.
     async fn join(&self, house: &House) {
-        let name = self.home.file_name().unwrap().to_str().unwrap();
+        let name = self.desk.home.file_name().unwrap().to_str().unwrap();
         let answer = house.by(Method::PUT, &format!("/teams/crew/{name}@example.com"));
         assert_eq!(answer.send().await.unwrap().status(), 200);
     }
 
-    /// The options by which nothing of this machine's reaches `ssh`.
-    fn options(&self) -> String {
-        let ssh = self.home.join(".ssh");
-        format!(
-            "-F none -i {0}/id -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes \
-             -o UserKnownHostsFile={0}/known_hosts -o GlobalKnownHostsFile=/dev/null \
-             -o StrictHostKeyChecking=accept-new",
-            ssh.display()
-        )
-    }
-
-    fn program(&self, name: &str, at: &Path) -> Command {
-        let mut command = Command::new(name);
-        command
-            .current_dir(at)
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("HOME", &self.home)
-            .env("GIT_SSH_COMMAND", format!("ssh {}", self.options()))
-            .env("GIT_AUTHOR_NAME", "Ana Alba")
-            .env("GIT_AUTHOR_EMAIL", "ana@example.com")
-            .env("GIT_COMMITTER_NAME", "Ana Alba")
-            .env("GIT_COMMITTER_EMAIL", "ana@example.com")
-            .stdin(Stdio::null());
-        command
-    }
-
     fn git(&self, arguments: &[&str]) -> Said {
-        let mut command = self.program("git", &self.home);
-        Said::of(&command.args(arguments).output().unwrap())
+        self.desk.run(&self.desk.home, arguments)
     }
 
     /// `ssh`, not yet started: options of its own, then the words after the host.
-    fn ssh(&self, house: &House, options: &[&str], words: &[&str]) -> Command {
+    fn ssh(&self, house: &House, more: &[&str], words: &[&str]) -> Command {
         let (host, port) = house.running().ssh.split_once(':').unwrap();
-        let mut command = self.program("ssh", &self.home);
+        let mut command = self.desk.program("ssh", &self.desk.home, &[]);
         command
-            .args(self.options().split_ascii_whitespace())
+            .args(options(&self.desk, "id").split_ascii_whitespace())
             .args(["-p", port])
-            .args(options)
+            .args(more)
             .arg(format!("git@{host}"))
             .args(words);
         command
@@ -178,13 +123,18 @@ impl Person {
 
     /// A new working copy that knows the repository of `app`.
     fn copy(&self, house: &House, folder: &str, app: &str) -> Copy<'_> {
-        let path = self.home.join(folder);
-        fs::create_dir(&path).unwrap();
-        let copy = Copy { person: self, path };
-        copy.git(&["init", "--quiet", "--initial-branch=main"]).must();
-        copy.git(&["remote", "add", "tancho", &url(house, app)]).must();
-        copy
+        self.desk.copy_of(folder, &url(house, app))
     }
+}
+
+/// The options by which nothing of this machine's reaches `ssh`, and a key of the desk's does.
+fn options(desk: &Desk, key: &str) -> String {
+    format!(
+        "-F none -i {0}/{key} -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes \
+         -o UserKnownHostsFile={0}/known_hosts -o GlobalKnownHostsFile=/dev/null \
+         -o StrictHostKeyChecking=accept-new",
+        desk.home.join(".ssh").display()
+    )
 }
 
 /// The URL of a repository, as the API says it.
@@ -192,71 +142,23 @@ fn url(house: &House, app: &str) -> String {
     format!("ssh://git@{}/{app}.git", house.running().ssh)
 }
 
-/// A working copy.
-struct Copy<'a> {
-    person: &'a Person,
-    path: PathBuf,
-}
-
-impl Copy<'_> {
-    fn program(&self) -> Command {
-        self.person.program("git", &self.path)
-    }
-
-    fn git(&self, arguments: &[&str]) -> Said {
-        Said::of(&self.program().args(arguments).output().unwrap())
-    }
-
-    /// Commits the files of a source; the commit.
-    fn commit(&self, source: &Source, message: &str) -> String {
-        source.write_to(&self.path);
-        self.git(&["add", "--all"]).must();
-        self.git(&["commit", "--quiet", "--allow-empty", "-m", message])
-            .must();
-        self.git(&["rev-parse", "HEAD"]).must().trim().to_owned()
-    }
-
-    fn push(&self, what: &[&str]) -> Said {
-        let mut command = self.program();
-        Said::of(&command.args(["push", "tancho"]).args(what).output().unwrap())
-    }
-
-    /// What a ref is there; empty if it is not.
-    fn remote(&self, name: &str) -> String {
-        let text = self.git(&["ls-remote", "tancho", name]).must();
-        let line = text.lines().find(|line| line.ends_with(name)).unwrap_or_default();
-        line.split_whitespace().next().unwrap_or_default().to_owned()
-    }
-
-    /// Begins a push, and reads what it says until that has a text in it.
-    fn begin_push(&self, what: &str, until: &str) -> (Child, BufReader<ChildStderr>, String) {
-        let mut command = self.program();
-        command.args(["push", "--progress", "tancho", what]);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let mut text = String::new();
-        while !text.contains(until) {
-            assert!(lines.read_line(&mut text).unwrap() > 0, "it ended: {text}");
-        }
-        (child, lines, text)
-    }
-}
-
-/// The lines that came from the server.
-fn remote_lines(text: &str) -> String {
-    let lines = text.lines().filter_map(|line| line.strip_prefix("remote: "));
-    lines.map(|line| format!("{}\n", line.trim_end())).collect()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_is_all_that_git_needs_to_deploy_and_to_read() {
+/// A house with the app `shop`, and somebody of its team; none where there is no `ssh`.
+async fn scene() -> Option<(House, Person)> {
     if no_ssh() {
-        return;
+        return None;
     }
     let house = House::start().await;
     house.create_app("shop").await;
     let ana = Person::new(&house, "ana").await;
     ana.join(&house).await;
+    Some((house, ana))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_all_that_git_needs_to_deploy_and_to_read() {
+    let Some((house, ana)) = scene().await else {
+        return;
+    };
     // The API says where, and so does the ready line; `ssh` sees the host key that both name.
     let app = house.by(Method::GET, "/apps/shop").send().await.unwrap();
     let app: Value = app.json().await.unwrap();
@@ -272,7 +174,8 @@ async fn a_key_is_all_that_git_needs_to_deploy_and_to_read() {
     assert_eq!(house.visit("shop", "/").await, (200, "one -".to_owned()));
     assert_eq!(work.remote("refs/heads/main"), first);
     let known = ana
-        .program("ssh-keygen", &ana.home)
+        .desk
+        .program("ssh-keygen", &ana.desk.home, &[])
         .args(["-lf", ".ssh/known_hosts"])
         .output();
     let known = Said::of(&known.unwrap()).must();
@@ -297,20 +200,7 @@ async fn a_key_is_all_that_git_needs_to_deploy_and_to_read() {
     );
 
     // A build that fails.
-    work.commit(
-        &Source::web("two").hooks(&["echo no such thing >&2; exit 7"]),
-        "Broken",
-    );
-    let said = work.push(&["main"]).must_fail();
-    let lines = remote_lines(&said);
-    assert!(
-        lines.contains("no such thing") && lines.contains("ERROR: "),
-        "{said}"
-    );
-    assert!(
-        said.contains("[remote rejected] main -> main (pre-receive hook declined)"),
-        "{said}"
-    );
+    work.push_broken();
     assert_eq!(work.remote("refs/heads/main"), first);
     assert_eq!(house.visit("shop", "/").await, (200, "one -".to_owned()));
 
@@ -333,21 +223,24 @@ async fn a_key_is_all_that_git_needs_to_deploy_and_to_read() {
         ana.git(&["-c", version, "clone", "--quiet", &url(&house, "shop"), folder])
             .must();
         let clone = Copy {
-            person: &ana,
-            path: ana.home.join(folder),
+            desk: &ana.desk,
+            path: ana.desk.home.join(folder),
         };
         assert_eq!(clone.git(&["rev-parse", "HEAD"]).must().trim(), third);
         assert_eq!(clone.git(&["rev-parse", "v1"]).must().trim(), first);
     }
     work.push(&["main:later"]).must();
     let clone = Copy {
-        person: &ana,
-        path: ana.home.join("2"),
+        desk: &ana.desk,
+        path: ana.desk.home.join("2"),
     };
     assert!(clone.git(&["fetch", "origin"]).must().contains("later"));
     let archive = ana
-        .program("git", &ana.home)
-        .args(["archive", "--remote", &url(&house, "shop"), "v1", "Procfile"])
+        .desk
+        .command(
+            &ana.desk.home,
+            &["archive", "--remote", &url(&house, "shop"), "v1", "Procfile"],
+        )
         .output()
         .unwrap();
     assert!(archive.status.success(), "{archive:?}");
@@ -363,13 +256,9 @@ async fn a_key_is_all_that_git_needs_to_deploy_and_to_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_pushes_at_once_one_deploys_and_the_other_is_told() {
-    if no_ssh() {
+    let Some((house, ana)) = scene().await else {
         return;
-    }
-    let house = House::start().await;
-    house.create_app("shop").await;
-    let ana = Person::new(&house, "ana").await;
-    ana.join(&house).await;
+    };
     let work = ana.copy(&house, "work", "shop");
     let gate = house.root.join("gate");
     let wait = format!(
@@ -442,13 +331,9 @@ async fn a_push_whose_tancho_is_killed_is_told_and_leaves_a_whole_repository() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_no_key_no_right_or_another_wish_is_turned_away() {
-    if no_ssh() {
+    let Some((house, ana)) = scene().await else {
         return;
-    }
-    let house = House::start().await;
-    house.create_app("shop").await;
-    let ana = Person::new(&house, "ana").await;
-    ana.join(&house).await;
+    };
     let work = ana.copy(&house, "work", "shop");
     work.commit(&Source::default().with("README", "hello"), "The first");
     work.push(&["main:idea"]).must();
@@ -538,15 +423,14 @@ async fn who_has_no_key_no_right_or_another_wish_is_turned_away() {
     );
     for (kind, name) in [("ecdsa", "two"), ("rsa", "three")] {
         ana.make_key(kind, name);
-        let public = fs::read_to_string(ana.home.join(".ssh").join(format!("{name}.pub"))).unwrap();
+        let public = fs::read_to_string(ana.desk.home.join(".ssh").join(format!("{name}.pub"))).unwrap();
         assert_eq!(ana.add_key(&house, &public).await.0, 200);
-        let key = ana.home.join(".ssh").join(name);
+        let key = ana.desk.home.join(".ssh").join(name);
         // Without the first one.
         let (host, port) = house.running().ssh.split_once(':').unwrap();
-        let mut command = ana.program("ssh", &ana.home);
-        let options = ana.options().replace("/id ", &format!("/{name} "));
+        let mut command = ana.desk.program("ssh", &ana.desk.home, &[]);
         command
-            .args(options.split_ascii_whitespace())
+            .args(options(&ana.desk, name).split_ascii_whitespace())
             .args(["-p", port])
             .arg(format!("any@{host}"));
         let said = Said::of(&command.output().unwrap());
@@ -625,7 +509,7 @@ async fn connections_are_few_and_none_stays_without_a_reason() {
         (work.push(&["main:idea"]).status == Some(0)).then_some(())
     })
     .await;
-    let mut command = ana.program("git", &ana.home);
+    let mut command = ana.desk.program("git", &ana.desk.home, &[]);
     command.args(["archive", "--remote", &url(&house, "shop"), "idea"]);
     let mut deaf = command
         .stdout(Stdio::piped())
