@@ -19,6 +19,7 @@
 mod backend;
 mod chunks;
 mod exchange;
+mod follow;
 mod forward;
 mod front;
 mod headers;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::routing::get;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
 use tancho::http::serve::{Bounds, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -160,4 +161,30 @@ async fn more_connections_than_allowed_wait_for_a_place() {
     assert!(early.is_err(), "it should wait");
     held.pop();
     greeted(&mut third).await;
+}
+
+#[tokio::test]
+async fn who_is_refused_while_still_sending_reads_the_answer() {
+    let refusing = Router::new().route("/", post(async || StatusCode::PAYLOAD_TOO_LARGE));
+    let addr = start(refusing, Bounds::new(100)).await;
+    // More than two sockets hold, so that the server must take it.
+    let content = vec![b'x'; 32 << 20];
+    let chunked = format!("{:x}\r\n", content.len());
+    for (framing, before, after) in [
+        (format!("Content-Length: {}", content.len()), "", ""),
+        (
+            "Transfer-Encoding: chunked".into(),
+            chunked.as_str(),
+            "\r\n0\r\n\r\n",
+        ),
+    ] {
+        let mut client = TcpStream::connect(addr).await.unwrap();
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n{before}");
+        for part in [head.as_bytes(), &content, after.as_bytes()] {
+            soon(client.write_all(part)).await.expect(&framing);
+        }
+        let mut answer = String::new();
+        soon(client.read_to_string(&mut answer)).await.expect(&framing);
+        assert!(answer.starts_with("HTTP/1.1 413"), "{framing}: {answer}");
+    }
 }
