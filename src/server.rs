@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::future;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use crate::sagas::{self, Reconciler, Registry, Runner, supervise};
 use crate::services::orphans::Orphans;
 use crate::services::{binds, instances};
 use crate::ssh::{self, HostKey};
+use crate::telemetry::metrics;
 use crate::{deploys, forges, lifecycle, releases, repositories, sealing, units, users};
 
 /// What `start` needs; all of it is ready to use.
@@ -70,6 +72,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
     let router_addr = wanted.router.as_ref().map(TcpListener::local_addr);
     let router_addr = router_addr.transpose().map_err(Problem::internal)?;
     let notices = Notices::start(wanted.db.clone(), stop.clone());
+    tasks.spawn(metrics::keep(stop.clone()));
     let settings = wanted.settings;
     let api_url = settings.api.public_url(api_addr);
     sealing::agree(&wanted.db, &wanted.keys).await?;
@@ -292,11 +295,21 @@ pub async fn route(
     let serving = async {
         // Who calls meanwhile waits: without a table the answer would be that there is no such app.
         tokio::select! {
-            () = loaded.cancelled() => proxy.serve(listener, stop).await,
+            () = loaded.cancelled() => proxy.clone().serve(listener, stop).await,
             () = stop.cancelled() => {}
         }
     };
-    tokio::join!(feed, serving);
+    let counting = async {
+        let mut ticks = tokio::time::interval(metrics::PERIOD);
+        loop {
+            ticks.tick().await;
+            metrics::routed(&proxy.stats());
+        }
+    };
+    tokio::select! {
+        _ = future::join(feed, serving) => {}
+        () = counting => {}
+    }
 }
 
 async fn serve(listener: TcpListener, core: Core, healers: Healers) {

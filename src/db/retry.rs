@@ -4,6 +4,7 @@
 use std::error::Error as StdError;
 
 use crate::kernel::problem::Problem;
+use crate::telemetry::metrics;
 
 /// Runs of one transaction.
 const RUNS: u32 = 3;
@@ -17,6 +18,7 @@ where
     for run in 1..RUNS {
         match work().await {
             Err(problem) if has_lost_race(&problem) => {
+                metrics::lost_race();
                 tracing::info!(run, problem = %problem.chain(), "a transaction has lost a race and is run again");
             }
             result => return result,

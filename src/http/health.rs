@@ -1,4 +1,4 @@
-//! `GET /healthcheck`, `GET /info`: whether the server is up, and which it is.
+//! `GET /healthcheck`, `GET /info`, `GET /metrics`: whether the server is up, which it is, and how it fares.
 //!
 //! Without a question it is about this process alone: it is alive and answers. With `?check=all` its parts are
 //! tried: the database, the provisioners of its host, its own router. Parts of other processes are theirs to
@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 
 use crate::core::Core;
 use crate::http::kit::Input;
+use crate::telemetry::metrics;
 
 /// For each part to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -113,6 +114,12 @@ pub(super) async fn healthcheck(
         }
     }
     "WORKING".into_response()
+}
+
+/// `GET /1.2/metrics`: figures of this process, for Prometheus. Open, as clients expect; they tell of nobody.
+pub(super) async fn figures(State(core): State<Core>) -> impl IntoResponse {
+    metrics::connections(core.db.num_idle(), core.db.size());
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::page())
 }
 
 /// `GET /1.0/info`: texts only.

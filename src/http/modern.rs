@@ -32,6 +32,7 @@ fn server(table: Table) -> Table {
     table
         .since("1.0", GET, "/healthcheck", Open, health::healthcheck)
         .since("1.0", GET, "/healthcheck/", Open, health::healthcheck)
+        .since("1.2", GET, "/metrics", Open, health::figures)
         .since("1.0", GET, "/info", Token, health::info)
         .since("1.1", GET, "/events", User, events::list)
         .since("1.1", GET, "/events/kinds", User, events::kinds)

@@ -11,6 +11,7 @@ use tracing::Instrument;
 
 use crate::core::Core;
 use crate::http::wording::Cause;
+use crate::telemetry::metrics;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -35,7 +36,9 @@ pub(super) async fn log(State(_core): State<Core>, mut request: Request, next: N
         response.headers_mut().insert(HEADER, value);
     }
     let _in = span.enter();
-    let (status, milliseconds) = (response.status().as_u16(), started.elapsed().as_millis());
+    let (status, took) = (response.status().as_u16(), started.elapsed());
+    metrics::answered(&method, route.as_deref(), status, took);
+    let milliseconds = took.as_millis();
     let cause = response.extensions().get::<Cause>().map(|c| c.0.as_str());
     match (status, cause) {
         (500, Some(cause)) => {

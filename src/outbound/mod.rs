@@ -26,6 +26,7 @@ use crate::config::ServicesSettings;
 use crate::kernel::problem::Problem;
 use crate::outbound::addresses::{Guarded, Private};
 use crate::outbound::lane::Lane;
+use crate::telemetry::metrics;
 
 /// Lanes kept in memory before idle ones are forgotten.
 const MAX_LANES: usize = 4096;
@@ -159,7 +160,8 @@ impl Outbound {
             return Err(Failure::unsent(Why::Private));
         }
         let lane = self.lane(lane);
-        let deadline = tokio::time::Instant::now() + self.0.settings.timeout;
+        let began = tokio::time::Instant::now();
+        let deadline = began + self.0.settings.timeout;
         let pass = lane.enter(deadline).await.map_err(Failure::unsent)?;
         let result = match tokio::time::timeout_at(deadline, self.exchange(request)).await {
             Ok(result) => result,
@@ -168,6 +170,7 @@ impl Outbound {
                 sent: true,
             }),
         };
+        metrics::called(outcome(&result), began.elapsed());
         pass.ended(match &result {
             Ok(_) => true,
             Err(failure) => matches!(failure.why, Why::Private | Why::TooLong),
@@ -246,6 +249,24 @@ impl Outbound {
 impl fmt::Debug for Outbound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Outbound")
+    }
+}
+
+/// How a call has ended, in one word.
+fn outcome(result: &Result<Answer, Failure>) -> &'static str {
+    match result {
+        Ok(answer) if answer.status.is_server_error() => "failed",
+        Ok(answer) if answer.status.is_client_error() => "refused",
+        Ok(_) => "done",
+        Err(failure) => match failure.why {
+            Why::Unreachable => "unreachable",
+            Why::Private => "private",
+            Why::Busy => "busy",
+            Why::Resting => "resting",
+            Why::TimedOut => "timed-out",
+            Why::Cut => "cut",
+            Why::TooLong => "too-long",
+        },
     }
 }
 

@@ -43,12 +43,12 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::metrics::RouterStats;
 use backend::{Backend, Live};
 pub(crate) use front::{Front, Watch};
 pub use routes::{Backends, Host, Hosts, Route, Routes};
 pub(crate) use serve::{Limits, Watchdog, sniff};
 use stats::Counters;
-pub use stats::Stats;
 
 /// Deadlines and bounds. The defaults suit an edge that everybody can reach.
 #[derive(Clone, Debug)]
@@ -180,7 +180,7 @@ impl Proxy {
     }
 
     /// What was counted so far.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> RouterStats {
         self.inner.counters.read()
     }
 }

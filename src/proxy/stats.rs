@@ -4,22 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use http::StatusCode;
 
-/// The numbers at one instant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Connections of clients, tunnels included.
-    pub connections: u64,
-    /// Requests begun.
-    pub requests: u64,
-    /// Requests whose answer is not through yet; tunnels do not count.
-    pub in_flight: u64,
-    /// Answers by class: 1xx, 2xx, 3xx, 4xx, 5xx; units' and our own.
-    pub by_class: [u64; 5],
-    /// Tries after the first.
-    pub retried: u64,
-    /// Tunnels open now.
-    pub tunnels: u64,
-}
+use crate::telemetry::metrics::RouterStats;
 
 #[derive(Default)]
 pub(super) struct Counters {
@@ -37,11 +22,11 @@ impl Counters {
         self.by_class[class].fetch_add(1, Relaxed);
     }
 
-    pub(super) fn read(&self) -> Stats {
+    pub(super) fn read(&self) -> RouterStats {
         // In this order, so that what is in flight is never less than nothing.
         let finished = self.finished.load(Relaxed);
         let requests = self.requests.load(Relaxed);
-        Stats {
+        RouterStats {
             connections: self.connections.load(Relaxed),
             requests,
             in_flight: requests.saturating_sub(finished),

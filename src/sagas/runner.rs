@@ -19,6 +19,7 @@ use crate::sagas::drill;
 use crate::sagas::run::{Run, StepError};
 use crate::sagas::store::{self, Claimed, Progress};
 use crate::sagas::{Lane, Saga};
+use crate::telemetry::metrics;
 
 /// How often a worker looks for work without being told.
 const POLL: Duration = Duration::from_secs(1);
@@ -177,6 +178,16 @@ async fn keep_lease(
     }
 }
 
+/// How a step has ended, in one word.
+fn outcome(result: &Result<(), StepError>) -> &'static str {
+    match result {
+        Ok(()) => "done",
+        Err(StepError::Retry { .. }) => "retry",
+        Err(StepError::GiveUp(_)) => "failed",
+        Err(StepError::Lost) => "lost",
+    }
+}
+
 /// One claim of one saga.
 struct Journey {
     db: Db,
@@ -226,6 +237,7 @@ impl Journey {
                 return self.save(0.0, true).await.map(drop);
             }
             let result = self.take(step, stop).await;
+            metrics::stepped(self.saga.kind(), step, self.undoing, outcome(&result));
             let go_on = match result {
                 Ok(()) => self.passed().await?,
                 Err(StepError::Lost) => return Ok(()),

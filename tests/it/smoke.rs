@@ -17,3 +17,37 @@ async fn unknown_paths_are_404_and_carry_a_request_id() {
     assert_eq!(answer.headers()["x-request-id"], "abc-1");
     house.running.stop().await;
 }
+
+#[tokio::test]
+async fn the_figures_count_what_happens_and_name_nobody() {
+    let house = House::start().await;
+    let admin = house.admin().await;
+    house.team(&admin, "secretteam").await;
+    for (method, path) in [
+        (Method::GET, "/1.0/apps/secretapp"),
+        (Method::GET, "/secretpath"),
+        (Method::from_bytes(b"SECRETVERB").unwrap(), "/1.0/apps"),
+    ] {
+        house.by(&admin, method, path).send().await.unwrap();
+    }
+    for path in ["/metrics", "/1.2/metrics"] {
+        let answer = house.request(Method::GET, path).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+        let text = answer.text().await.unwrap();
+        for part in [
+            "tancho_info{version=",
+            "# TYPE tancho_http_requests_total counter",
+            "tancho_http_requests_total{method=\"GET\",route=\"/1.0/apps/{app}\",status=\"404\"}",
+            "tancho_http_requests_total{method=\"GET\",route=\"none\",status=\"404\"}",
+            "tancho_http_requests_total{method=\"other\",route=\"/1.0/apps\",status=\"405\"}",
+            "tancho_http_request_seconds_bucket{method=\"GET\",route=\"/1.0/apps/{app}\",le=\"0.5\"}",
+            "tancho_database_connections{state=\"idle\"}",
+        ] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        assert!(!text.to_lowercase().contains("secret"), "{text}");
+    }
+    house.running.stop().await;
+}
