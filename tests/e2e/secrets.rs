@@ -12,6 +12,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::apps::Source;
+use crate::forge::{push, signature};
 use crate::house::{EMAIL, House, PASSWORD, names, processes_with, seconds, until};
 
 const CANARY: &str = "canary-7f3c9b52e1";
@@ -282,6 +283,7 @@ async fn canaries_in_every_field_are_nowhere_in_any_form() {
     plant_people(&house, &mut planted, &mut answers).await;
     plant_services(&house, &mut planted, &mut answers).await;
     plant_headers(&house, &mut planted, &mut answers).await;
+    plant_forge(&house, &mut planted, &mut answers).await;
     for private in ["true", "false"] {
         let value = planted.plant(&format!("a variable, private={private}"));
         let name = format!("VAR_{}", private.to_uppercase());
@@ -305,6 +307,7 @@ async fn canaries_in_every_field_are_nowhere_in_any_form() {
         let path = format!("/1.1/events/{}", event["UniqueID"].as_str().unwrap());
         answers.take("event", house.by(Method::GET, &path)).await;
     }
+    answers.take("figures", house.by(Method::GET, "/metrics")).await;
     answers
         .take("log", house.by(Method::GET, "/1.0/apps/shop/log?lines=1000"))
         .await;
@@ -523,4 +526,44 @@ async fn plant_headers(house: &House, planted: &mut Planted, answers: &mut Answe
                 .header("cookie", format!("s={to_app}")),
         )
         .await;
+}
+
+/// The secret and the password of a forge, and what is sent under its name.
+async fn plant_forge(house: &House, planted: &mut Planted, answers: &mut Answers) {
+    let (secret, password) = (
+        planted.plant("a forge's secret"),
+        planted.plant("a forge's password"),
+    );
+    let path = "/1.0/forges/shop";
+    let url = format!("{}/git/shop.git", house.running().api);
+    let wish = json!({ "url": url, "branch": "main", "user": "bot", "password": password, "secret": secret });
+    // The one answer that shows the secret.
+    let set = house.by(Method::PUT, path).json(&wish);
+    let text = set.send().await.unwrap().text().await.unwrap();
+    assert!(text.contains(&secret), "{text}");
+    let inside = planted.plant("an address with a password");
+    let wish = json!({ "url": format!("https://bot:{inside}@127.0.0.1/shop.git"), "branch": "main" });
+    answers
+        .take("forge", house.by(Method::PUT, path).json(&wish))
+        .await;
+    // One that is refused, and one whose fetch fails, for the forge does not know that password.
+    let body = push("main", &"f".repeat(40));
+    for signed in [
+        planted.plant("a signature that is none"),
+        signature(&secret, &body),
+    ] {
+        let request = house
+            .http
+            .post(format!("{}{path}", house.running().api))
+            .header("x-github-event", "push")
+            .header("x-github-delivery", &signed)
+            .header("x-hub-signature-256", format!("sha256={signed}"));
+        answers.take("delivery", request.body(body.clone())).await;
+    }
+    until("a fetch that has failed", seconds(60), async || {
+        let forge = house.read(path).await;
+        (forge["problem"] != "").then_some(())
+    })
+    .await;
+    answers.take("forge", house.by(Method::GET, path)).await;
 }
