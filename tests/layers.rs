@@ -8,14 +8,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rows of the house from the ground up. A module imports its own row's and lower rows' modules.
-/// `http::kit`, `http::wording` and `http::table` are the frame, which edition files stand on.
+/// `http::kit`, `http::wording` and `http::table` are the frame, which edition files stand on. `ssh::client` is
+/// for whoever calls another server, and knows nothing of ours.
 const ROWS: &[&[&str]] = &[
     &["kernel"],
     &["config"],
     &["telemetry", "datadir", "confine"],
     &["db"],
     &["events"],
-    &["sagas", "provisioners", "builders", "proxy", "outbound", "mail"],
+    &[
+        "sagas",
+        "provisioners",
+        "builders",
+        "proxy",
+        "outbound",
+        "mail",
+        "ssh-client",
+    ],
     &["core"],
     &["frame"],
     &["quotas", "sealing"],
@@ -76,6 +85,7 @@ fn home(file: &str) -> String {
     let first = rest.split('/').next().unwrap().trim_end_matches(".rs");
     match rest.split('/').nth(1) {
         Some("kit" | "wording" | "table.rs") if first == "http" => "frame".into(),
+        Some("client") if first == "ssh" => "ssh-client".into(),
         _ => first.into(),
     }
 }
@@ -88,6 +98,7 @@ fn named(path: &str) -> String {
     let first = words.next().unwrap_or_default();
     match (first, words.next()) {
         ("http", Some("kit" | "wording" | "table")) => "frame".into(),
+        ("ssh", Some("client")) => "ssh-client".into(),
         _ => first.into(),
     }
 }

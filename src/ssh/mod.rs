@@ -16,8 +16,11 @@
 //! runs, and lets the commands of the others come to their end. A client that does not read holds up its own
 //! command only, and for so long.
 //!
+//! [`client`] is the other side of the protocol, for whoever has to log in to another server.
+//!
 //! The protocol itself is `russh`, which is named in this folder and nowhere else.
 
+pub mod client;
 mod command;
 mod host_key;
 mod relay;
