@@ -7,8 +7,9 @@
 //! `bound` → `unbinding`; only what is `bound` counts for the environment of an app.
 //!
 //! What this slice promises: a call to a service is written down before it is made; whatever dies or hangs
-//! in between, the end is *done* or *undone*, and what a service may still hold for us unknowingly becomes
-//! an **orphan**, which is hunted until the service confirms that it is gone. A dead or hung service delays
+//! in between, the end is *done* or *undone*, and what a service may still hold for us unknowingly, or may come to
+//! hold because it carries out a lost call late, becomes an **orphan**, which is hunted until the service confirms
+//! that it is gone. A dead or hung service delays
 //! its own users only. A service's own words reach the user, bounded and without control characters; its
 //! password never does.
 //!

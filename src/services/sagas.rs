@@ -1,7 +1,12 @@
 //! What the sagas of this slice share: what they remember of a call to a service, and how they wait.
+//!
+//! A call whose answer nobody heard may be carried out late, even after what it made was taken away again. So who
+//! finds `Heard::Sent`, and is about to call anew, notes on the row until when that may be (`lateness`). What is taken
+//! away in that time is left to the hunt once more (`orphans`).
 
 use std::time::Duration;
 
+use crate::core::Core;
 use crate::kernel::problem::Problem;
 use crate::sagas::{Run, StepError};
 use crate::services::broker::{Behalf, Fate};
@@ -32,6 +37,15 @@ impl From<Fate> for Heard {
             Fate::Unknown => Heard::Unknown,
         }
     }
+}
+
+/// How long a service may take to carry out a call that nobody waits for any more, in seconds: as long as it would
+/// have had for the answer.
+///
+/// Nothing bounds this truly: a request may lie in a queue of the service, or of a proxy before it, for as long as
+/// those please. Whoever has a service that is slower than that sets `services.timeout_seconds` higher.
+pub(super) fn lateness(core: &Core) -> f64 {
+    core.settings.services.timeout.as_secs_f64()
 }
 
 /// Waits for a call, but not longer than the saga is ours and wanted.

@@ -108,14 +108,10 @@ impl Slow {
             .collect()
     }
 
-    /// Waits until it has no call at work, not even one whose caller was killed.
-    async fn is_quiet(&self) {
-        until("no call is under way", seconds(20), async || {
-            let state = self.state().await;
-            let count = |when: &str| state[when].as_array().unwrap().len();
-            (count("begun") == count("ended")).then_some(())
-        })
-        .await;
+    /// What sleeps before its work wakes up and does it.
+    async fn wake(&self) {
+        let request = self.http.post(format!("{}/__wake", self.url));
+        request.send().await.unwrap();
     }
 
     pub(crate) async fn has(&self, when: &str, call: &str) {
@@ -191,7 +187,11 @@ pub(crate) async fn assert_agreed(house: &House, slow: &Slow, what: &str) -> Vec
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_creation_and_a_bind_whose_tancho_is_killed_end_done_or_undone() {
     // The same address of the app after each start, though the router's port is another one.
-    let mut house = House::with(&[("TANCHO_ROUTER_PUBLIC_PORT", "80")]).await;
+    let mut house = House::with(&[
+        ("TANCHO_ROUTER_PUBLIC_PORT", "80"),
+        ("TANCHO_SERVICES_TIMEOUT_SECONDS", "5"),
+    ])
+    .await;
     let slow = Slow::start();
     slow.register(&house).await;
     house.create_app("shop").await;
@@ -252,7 +252,6 @@ async fn a_creation_and_a_bind_whose_tancho_is_killed_end_done_or_undone() {
         };
         assert_eq!(house.visit("shop", "/env/STORE_URL").await, (200, shown));
         if bound {
-            slow.is_quiet().await;
             house
                 .change(Method::DELETE, &format!("{INSTANCES}/{name}/shop"), &[])
                 .await;
@@ -268,5 +267,55 @@ async fn a_creation_and_a_bind_whose_tancho_is_killed_end_done_or_undone() {
     assert_eq!(
         assert_agreed(&house, &slow, "instances").await,
         Vec::<String>::new()
+    ); // What was carried out when nobody waited for it any more has gone, too.
+    assert_eq!(assert_agreed(&house, &slow, "binds").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_service_does_after_its_caller_was_killed_is_taken_away() {
+    let mut house = House::with(&[
+        ("TANCHO_ROUTER_PUBLIC_PORT", "80"),
+        ("TANCHO_SERVICES_TIMEOUT_SECONDS", "10"),
+    ])
+    .await;
+    let slow = Slow::start();
+    slow.register(&house).await;
+    house.create_app("shop").await;
+    let (named, late) = (
+        [("name", "db"), ("owner", "crew")],
+        [("name", "late"), ("owner", "crew")],
     );
+    house.change(Method::POST, INSTANCES, &named).await;
+    // Both calls sleep at the service when Tancho is killed, and sleep on while it does them anew.
+    slow.slow(600.0, 0.0).await;
+    let bind = format!("{INSTANCES}/db/shop");
+    doomed(&house, Method::PUT, &bind, &[]);
+    slow.has("begun", "POST /resources/db/bind-app").await;
+    doomed(&house, Method::POST, INSTANCES, &late);
+    until("the creation has begun", seconds(10), async || {
+        let state = slow.state().await;
+        state["calls"].get("POST /resources late").map(drop)
+    })
+    .await;
+    house.kill();
+    slow.slow(0.0, 0.0).await;
+    house.serve();
+    for kind in ["app.update.bind", "service-instance.create"] {
+        let event = ended(&house, kind).await;
+        assert_eq!(event["Error"], "", "{event}");
+    }
+    house.change(Method::DELETE, &bind, &[]).await;
+    house
+        .change(Method::DELETE, &format!("{INSTANCES}/late"), &[])
+        .await;
+    assert_eq!(slow.holds("binds").await, Vec::<String>::new());
+    assert_eq!(slow.holds("instances").await, ["db"]);
+    slow.wake().await;
+    until("the service does both", seconds(5), async || {
+        let (binds, instances) = (slow.holds("binds").await, slow.holds("instances").await);
+        (binds.len() == 1 && instances.len() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(assert_agreed(&house, &slow, "instances").await, ["db"]);
+    assert_eq!(assert_agreed(&house, &slow, "binds").await, Vec::<String>::new());
 }

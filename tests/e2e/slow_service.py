@@ -16,6 +16,7 @@ from werkzeug.serving import make_server
 app = Flask(__name__)
 state = {"instances": {}, "binds": {}, "units": {}, "begun": [], "ended": [], "calls": {}}
 slow = {"before": 0, "after": 0}
+awake = threading.Event()
 kept = sys.argv[1] if len(sys.argv) > 2 else None
 lock = threading.Lock()
 
@@ -36,7 +37,7 @@ def before():
             call += " " + request.form["name"]
         state["calls"][call] = state["calls"].get(call, 0) + 1
         if request.method == "POST":
-            time.sleep(slow["before"])
+            awake.wait(slow["before"])
 
 
 @app.after_request
@@ -64,6 +65,13 @@ def forget():
 @app.post("/__slow")
 def set_slow():
     slow.update(request.get_json())
+    return ""
+
+
+@app.post("/__wake")
+def wake():
+    """What sleeps before its work goes on with it, and nothing sleeps so any more."""
+    awake.set()
     return ""
 
 

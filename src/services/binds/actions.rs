@@ -20,6 +20,7 @@ use crate::services::binds::{saga, store, unbinding};
 use crate::services::instances::{self, Wanted};
 use crate::services::model::{Edition, Instance};
 use crate::services::orphans;
+use crate::services::sagas::lateness;
 
 /// What is to be bound or unbound.
 #[derive(Clone, Debug)]
@@ -93,14 +94,17 @@ async fn try_to_bind(
             _ => "This app is already bound to this service instance.",
         }));
     }
-    if !orphans::supersede_bind(&mut tx, instance.service_id, &instance.name, &app.name).await? {
+    let lateness = lateness(core);
+    let earlier =
+        orphans::supersede_bind(&mut tx, instance.service_id, &instance.name, &app.name, lateness).await?;
+    if earlier.is_held {
         return Err(Problem::new(
             Kind::Locked,
             "event locked: the service is just being told that this app is no longer bound; try again in a moment",
         ));
     }
     db::on_constraint(
-        store::insert(&mut tx, id, instance.id, app.id).await,
+        store::insert(&mut tx, id, instance.id, app.id, earlier.unheard_until).await,
         "bind_instance_app_key",
         || Problem::conflict("This app is already bound to this service instance."),
     )?;

@@ -5,6 +5,7 @@
 //! switch: the app runs with the variables, and there is no way back.
 
 use async_trait::async_trait;
+use sqlx::PgConnection;
 
 use crate::core::Core;
 use crate::kernel::ids::{AppId, BindId};
@@ -14,11 +15,12 @@ use crate::kernel::seal::{Column, Place};
 use crate::kernel::secret::Secret;
 use crate::sagas::{Run, Saga, StepError};
 use crate::services::binds::rollout::{self, HasRollout, Rollout};
-use crate::services::binds::{store, telling};
+use crate::services::binds::store::{self, Unheard};
+use crate::services::binds::telling;
 use crate::services::broker::{Fate, Fault, Variables};
 use crate::services::catalogue;
 use crate::services::model;
-use crate::services::sagas::{Heard, behalf, heed};
+use crate::services::sagas::{Heard, behalf, heed, lateness};
 
 pub(super) const KIND: &str = "app.bind";
 
@@ -27,6 +29,9 @@ pub(super) struct Data {
     bind: BindId,
     user: String,
     heard: Heard,
+    /// The undo was about to tell the service.
+    #[serde(default)]
+    undo_sent: bool,
     rollout: Rollout,
 }
 
@@ -36,6 +41,7 @@ impl Data {
             bind,
             user,
             heard: Heard::Nothing,
+            undo_sent: false,
             rollout: Rollout::of(rollout),
         }
     }
@@ -63,9 +69,13 @@ impl Bind {
         let bind = store::find(&self.core.db, data.bind)
             .await?
             .ok_or_else(|| Problem::not_found("The app or the service instance is gone."))?;
+        let unheard = (data.heard == Heard::Sent).then_some(Unheard::Bind);
         data.heard = Heard::Sent;
         run.set_data(&data)?;
-        run.keep().await?;
+        let mut tx = run.begin().await?;
+        self.note(&mut tx, bind.id, unheard).await?;
+        run.keep_in(&mut tx).await?;
+        tx.commit().await?;
         if run.attempts() == 0 {
             run.say(&format!(
                 "---- Binding the app \"{}\" to the service instance \"{}\" ----",
@@ -109,22 +119,43 @@ impl Bind {
         Ok(())
     }
 
+    /// Notes that an earlier call, if there was one, was not heard of.
+    async fn note(
+        &self,
+        tx: &mut PgConnection,
+        bind: BindId,
+        unheard: Option<Unheard>,
+    ) -> Result<(), StepError> {
+        if let Some(call) = unheard {
+            store::note_unheard(tx, bind, call, lateness(&self.core)).await?;
+        }
+        Ok(())
+    }
+
     async fn undo_call(&self, run: &mut Run) -> Result<(), StepError> {
-        let data: Data = run.data()?;
+        let mut data: Data = run.data()?;
         let Some(bind) = store::find(&self.core.db, data.bind).await? else {
             return Ok(());
         };
-        let unsure = |words: &str| Fault {
-            fate: Fate::Unknown,
-            problem: Problem::failed(words.to_owned()),
+        // The service was not told that it is unbound.
+        let untold = || Fault {
+            fate: Fate::NotSent,
+            problem: Problem::failed("it is not known whether the service has bound it"),
         };
         let left = match data.heard {
-            Heard::Nothing | Heard::Never | Heard::No(..=499) => None,
+            Heard::Nothing | Heard::Never | Heard::No(..=499) => {
+                // This call did nothing; one before it may have.
+                store::is_unheard(&self.core.db, bind.id).await?.then(untold)
+            }
             // It hangs, or did: the hunt is at it at once, and the user need not wait for it.
-            Heard::Sent | Heard::Unknown => Some(unsure("it is not known whether the service has bound it")),
+            Heard::Sent | Heard::Unknown => Some(untold()),
             Heard::No(_) | Heard::Yes => {
+                let unheard = std::mem::replace(&mut data.undo_sent, true).then_some(Unheard::Unbind);
+                run.set_data(&data)?;
                 let mut tx = run.begin().await?;
                 telling::hush(&mut tx, &bind).await?;
+                self.note(&mut tx, bind.id, unheard).await?;
+                run.keep_in(&mut tx).await?;
                 tx.commit().await?;
                 let by = behalf(run, &data.user);
                 heed(run, telling::tell_unbound(&self.core, &by, &bind))

@@ -1,5 +1,6 @@
 //! Binds in SQL.
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::kernel::ids::{AppId, BindId, InstanceId, ServiceId};
@@ -93,17 +94,20 @@ pub(super) async fn find_between(
     .map(|row| row.map(|row| (row.id, row.state)))
 }
 
+/// A new bind; of earlier ones of the same two, the service may carry out calls until then.
 pub(super) async fn insert(
     tx: &mut PgConnection,
     id: BindId,
     instance: InstanceId,
     app: AppId,
+    unheard_until: Option<DateTime<Utc>>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into bind (bind_id, instance_id, app_id) values ($1, $2, $3)",
+        "insert into bind (bind_id, instance_id, app_id, unheard_until) values ($1, $2, $3, $4)",
         id.0,
         instance.0,
-        app.0
+        app.0,
+        unheard_until
     )
     .execute(tx)
     .await
@@ -120,6 +124,43 @@ pub(in crate::services) async fn update_state(
         .execute(tx)
         .await
         .map(drop)
+}
+
+/// A call whose answer nobody heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::services) enum Unheard {
+    Bind,
+    Unbind,
+}
+
+/// Notes that the service may carry out such a call for so long.
+pub(in crate::services) async fn note_unheard(
+    tx: &mut PgConnection,
+    id: BindId,
+    call: Unheard,
+    seconds: f64,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update bind set unheard_until = now() + make_interval(secs => $2),
+                held_until = case when $3 then now() + make_interval(secs => $2) else held_until end
+         where bind_id = $1",
+        id.0,
+        seconds,
+        call == Unheard::Unbind,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Whether the service may still carry out such a call.
+pub(super) async fn is_unheard(db: impl PgExecutor<'_>, id: BindId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from bind where bind_id = $1 and unheard_until > now()) as "is!""#,
+        id.0
+    )
+    .fetch_one(db)
+    .await
 }
 
 pub(super) async fn delete(tx: &mut PgConnection, id: BindId) -> sqlx::Result<()> {

@@ -7,12 +7,12 @@ use crate::core::Core;
 use crate::kernel::ids::AppId;
 use crate::kernel::problem::Problem;
 use crate::sagas::{Run, StepError};
-use crate::services::binds::store;
-use crate::services::broker::{Behalf, Bound, Broker, Fault};
+use crate::services::binds::store::{self, Unheard};
+use crate::services::broker::{Behalf, Bound, Broker, Fate, Fault};
 use crate::services::catalogue;
 use crate::services::model::Bind;
 use crate::services::orphans::{self, NewOrphan};
-use crate::services::sagas::{behalf, heed};
+use crate::services::sagas::{behalf, heed, lateness};
 
 /// An app as its service knows it.
 pub fn bound(core: &Core, bind: &Bind) -> Bound {
@@ -73,20 +73,24 @@ pub(super) async fn tell_units_unbound(
     Ok(Ok(()))
 }
 
-/// Takes a bind with its variables away. What the service did not confirm is left to the hunt.
+/// Takes a bind with its variables away. What the service did not confirm is left to the hunt, and so is what an
+/// older call may bring back.
 pub async fn forget(
     core: &Core,
     tx: &mut PgConnection,
     bind: &Bind,
     left: Option<&Fault>,
 ) -> Result<(), Problem> {
+    let units = store::list_unit_hosts(&mut *tx, bind.id).await?;
+    let orphan = |reason: &str| NewOrphan::bind(bind, bound(core, bind), units, reason);
     match left {
         Some(fault) => {
-            let units = store::list_unit_hosts(&mut *tx, bind.id).await?;
-            let orphan = NewOrphan::bind(bind, bound(core, bind), units, fault.problem.words());
-            orphans::leave(tx, &orphan).await?;
+            if fault.fate == Fate::Unknown {
+                store::note_unheard(tx, bind.id, Unheard::Unbind, lateness(core)).await?;
+            }
+            orphans::leave(tx, &orphan(fault.problem.words())).await?;
         }
-        None => orphans::end_bind(tx, bind.id).await?,
+        None => orphans::confirmed(tx, &orphan(orphans::CONFIRMED)).await?,
     }
     store::delete(tx, bind.id).await?;
     Ok(())
@@ -99,7 +103,10 @@ pub async fn unbind_everything(core: &Core, run: &Run, app: AppId) -> Result<(),
     let binds = store::list_of_app(&core.db, app).await?;
     let mut tx = run.begin().await?;
     for bind in &binds {
-        hush(&mut tx, bind).await?;
+        if !hush(&mut tx, bind).await? {
+            // The service was told before, and perhaps nobody heard its answer.
+            store::note_unheard(&mut tx, bind.id, Unheard::Unbind, lateness(core)).await?;
+        }
     }
     tx.commit().await?;
     let told = join_all(binds.iter().map(|bind| heed(run, tell_unbound(core, &by, bind)))).await;

@@ -20,12 +20,13 @@ use crate::kernel::permission::Permission;
 use crate::kernel::problem::{Kind, Problem};
 use crate::sagas::{self, Lane, NewSaga, Run, Saga, StepError};
 use crate::services::binds::rollout::{self, HasRollout, Rollout};
-use crate::services::binds::{store, telling};
+use crate::services::binds::store::{self, Unheard};
+use crate::services::binds::telling;
 use crate::services::broker::Fault;
 use crate::services::instances;
 use crate::services::model;
 use crate::services::orphans::{self, NewOrphan};
-use crate::services::sagas::{Heard, behalf, heed};
+use crate::services::sagas::{Heard, behalf, heed, lateness};
 
 const KIND: &str = "app.unbind";
 
@@ -138,9 +139,15 @@ impl Unbind {
         let Some(bind) = store::find(&self.core.db, data.bind).await? else {
             return Ok(());
         };
+        let unheard = data.heard == Heard::Sent;
         data.heard = Heard::Sent;
         run.set_data(&data)?;
-        run.keep().await?;
+        let mut tx = run.begin().await?;
+        if unheard {
+            store::note_unheard(&mut tx, bind.id, Unheard::Unbind, lateness(&self.core)).await?;
+        }
+        run.keep_in(&mut tx).await?;
+        tx.commit().await?;
         let by = behalf(run, &data.user);
         let told = heed(run, telling::tell_unbound(&self.core, &by, &bind)).await??;
         data.heard = told.as_ref().map_or_else(|f| f.fate.into(), |()| Heard::Yes);
@@ -177,8 +184,12 @@ impl Unbind {
         let Some(bind) = store::find(&self.core.db, data.bind).await? else {
             return Ok(());
         };
+        let unheard = matches!(data.heard, Heard::Sent | Heard::Unknown);
         let mut tx = run.begin().await?;
-        if data.again || matches!(data.heard, Heard::Sent | Heard::Unknown) {
+        if unheard {
+            store::note_unheard(&mut tx, bind.id, Unheard::Unbind, lateness(&self.core)).await?;
+        }
+        if data.again || unheard {
             let units = store::list_unit_hosts(&mut *tx, bind.id).await?;
             let reason = run.problem().map(ToString::to_string).unwrap_or_default();
             let orphan = NewOrphan::bind(&bind, telling::bound(&self.core, &bind), units, &reason);

@@ -23,13 +23,13 @@ use crate::kernel::problem::Problem;
 use crate::sagas::{self, Lane, NewSaga, Run, Saga, StepError};
 use crate::services::binds;
 use crate::services::binds::rollout::{self, HasRollout, Rollout};
-use crate::services::broker::Broker;
+use crate::services::broker::{Broker, Fate};
 use crate::services::catalogue;
 use crate::services::instances::actions::{Wanted, find_for};
 use crate::services::instances::store;
 use crate::services::model::{Edition, Instance, InstanceState};
 use crate::services::orphans::{self, NewOrphan};
-use crate::services::sagas::{Heard, behalf, heed};
+use crate::services::sagas::{Heard, behalf, heed, lateness};
 
 const KIND: &str = "service-instance.delete";
 
@@ -153,6 +153,10 @@ impl Remove {
                 data.unbinding.push(bind.id);
                 run.set_data(&data)?;
                 run.keep_in(&mut tx).await?;
+            } else {
+                // The service was told before, and perhaps nobody heard its answer.
+                let unheard = binds::store::Unheard::Unbind;
+                binds::store::note_unheard(&mut tx, bind.id, unheard, lateness(&self.core)).await?;
             }
             tx.commit().await?;
             let by = behalf(run, &data.user);
@@ -185,9 +189,15 @@ impl Remove {
         let service = catalogue::find_by_id(&self.core.db, instance.service_id).await?;
         let service = service.ok_or_else(|| Problem::internal("an instance without a service"))?;
         let broker = Broker::new(&self.core, &service)?;
+        let unheard = data.heard == Heard::Sent;
         data.heard = Heard::Sent;
         run.set_data(&data)?;
-        run.keep().await?;
+        let mut tx = run.begin().await?;
+        if unheard {
+            store::note_unheard(&mut tx, instance.id, lateness(&self.core)).await?;
+        }
+        run.keep_in(&mut tx).await?;
+        tx.commit().await?;
         let by = behalf(run, &data.user);
         let Err(fault) = heed(run, broker.destroy(&by, &instance.name)).await? else {
             data.heard = Heard::Yes;
@@ -200,6 +210,9 @@ impl Remove {
         }
         run.say(&format!("Ignored: {}", fault.problem)).await;
         let mut tx = run.begin().await?;
+        if fault.fate == Fate::Unknown {
+            store::note_unheard(&mut tx, instance.id, lateness(&self.core)).await?;
+        }
         let orphan = NewOrphan::instance(&instance, fault.problem.words());
         orphans::leave(&mut tx, &orphan).await?;
         tx.commit().await?;
@@ -215,6 +228,9 @@ impl Remove {
         let reason = run.problem().map(ToString::to_string).unwrap_or_default();
         let goes_on = !matches!(data.heard, Heard::Nothing | Heard::No(400..=499));
         let mut tx = run.begin().await?;
+        if matches!(data.heard, Heard::Sent | Heard::Unknown) {
+            store::note_unheard(&mut tx, instance.id, lateness(&self.core)).await?;
+        }
         if goes_on {
             store::update_state(&mut tx, instance.id, InstanceState::Removing, &reason).await?;
             orphans::leave(&mut tx, &NewOrphan::instance(&instance, &reason)).await?;
@@ -247,10 +263,10 @@ impl Remove {
             return Ok(());
         };
         let mut tx = run.begin().await?;
-        store::delete(&mut tx, instance.id).await?;
         if data.heard == Heard::Yes {
-            orphans::end_instance(&mut tx, instance.service_id, &instance.name).await?;
+            orphans::confirmed(&mut tx, &NewOrphan::instance(&instance, orphans::CONFIRMED)).await?;
         }
+        store::delete(&mut tx, instance.id).await?;
         tx.commit().await?;
         run.say("service instance successfully removed").await;
         Ok(())

@@ -15,7 +15,7 @@ use crate::services::catalogue;
 use crate::services::instances::store;
 use crate::services::model::{Instance, InstanceState};
 use crate::services::orphans::{self, NewOrphan};
-use crate::services::sagas::{Heard, behalf, heed};
+use crate::services::sagas::{Heard, behalf, heed, lateness};
 
 pub(super) const KIND: &str = "service-instance.create";
 
@@ -24,6 +24,12 @@ pub(super) const KIND: &str = "service-instance.create";
 pub(super) struct Data {
     instance: InstanceId,
     heard: Heard,
+    /// An earlier try may have made it, so what the service has of that name is ours.
+    #[serde(default)]
+    resumed: bool,
+    /// The undo was about to tell the service.
+    #[serde(default)]
+    undo_sent: bool,
 }
 
 impl Data {
@@ -31,6 +37,8 @@ impl Data {
         Self {
             instance,
             heard: Heard::Nothing,
+            resumed: false,
+            undo_sent: false,
         }
     }
 }
@@ -66,14 +74,15 @@ impl Create {
             // Done before a crash: asked again, the service would say that the name is taken.
             return Ok(());
         }
-        let resumed = data.heard == Heard::Sent;
-        if resumed && is_there(run, &broker, &instance).await? {
+        let unheard = data.heard == Heard::Sent;
+        data.resumed |= unheard;
+        if data.resumed && is_there(run, &broker, &instance).await? {
             data.heard = Heard::Yes;
             return run.set_data(&data);
         }
         data.heard = Heard::Sent;
         run.set_data(&data)?;
-        run.keep().await?;
+        self.keep(run, &data, unheard).await?;
         run.say(&format!(
             "Creating the instance {} of {}",
             instance.name, instance.service
@@ -91,7 +100,7 @@ impl Create {
         let fault = match result {
             Ok(()) => None,
             // Asked again after a crash, it says that it has one: ours.
-            Err(fault) if resumed && fault.fate == Fate::Refused(409) => None,
+            Err(fault) if data.resumed && fault.fate == Fate::Refused(409) => None,
             Err(fault) => Some(fault),
         };
         data.heard = fault.as_ref().map_or(Heard::Yes, |fault| fault.fate.into());
@@ -103,27 +112,66 @@ impl Create {
         }
     }
 
+    /// Keeps the data before a call, and notes that an earlier one was not heard of.
+    async fn keep(&self, run: &Run, data: &Data, unheard: bool) -> Result<(), StepError> {
+        let mut tx = run.begin().await?;
+        if unheard {
+            store::note_unheard(&mut tx, data.instance, lateness(&self.core)).await?;
+        }
+        run.keep_in(&mut tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     async fn undo_call(&self, run: &mut Run) -> Result<(), StepError> {
         let data: Data = run.data()?;
         let Some((instance, broker)) = self.load(&data).await? else {
             return Ok(());
         };
-        let left = match data.heard {
-            Heard::Nothing | Heard::Never | Heard::No(_) => None,
+        match data.heard {
+            Heard::Yes => return self.destroy(run, data, &instance, &broker).await,
+            // What it has refused it has not made, and an earlier call of ours it would have refused as well.
+            Heard::Nothing | Heard::No(_) => {}
+            Heard::Never if !store::is_unheard(&self.core.db, instance.id).await? => {}
             // It hangs, or did: the hunt is at it at once, and the user need not wait for it.
-            Heard::Sent | Heard::Unknown => {
-                Some("it is not known whether the service has made it".to_owned())
+            Heard::Never | Heard::Sent | Heard::Unknown => {
+                let reason = "it is not known whether the service has made it";
+                let mut tx = run.begin().await?;
+                orphans::leave(&mut tx, &NewOrphan::instance(&instance, reason)).await?;
+                store::delete(&mut tx, instance.id).await?;
+                tx.commit().await?;
+                return Ok(());
             }
-            Heard::Yes => {
-                let by = behalf(run, &instance.owner);
-                let gone = heed(run, broker.destroy(&by, &instance.name)).await?;
-                gone.err().map(|fault| fault.problem.words().to_owned())
-            }
-        };
+        }
         let mut tx = run.begin().await?;
-        if let Some(reason) = left {
-            let orphan = NewOrphan::instance(&instance, &reason);
-            orphans::leave(&mut tx, &orphan).await?;
+        store::delete(&mut tx, instance.id).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Has the service destroy what it has made.
+    async fn destroy(
+        &self,
+        run: &mut Run,
+        mut data: Data,
+        instance: &Instance,
+        broker: &Broker,
+    ) -> Result<(), StepError> {
+        let unheard = std::mem::replace(&mut data.undo_sent, true);
+        run.set_data(&data)?;
+        self.keep(run, &data, unheard).await?;
+        let by = behalf(run, &instance.owner);
+        let gone = heed(run, broker.destroy(&by, &instance.name)).await?;
+        let mut tx = run.begin().await?;
+        match gone {
+            Ok(_) => orphans::confirmed(&mut tx, &NewOrphan::instance(instance, orphans::CONFIRMED)).await?,
+            Err(fault) => {
+                if fault.fate == Fate::Unknown {
+                    store::note_unheard(&mut tx, instance.id, lateness(&self.core)).await?;
+                }
+                let orphan = NewOrphan::instance(instance, fault.problem.words());
+                orphans::leave(&mut tx, &orphan).await?;
+            }
         }
         store::delete(&mut tx, instance.id).await?;
         tx.commit().await?;

@@ -325,6 +325,28 @@ pub(super) async fn update_state(
     .map(drop)
 }
 
+/// Notes that the service may carry out a call about it, whose answer nobody heard, for so long.
+pub(super) async fn note_unheard(tx: &mut PgConnection, id: InstanceId, seconds: f64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update service_instance set unheard_until = now() + make_interval(secs => $2) where instance_id = $1",
+        id.0,
+        seconds
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Whether the service may still carry out such a call.
+pub(super) async fn is_unheard(db: impl PgExecutor<'_>, id: InstanceId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from service_instance where instance_id = $1 and unheard_until > now()) as "is!""#,
+        id.0
+    )
+    .fetch_one(db)
+    .await
+}
+
 /// Changes what the patch names.
 pub(super) async fn update(tx: &mut PgConnection, id: InstanceId, patch: &InstancePatch) -> sqlx::Result<()> {
     sqlx::query!(

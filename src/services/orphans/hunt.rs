@@ -14,13 +14,14 @@ use crate::kernel::permission::Permission;
 use crate::kernel::problem::{Kind, Problem};
 use crate::sagas::{Reconciler, Report};
 use crate::services::binds;
-use crate::services::broker::{Behalf, Broker, Fault, Gone};
+use crate::services::broker::{Behalf, Broker, Fate, Fault, Gone};
 use crate::services::catalogue;
 use crate::services::crews::Crews;
 use crate::services::instances;
-use crate::services::orphans::BindDetail;
 use crate::services::orphans::operator;
 use crate::services::orphans::store::{self, Due};
+use crate::services::orphans::{BindDetail, CONFIRMED};
+use crate::services::sagas::lateness;
 
 /// Longest pause between two tries, in seconds.
 const LONGEST_PAUSE: f64 = 300.0;
@@ -102,9 +103,14 @@ async fn hunt(core: &Core, due: &Due) -> Result<(), Problem> {
         _ => tell_unbound(&broker, due).await?,
     };
     match told {
-        Err(fault) => return postpone(core, due, fault.problem.words()).await,
+        Err(fault) => {
+            if fault.fate == Fate::Unknown {
+                store::note_unheard(&core.db, due.id, lateness(core)).await?;
+            }
+            return postpone(core, due, fault.problem.words()).await;
+        }
         // A request that we gave up may arrive late: what is not there yet is asked for once more.
-        Ok(Gone::NotThere) if due.age < core.settings.services.timeout.as_secs_f64() => {
+        Ok(Gone::NotThere) if due.age < lateness(core) => {
             return postpone(core, due, "the service knows nothing of it so far").await;
         }
         Ok(_) => {}
@@ -117,6 +123,9 @@ async fn hunt(core: &Core, due: &Due) -> Result<(), Problem> {
         return postpone(core, due, "confirmed; waiting for another event to end").await;
     }
     tracing::info!(service = %service.name, instance = %due.instance, what = due.what, "the service has confirmed");
+    if due.unheard > 0.0 {
+        return Ok(store::postpone(&core.db, due.id, CONFIRMED, due.unheard).await?);
+    }
     Ok(store::end(&core.db, due.id).await?)
 }
 

@@ -1,6 +1,15 @@
 //! Orphans: what a service may still hold for us though we have given it up, because it hung, died or
 //! failed when it was told. They are hunted with growing pauses until the service confirms, or an operator gives
 //! them up (`operator`). While an instance is hunted, no new one of its name is made: the hunt would hit it.
+//!
+//! While the service may still carry out a call whose answer nobody heard (`services::sagas`), what it confirms is
+//! not the end: it is told once more when that time is over, and before then
+//! - no new *instance* of the name is made: the service could not tell it from the old one, and what destroys the old
+//!   one would destroy it. That is rare (a kill in the middle of a call, or a time-out, and soon after it a removal),
+//!   and no longer than `services.timeout_seconds`.
+//! - a new *bind* of the same two is made at once, and the hunt called off: one bind is as good as the other. It takes
+//!   over the time that is left, so that its own end is told twice. Only where the late call may be an *unbind* does it
+//!   have to wait, or that would hit it.
 
 mod hunt;
 pub mod modern;
@@ -11,9 +20,7 @@ use serde_json::json;
 
 pub use hunt::Orphans;
 pub use store::Open;
-pub(in crate::services) use store::{
-    end_bind, end_instance, holds_instance, list_open_of_instance, nudge, supersede_bind,
-};
+pub(in crate::services) use store::{end_bind, holds_instance, list_open_of_instance, nudge, supersede_bind};
 
 use sqlx::PgConnection;
 
@@ -70,7 +77,18 @@ impl NewOrphan {
     }
 }
 
-/// Leaves an orphan to the hunt, unless it is hunted already.
+/// The reason of an orphan that the service has confirmed.
+pub(in crate::services) const CONFIRMED: &str = "confirmed; an older call may still be carried out";
+
+/// The service has confirmed: the hunt ends. Where it may still carry out an older call, by what is noted on the row,
+/// which must be there yet, it begins or goes on instead, and the service is told again after that.
+pub(in crate::services) async fn confirmed(tx: &mut PgConnection, orphan: &NewOrphan) -> Result<(), Problem> {
+    store::insert_if_unheard(tx, orphan).await?;
+    Ok(store::rest(tx, orphan).await?)
+}
+
+/// Leaves an orphan to the hunt, unless it is hunted already. What is noted on the row, which must be there yet, goes
+/// with it.
 pub(in crate::services) async fn leave(tx: &mut PgConnection, orphan: &NewOrphan) -> Result<(), Problem> {
     tracing::info!(service = %orphan.service_id, instance = orphan.instance, what = orphan.what, reason = orphan.reason, "left to the hunt");
     Ok(store::insert(tx, orphan).await?)

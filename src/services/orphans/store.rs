@@ -9,11 +9,34 @@ use crate::kernel::ids::{BindId, InstanceId, ServiceId};
 use crate::kernel::names::{AppName, InstanceName};
 use crate::services::orphans::NewOrphan;
 
+/// Leaves an orphan, unless there is one, with what is noted on its row.
 pub(super) async fn insert(tx: &mut PgConnection, new: &NewOrphan) -> sqlx::Result<()> {
+    insert_where(tx, new, false).await
+}
+
+/// The same, if the service may still carry out an older call by what is noted.
+pub(super) async fn insert_if_unheard(tx: &mut PgConnection, new: &NewOrphan) -> sqlx::Result<()> {
+    insert_where(tx, new, true).await
+}
+
+async fn insert_where(tx: &mut PgConnection, new: &NewOrphan, unheard: bool) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into orphan (orphan_id, service, service_id, instance, what, detail, reason)
-         select $1, name, service_id, $3, $4, $5, $6 from service
-         where service_id = $2
+        "with late as (
+             select max(unheard_until) as unheard_until, max(held_until) as held_until from (
+                 select unheard_until, held_until from bind where $4 = 'bind' and bind_id = ($5::jsonb ->> 'bind')::uuid
+                 union all
+                 select unheard_until, null from service_instance
+                 where $4 = 'instance' and service_id = $2 and name = $3) as row
+             where unheard_until > now()),
+         known as (
+             update orphan o set unheard_until = greatest(o.unheard_until, late.unheard_until),
+                                 held_until = greatest(o.held_until, late.held_until)
+             from late
+             where o.service_id = $2 and o.instance = $3 and o.what = $4 and o.ended_at is null
+               and o.detail -> 'bind' is not distinct from $5::jsonb -> 'bind')
+         insert into orphan (orphan_id, service, service_id, instance, what, detail, reason, unheard_until, held_until)
+         select $1, name, service_id, $3, $4, $5, $6, late.unheard_until, late.held_until from service, late
+         where service_id = $2 and (not $7 or late.unheard_until is not null)
            and not exists (select 1 from orphan o where o.service_id = $2 and o.instance = $3 and o.what = $4
                              and o.detail -> 'bind' is not distinct from $5::jsonb -> 'bind'
                              -- A bind that an operator has given up is not hunted again; a name may be.
@@ -24,6 +47,24 @@ pub(super) async fn insert(tx: &mut PgConnection, new: &NewOrphan) -> sqlx::Resu
         new.what,
         new.detail,
         new.reason,
+        unheard,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Ends the hunt, or has it wait until the service can carry out no older call any more.
+pub(super) async fn rest(tx: &mut PgConnection, of: &NewOrphan) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update orphan set ended_at = case when unheard_until > now() then ended_at else now() end,
+                wake_at = case when unheard_until > now() then unheard_until else wake_at end
+         where service_id = $1 and instance = $2 and what = $3 and ended_at is null
+           and detail -> 'bind' is not distinct from $4::jsonb -> 'bind'",
+        of.service_id.0,
+        of.instance,
+        of.what,
+        of.detail,
     )
     .execute(tx)
     .await
@@ -63,24 +104,7 @@ pub(in crate::services) async fn nudge(
     .map(drop)
 }
 
-/// Ends the hunt of an instance that is gone.
-pub(in crate::services) async fn end_instance(
-    tx: &mut PgConnection,
-    service: ServiceId,
-    name: &InstanceName,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update orphan set ended_at = now()
-         where service_id = $1 and instance = $2 and what = 'instance' and ended_at is null",
-        service.0,
-        name.as_str(),
-    )
-    .execute(tx)
-    .await
-    .map(drop)
-}
-
-/// Ends the hunt of a bind that is gone, or wanted again.
+/// Ends the hunt of a bind that is wanted again.
 pub(in crate::services) async fn end_bind(tx: &mut PgConnection, bind: BindId) -> sqlx::Result<()> {
     sqlx::query!(
         "update orphan set ended_at = now()
@@ -92,26 +116,41 @@ pub(in crate::services) async fn end_bind(tx: &mut PgConnection, bind: BindId) -
     .map(drop)
 }
 
-/// Calls off the hunt of earlier binds of an app, because a new one takes their place. False: a replica is
-/// telling the service just now, and that might come after the new bind.
+/// What there was to be hunted of earlier binds of two.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::services) struct Earlier {
+    /// A call to unbind is under way, or may yet be carried out: it might come after a new bind.
+    pub(in crate::services) is_held: bool,
+    /// Until then the service may carry out an older call.
+    pub(in crate::services) unheard_until: Option<DateTime<Utc>>,
+}
+
+/// Calls off the hunt of earlier binds of an app, because a new one takes their place, but what is held. Within
+/// `lateness`, in seconds, of its beginning a hunt may be about a bind that comes yet.
 pub(in crate::services) async fn supersede_bind(
     tx: &mut PgConnection,
     service: ServiceId,
     instance: &InstanceName,
     app: &AppName,
-) -> sqlx::Result<bool> {
+    lateness: f64,
+) -> sqlx::Result<Earlier> {
     let rows = sqlx::query!(
-        r#"update orphan set ended_at = case when claimed_until > now() then ended_at else now() end
+        r#"update orphan set ended_at = case when greatest(claimed_until, held_until) > now() then ended_at else now() end
            where service_id = $1 and instance = $2 and what = 'bind' and ended_at is null
              and detail -> 'app' ->> 'name' = $3
-           returning coalesce(claimed_until > now(), false) as "claimed!""#,
+           returning coalesce(greatest(claimed_until, held_until) > now(), false) as "is_held!",
+                     greatest(unheard_until, created_at + make_interval(secs => $4)) as "unheard_until!""#,
         service.0,
         instance.as_str(),
         app.as_str(),
+        lateness,
     )
     .fetch_all(tx)
     .await?;
-    Ok(rows.iter().all(|row| !row.claimed))
+    Ok(Earlier {
+        is_held: rows.iter().any(|row| row.is_held),
+        unheard_until: rows.iter().map(|row| row.unheard_until).max(),
+    })
 }
 
 /// An orphan whose time has come.
@@ -125,6 +164,8 @@ pub(super) struct Due {
     pub(super) attempts: i32,
     /// Seconds since it was left.
     pub(super) age: f64,
+    /// Seconds until the service can carry out no older call any more; negative afterwards.
+    pub(super) unheard: f64,
 }
 
 /// Services with orphans that are due, but those that somebody here is busy with.
@@ -158,12 +199,26 @@ pub(super) async fn claim(
                order by wake_at limit 1 for update skip locked)
            returning orphan_id as id, service_id as "service_id!: ServiceId", instance as "instance: InstanceName",
                      what, detail, attempts,
-                     extract(epoch from now() - created_at)::double precision as "age!""#,
+                     extract(epoch from now() - created_at)::double precision as "age!",
+                     coalesce(extract(epoch from unheard_until - now()), -1)::double precision as "unheard!""#,
         service.0,
         lease_seconds,
     )
     .fetch_optional(db)
     .await
+}
+
+/// Notes that the service may carry out, for so long, a call of the hunt whose answer nobody heard.
+pub(super) async fn note_unheard(db: impl PgExecutor<'_>, id: Uuid, seconds: f64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update orphan set unheard_until = now() + make_interval(secs => $2), held_until = now() + make_interval(secs => $2)
+         where orphan_id = $1",
+        id,
+        seconds
+    )
+    .execute(db)
+    .await
+    .map(drop)
 }
 
 /// Tries again after a while.

@@ -15,6 +15,7 @@ use crate::house::House;
 mod cycle;
 mod failing;
 mod faults;
+mod late;
 mod programs;
 mod races;
 mod rights;
