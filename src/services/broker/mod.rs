@@ -112,7 +112,8 @@ pub struct Broker {
     name: ServiceName,
     base: Url,
     authorization: HeaderValue,
-    password: Secret,
+    /// What a service may say back to us: the password, and the header that had it.
+    secrets: [Secret; 2],
     dialect: Option<Dialect>,
 }
 
@@ -126,9 +127,9 @@ impl Broker {
             user => user,
         };
         let login = Secret::new(format!("{user}:{}", password.expose()));
-        let login = base64::engine::general_purpose::STANDARD.encode(login.expose());
+        let login = Secret::new(base64::engine::general_purpose::STANDARD.encode(login.expose()));
         let mut authorization =
-            HeaderValue::from_str(&format!("Basic {login}")).map_err(Problem::internal)?;
+            HeaderValue::from_str(&format!("Basic {}", login.expose())).map_err(Problem::internal)?;
         authorization.set_sensitive(true);
         Ok(Self {
             outbound: core.outbound.clone(),
@@ -136,7 +137,7 @@ impl Broker {
             name: service.name.clone(),
             base: Url::parse(&service.endpoint).map_err(Problem::internal)?,
             authorization,
-            password,
+            secrets: [password, login],
             dialect: service.dialect,
         })
     }
@@ -205,7 +206,7 @@ impl Broker {
             202 => Status::Pending,
             500 => Status::Down,
             404 | 405 => Status::Untold,
-            200 => match read::said(&answer.body, &self.password) {
+            200 => match read::said(&answer.body, &self.secrets) {
                 text if text.is_empty() => Status::Up,
                 text => Status::Says(text),
             },

@@ -101,8 +101,8 @@ fn member(item: &Value, name: &str) -> Option<String> {
 }
 
 /// A service's own text, fit to be shown: bounded, without control characters, pages and stack traces
-/// reduced to what a person can use, and without the password that we had sent.
-pub(super) fn said(body: &[u8], password: &Secret) -> String {
+/// reduced to what a person can use, and without the secrets that we had sent.
+pub(super) fn said(body: &[u8], secrets: &[Secret]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(16 * MAX_SAID)]);
     let mut text = text.trim();
     if text.starts_with('<') {
@@ -112,8 +112,8 @@ pub(super) fn said(body: &[u8], password: &Secret) -> String {
         text = text[..at].trim();
     }
     let mut text = clean(text);
-    if password.expose().len() >= 4 {
-        text = text.replace(password.expose(), "***");
+    for secret in secrets.iter().filter(|secret| secret.expose().len() >= 4) {
+        text = text.replace(secret.expose(), "***");
     }
     if text.len() > MAX_SAID {
         let mut cut = MAX_SAID;
@@ -184,10 +184,13 @@ mod tests {
 
     #[test]
     fn what_a_service_says_is_made_fit_to_be_shown() {
-        let none = Secret::new("");
-        let pass = Secret::new("hunter22");
+        let none: [Secret; 0] = [];
+        let sent = [Secret::new("hunter22"), Secret::new("YWRtaW46aHVudGVyMjI=")];
         assert_eq!(said(b"no \x1b[31mspace\x07 left\n", &none), "no  [31mspace  left");
-        assert_eq!(said(b"bad login admin:hunter22", &pass), "bad login admin:***");
+        assert_eq!(
+            said(b"bad login admin:hunter22, Basic YWRtaW46aHVudGVyMjI=", &sent),
+            "bad login admin:***, Basic ***"
+        );
         assert_eq!(
             said(
                 b"<!doctype html><title>500 Internal Server Error</title><p>x",

@@ -121,7 +121,7 @@ impl Broker {
             return Ok(answer.body);
         }
         let status = answer.status.as_u16();
-        let said = read::said(&answer.body, &self.password);
+        let said = read::said(&answer.body, &self.secrets);
         let said = if said.is_empty() {
             "it gave no reason"
         } else {

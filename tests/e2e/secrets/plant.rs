@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::Method;
 use serde_json::json;
 
@@ -48,7 +50,8 @@ fn talkative(secret: &str, password: &str) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let variables = json!({ "STORE_SECRET": secret }).to_string();
-    let complaint = format!("I was told {password}");
+    let login = BASE64.encode(format!("store:{password}"));
+    let complaint = format!("I was told {password}, which is {login}");
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let mut reader = BufReader::new(stream);
@@ -197,7 +200,7 @@ pub(super) async fn services(house: &House, planted: &mut Planted, answers: &mut
             house.by(Method::DELETE, "/services/instances/store-two"),
         )
         .await;
-    assert!(text.contains("I was told ***"), "{text}");
+    assert!(text.contains("I was told ***, which is ***"), "{text}");
     for path in [
         "/services/instances/store-two/status",
         "/services/instances/store-two",
