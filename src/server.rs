@@ -118,7 +118,8 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
         work(&core).await;
     }
     if has(Role::Api)
-        && let Err(problem) = repositories::prepare(&core, api_addr).await
+        && let Err(problem) =
+            repositories::prepare(&core, api_addr, ssh.as_ref().map(|door| door.bound)).await
     {
         tracing::warn!(problem = %problem.chain(), "the repositories of apps cannot be pushed to");
     }
@@ -170,6 +171,7 @@ async fn work(core: &Core) {
 /// What SSH is served with.
 struct SshDoor {
     listener: TcpListener,
+    bound: SocketAddr,
     key: HostKey,
     public: PublicSsh,
 }
@@ -192,6 +194,7 @@ impl SshDoor {
         };
         Ok(Self {
             listener,
+            bound,
             key,
             public,
         })

@@ -66,6 +66,17 @@ fn ssh(ssh: &SshSettings) -> Result<(), Problem> {
             "give a host such as git.example.com, without a port",
         ));
     }
+    let fits = |address: &str| {
+        let (host, port) = address.rsplit_once(':')?;
+        url::Host::parse(host).ok()?;
+        port.parse().ok().filter(|port: &u16| *port > 0)
+    };
+    if !ssh.replica_address.is_empty() && fits(&ssh.replica_address).is_none() {
+        return Err(wrong(
+            "ssh.replica_address",
+            "give a host and a port such as one.example.com:2222",
+        ));
+    }
     if ssh.max_connections < 1 {
         return Err(wrong("ssh.max_connections", "give at least 1"));
     }

@@ -18,6 +18,8 @@ pub struct SshSettings {
     pub public_host: String,
     /// 0: the port that is listened on.
     pub public_port: u16,
+    /// Empty, or a host and a port.
+    pub replica_address: String,
     /// At once, at least 1.
     pub max_connections: usize,
     /// For a client to log in.

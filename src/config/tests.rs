@@ -200,6 +200,11 @@ fn wrong_types_name_the_key_and_what_is_expected() {
             "`router.max_connections`",
             "0 or more",
         ),
+        (
+            "[ssh]\nreplica_address = \"one.example.com\"",
+            "`ssh.replica_address`",
+            "a host and a port",
+        ),
         ("roles = \"api\"", "`roles`", "a list"),
         ("roles = [\"cook\"]", "`roles`", "worker"),
         ("roles = []", "`roles`", "at least one"),

@@ -39,14 +39,16 @@ pub enum Place {
 #[derive(Clone, Debug)]
 pub struct Elsewhere {
     app: AppName,
-    pub(super) host: String,
+    pub host: String,
     /// Where the API of that host is reached; `None`: it has not said.
     pub(super) url: Option<String>,
+    /// Where its SSH server is, host and port; `None`: it has none, or has not said.
+    pub ssh_address: Option<String>,
 }
 
 impl Elsewhere {
-    /// What is said to who asks here.
-    pub(super) fn problem(&self, core: &Core) -> Problem {
+    /// What is said to who asks here, when it cannot be passed on.
+    pub fn problem(&self, core: &Core) -> Problem {
         Problem::conflict(format!(
             "The repository of {} lies on the host {}, and this is {}: use the address of that host.",
             self.app, self.host, core.host
@@ -55,7 +57,7 @@ impl Elsewhere {
 }
 
 /// Opens the repository of `<app>.git` on this host, as `find`. Errors: also `Conflict` if another has it.
-pub async fn open(
+pub(super) async fn open(
     core: &Core,
     call: &Call,
     repository: &str,
@@ -91,11 +93,13 @@ pub async fn find(core: &Core, call: &Call, repository: &str, service: Service) 
     apps::ensure_live(&app)?;
     let row = store::claim(&core.db, app.id, &core.host).await?;
     if row.host != core.host {
-        let url = store::find_host(&core.db, &row.host).await?;
+        let reached = store::find_host(&core.db, &row.host).await?;
+        let (url, ssh_address) = reached.map(|reached| (reached.url, reached.ssh_address)).unzip();
         return Ok(Place::There(Elsewhere {
             app: name,
             host: row.host,
             url,
+            ssh_address: ssh_address.filter(|address| !address.is_empty()),
         }));
     }
     let branch = row.branch.as_ref().unwrap_or(&core.settings.git.default_branch);
@@ -217,18 +221,28 @@ async fn point(path: &Path, branch: &BranchName) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Where another machine reaches what listens at an address: this machine's name, if that is all its addresses.
+fn reached(bound: SocketAddr) -> Result<String, Problem> {
+    if !bound.ip().is_unspecified() {
+        return Ok(bound.to_string());
+    }
+    let name = nix::unistd::gethostname().map_err(Problem::internal)?;
+    Ok(format!("{}:{}", name.to_string_lossy(), bound.port()))
+}
+
 /// Writes the hook, removes what a life before has left behind, and tells the other replicas where this one is
 /// reached. For the start of who owns the folder.
-pub async fn prepare(core: &Core, api: SocketAddr) -> Result<(), Problem> {
+pub async fn prepare(core: &Core, api: SocketAddr, ssh: Option<SocketAddr>) -> Result<(), Problem> {
     let url = match core.settings.git.replica_url.as_str() {
-        "" if api.ip().is_unspecified() => {
-            let name = nix::unistd::gethostname().map_err(Problem::internal)?;
-            format!("http://{}:{}", name.to_string_lossy(), api.port())
-        }
-        "" => format!("http://{api}"),
+        "" => format!("http://{}", reached(api)?),
         url => url.to_owned(),
     };
-    store::note_host(&core.db, &core.host, &url).await?;
+    let ssh_address = match (ssh, core.settings.ssh.replica_address.as_str()) {
+        (None, _) => String::new(),
+        (Some(bound), "") => reached(bound)?,
+        (Some(_), address) => address.to_owned(),
+    };
+    store::note_host(&core.db, &core.host, &store::Reached { url, ssh_address }).await?;
     let folder = core.dirs.repositories();
     let preparing = move || -> std::io::Result<()> {
         hook::install(&folder)?;

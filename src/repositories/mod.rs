@@ -16,8 +16,8 @@
 //!
 //! *Where the truth lies.* Files and refs lie on one host: that of the first push or fetch, as the versions made
 //! of them do. The database knows which host that is and where it is reached, and every other replica passes on
-//! to it what it is asked over HTTP; so a push to any of them is seen by all. While that host is away its
-//! repositories are, and pushers are told so; nothing is copied between hosts.
+//! to it what it is asked, over HTTP as over SSH; so a push to any of them is seen by all. While that host is away
+//! its repositories are, and pushers are told so; nothing is copied between hosts.
 //!
 //! A pusher who hangs up stops neither the deploy nor the refs: git's answer is read to its end. Whoever only
 //! fetches, and stops reading, loses their git after the time that an upload may pause.
@@ -39,7 +39,7 @@ mod store;
 mod talk;
 pub mod wire;
 
-pub use actions::{Place, Repository, find, open, prepare, remove_files};
+pub use actions::{Elsewhere, Place, Repository, find, prepare, remove_files};
 pub use fetched::{Remote, deploy_fetched, fetch, host};
 pub use healer::Repositories;
 pub use model::Service;

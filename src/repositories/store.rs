@@ -106,24 +106,39 @@ pub(super) async fn give_up(tx: &mut PgConnection, app: AppId) -> sqlx::Result<O
     .map(Option::flatten)
 }
 
+/// Where a host is reached by the others.
+#[derive(Clone, Debug)]
+pub(super) struct Reached {
+    /// Its API.
+    pub(super) url: String,
+    /// Its SSH server, host and port; empty: there is none.
+    pub(super) ssh_address: String,
+}
+
 /// Says where a host is reached.
-pub(super) async fn note_host(db: impl PgExecutor<'_>, host: &str, url: &str) -> sqlx::Result<()> {
+pub(super) async fn note_host(db: impl PgExecutor<'_>, host: &str, reached: &Reached) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into repository_replica (host, url) values ($1, $2)
-         on conflict (host) do update set url = excluded.url where repository_replica.url <> excluded.url",
+        "insert into repository_replica as known (host, url, ssh_address) values ($1, $2, $3)
+         on conflict (host) do update set url = excluded.url, ssh_address = excluded.ssh_address
+         where (known.url, known.ssh_address) <> (excluded.url, excluded.ssh_address)",
         host,
-        url,
+        reached.url,
+        reached.ssh_address,
     )
     .execute(db)
     .await
     .map(drop)
 }
 
-/// Where a host is reached.
-pub(super) async fn find_host(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Option<String>> {
-    sqlx::query_scalar!("select url from repository_replica where host = $1", host)
-        .fetch_optional(db)
-        .await
+/// Where a host is reached; `None`: it has not said.
+pub(super) async fn find_host(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Option<Reached>> {
+    sqlx::query_as!(
+        Reached,
+        "select url, ssh_address from repository_replica where host = $1",
+        host
+    )
+    .fetch_optional(db)
+    .await
 }
 
 /// A repository to be looked after.

@@ -11,6 +11,9 @@
 //! The host key is made once and kept sealed in the database, so that all replicas have the same one and no
 //! client is warned of another machine.
 //!
+//! A repository that another replica has is spoken with there: the command is passed on, with the user's key and
+//! address, under a key that only replicas have (`forward`).
+//!
 //! A connection has to log in soon, may try few keys, may hold few channels, and is closed when nothing runs
 //! in it for a while. When the server stops, it takes no more connections, closes those in which nothing
 //! runs, and lets the commands of the others come to their end. A client that does not read holds up its own
@@ -22,7 +25,10 @@
 
 pub mod client;
 mod command;
+mod errand;
+mod forward;
 mod host_key;
+mod manner;
 mod relay;
 mod serve;
 mod session;

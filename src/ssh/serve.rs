@@ -1,7 +1,7 @@
 //! Connections: how many there may be, and how long one may stand.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::core::Core;
-use crate::ssh::HostKey;
-use crate::ssh::session::{self, Fault, Session, Status};
+use crate::ssh::client::Leash;
+use crate::ssh::forward::Replicas;
+use crate::ssh::session::{Fault, Session, Status};
+use crate::ssh::{HostKey, manner};
 
 /// Connections of one address that have not logged in yet, at most: one client must not keep all others out.
 const MOST_AT_THE_DOOR: usize = 20;
@@ -24,7 +26,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves a listener until the server stops, then lets commands under way finish.
 pub async fn serve(listener: TcpListener, core: Core, key: HostKey) {
-    let config = Arc::new(session::config(&core.settings.ssh, key));
+    let config = Arc::new(manner::config(&core.settings.ssh, &key));
+    let replicas = Arc::new(Replicas::new(key));
     let room = Arc::new(Semaphore::new(core.settings.ssh.max_connections));
     let (door, tasks) = (Door::default(), TaskTracker::new());
     loop {
@@ -46,9 +49,9 @@ pub async fn serve(listener: TcpListener, core: Core, key: HostKey) {
             let _ = stream.try_write(b"Too many connections: try again in a moment.\r\n");
             continue;
         };
-        let (core, config) = (core.clone(), Arc::clone(&config));
+        let (core, config, replicas) = (core.clone(), Arc::clone(&config), Arc::clone(&replicas));
         tasks.spawn(async move {
-            if let Err(cause) = attend(&core, config, stream, peer, waiting).await {
+            if let Err(cause) = attend(&core, config, replicas, (stream, peer), waiting).await {
                 tracing::debug!(%cause, "an SSH connection ended");
             }
             drop(place);
@@ -63,19 +66,16 @@ pub async fn serve(listener: TcpListener, core: Core, key: HostKey) {
 async fn attend(
     core: &Core,
     config: Arc<Config>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    replicas: Arc<Replicas>,
+    (stream, peer): (TcpStream, SocketAddr),
     waiting: Waiting,
 ) -> Result<(), Fault> {
     let settings = &core.settings.ssh;
-    stream.set_nodelay(true)?;
-    let stream = stream.into_std()?;
-    let _leash = Leash(stream.try_clone()?);
-    let stream = TcpStream::from_std(stream)?;
+    let (_leash, stream) = Leash::take(stream)?;
     let (status, mut seen) = watch::channel(Status::default());
     let late = tokio::time::sleep(settings.login);
     tokio::pin!(late);
-    let session = Session::new(core.clone(), peer.ip(), status);
+    let session = Session::new(core.clone(), peer.ip(), status, replicas);
     let running = tokio::select! {
         running = run_stream(config, stream, session) => running?,
         () = &mut late => return Ok(()),
@@ -107,16 +107,6 @@ async fn attend(
         running.await
     };
     tokio::time::timeout(FAREWELL, farewell).await.unwrap_or(Ok(()))
-}
-
-/// Ends a connection, whatever its session is busy with, when it is dropped.
-struct Leash(std::net::TcpStream);
-
-impl Drop for Leash {
-    fn drop(&mut self) {
-        // Fails when it has ended, which is as good.
-        let _ = self.0.shutdown(Shutdown::Both);
-    }
 }
 
 /// Who has not logged in yet, by address.

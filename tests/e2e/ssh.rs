@@ -3,144 +3,17 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::apps::Source;
-use crate::desk::{Copy, Desk, Said, remote_lines};
-use crate::house::{House, PASSWORD, processes_with, seconds, until};
-
-/// True if this machine has no `ssh`, which `script/test` installs.
-fn no_ssh() -> bool {
-    let missing = Command::new("ssh").arg("-V").output().is_err();
-    if missing {
-        println!("SKIPPED: ssh is missing; install the Debian package openssh-client");
-    }
-    missing
-}
-
-/// Somebody: a machine with nothing on it but a key, and their session with the API.
-struct Person {
-    desk: Desk,
-    token: String,
-}
-
-impl Person {
-    /// A new user with a new key that is theirs.
-    async fn new(house: &House, name: &str) -> Self {
-        let person = Self::without_key(house, name).await;
-        assert_eq!(person.add_key(house, &person.public()).await.0, 200);
-        person
-    }
-
-    /// A new user, and a key that nobody knows yet.
-    async fn without_key(house: &House, name: &str) -> Self {
-        let email = format!("{name}@example.com");
-        let api = &house.running().api;
-        let form = [("email", email.as_str()), ("password", PASSWORD)];
-        let made = house
-            .http
-            .post(format!("{api}/1.0/users"))
-            .form(&form)
-            .send()
-            .await;
-        assert_eq!(made.unwrap().status(), 201);
-        let login = house.http.post(format!("{api}/1.0/users/{email}/tokens"));
-        let answer = login.form(&[("password", PASSWORD)]).send().await.unwrap();
-        let answer: Value = answer.error_for_status().unwrap().json().await.unwrap();
-        let mut desk = Desk::at(house.root.join(name));
-        let keys = desk.home.join(".ssh");
-        fs::create_dir(&keys).unwrap();
-        fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
-        desk.ssh = format!("ssh {}", options(&desk, "id"));
-        let token = answer["token"].as_str().unwrap().to_owned();
-        let person = Self { desk, token };
-        person.make_key("ed25519", "id");
-        person
-    }
-
-    fn make_key(&self, kind: &str, name: &str) {
-        let file = self.desk.home.join(".ssh").join(name);
-        let made = Command::new("ssh-keygen")
-            .args(["-q", "-t", kind, "-N", "", "-C", "a key", "-f"])
-            .arg(&file)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
-    }
-
-    fn public(&self) -> String {
-        fs::read_to_string(self.desk.home.join(".ssh/id.pub")).unwrap()
-    }
-
-    async fn keys(&self, house: &House, method: Method, key: &str) -> (u16, String) {
-        let url = format!("{}/users/keys", house.running().api);
-        let request = house.http.request(method, url).bearer_auth(&self.token);
-        let answer = request
-            .body(json!({ "key": key }).to_string())
-            .send()
-            .await
-            .unwrap();
-        (answer.status().as_u16(), answer.text().await.unwrap())
-    }
-
-    async fn add_key(&self, house: &House, key: &str) -> (u16, String) {
-        self.keys(house, Method::POST, key).await
-    }
-
-    /// Lets the administrator take them into the team.
-    async fn join(&self, house: &House) {
-        let name = self.desk.home.file_name().unwrap().to_str().unwrap();
-        let answer = house.by(Method::PUT, &format!("/teams/crew/{name}@example.com"));
-        assert_eq!(answer.send().await.unwrap().status(), 200);
-    }
-
-    fn git(&self, arguments: &[&str]) -> Said {
-        self.desk.run(&self.desk.home, arguments)
-    }
-
-    /// `ssh`, not yet started: options of its own, then the words after the host.
-    fn ssh(&self, house: &House, more: &[&str], words: &[&str]) -> Command {
-        let (host, port) = house.running().ssh.split_once(':').unwrap();
-        let mut command = self.desk.program("ssh", &self.desk.home, &[]);
-        command
-            .args(options(&self.desk, "id").split_ascii_whitespace())
-            .args(["-p", port])
-            .args(more)
-            .arg(format!("git@{host}"))
-            .args(words);
-        command
-    }
-
-    fn says(&self, house: &House, options: &[&str], words: &[&str]) -> Said {
-        Said::of(&self.ssh(house, options, words).output().unwrap())
-    }
-
-    /// A new working copy that knows the repository of `app`.
-    fn copy(&self, house: &House, folder: &str, app: &str) -> Copy<'_> {
-        self.desk.copy_of(folder, &url(house, app))
-    }
-}
-
-/// The options by which nothing of this machine's reaches `ssh`, and a key of the desk's does.
-fn options(desk: &Desk, key: &str) -> String {
-    format!(
-        "-F none -i {0}/{key} -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes \
-         -o UserKnownHostsFile={0}/known_hosts -o GlobalKnownHostsFile=/dev/null \
-         -o StrictHostKeyChecking=accept-new",
-        desk.home.join(".ssh").display()
-    )
-}
-
-/// The URL of a repository, as the API says it.
-fn url(house: &House, app: &str) -> String {
-    format!("ssh://git@{}/{app}.git", house.running().ssh)
-}
+use crate::desk::{Copy, Said, remote_lines};
+use crate::house::{House, processes_with, seconds, until};
+use crate::people::{Person, no_ssh, options, url};
 
 /// A house with the app `shop`, and somebody of its team; none where there is no `ssh`.
 async fn scene() -> Option<(House, Person)> {
@@ -446,6 +319,42 @@ async fn who_has_no_key_no_right_or_another_wish_is_turned_away() {
     assert_eq!(eve.add_key(&house, &eve.public()).await.0, 200);
     let said = eve.git(&["ls-remote", &url(&house, "shop")]).must_fail();
     assert!(said.contains("ERROR: There is no such repository"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_the_name_of_a_replica_is_a_user_like_any_other() {
+    let Some((house, ana)) = scene().await else {
+        return;
+    };
+    let bob = Person::new(&house, "bob").await;
+    let eve = Person::without_key(&house, "eve").await;
+    let prints = ana
+        .desk
+        .program("ssh-keygen", &ana.desk.home, &["-lf", ".ssh/id.pub"])
+        .output();
+    let prints = Said::of(&prints.unwrap()).must();
+    let key = prints
+        .split(' ')
+        .find(|word| word.starts_with("SHA256:"))
+        .unwrap();
+    let pretend = format!("SetEnv=TANCHO_SSH_KEY={key} TANCHO_SSH_ADDRESS=192.0.2.7");
+    let options = ["-l", "tancho-replica", "-o", &pretend];
+    let asks = ["git-upload-pack 'shop.git'"];
+    let said = bob.says(&house, &options, &asks).must_fail();
+    assert!(said.contains("ERROR: There is no such repository"), "{said}");
+    let said = eve.says(&house, &options, &asks).must_fail();
+    assert!(said.contains("Permission denied (publickey)"), "{said}");
+    let said = ana.says(&house, &options, &asks);
+    assert!(said.text.contains("0000"), "{said:?}");
+
+    // Nor does it help to call the server's own key one's own.
+    let known = fs::read_to_string(bob.desk.home.join(".ssh/known_hosts")).unwrap();
+    let (_, host_key) = known.lines().next().unwrap().split_once(' ').unwrap();
+    let (status, said) = eve.add_key(&house, host_key).await;
+    assert!(
+        status == 400 && said.contains("this server's own"),
+        "{status} {said}"
+    );
 }
 
 /// Reads what a server says first, and to the end.

@@ -25,7 +25,7 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use self::leash::Leash;
+pub(super) use self::leash::Leash;
 pub use self::pair::{KeyPair, PublicKey};
 
 /// How often a silent server is asked whether it is there; after three times it is not.

@@ -44,6 +44,12 @@ pub(super) enum Which {
 pub(super) async fn add(core: &Core, call: &Call, new: &NewKey) -> Result<(), Problem> {
     let (id, email) = call.user()?;
     let key = PublicKey::parse(&new.text)?;
+    let own = core.public.ssh.as_ref().map(|ssh| &ssh.fingerprint);
+    if own == Some(&key.fingerprint) {
+        return Err(Problem::invalid(
+            "That is this server's own key, by which you know it: add one of yours.",
+        ));
+    }
     check_name(&new.name)?;
     let mut tx = core.db.begin().await?;
     events::record(&mut tx, call, &event(email, &key.fingerprint)).await?;
