@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -24,6 +25,8 @@ use crate::repositories::model::{Wish, branch_ref, first_default};
 use crate::repositories::{disk, store};
 
 const CHUNK: usize = 64 * 1024;
+/// For a deploy to end when the server stops.
+const LAST_STEP: Duration = Duration::from_secs(5);
 /// Beside the files, an archive has heads and fillings.
 const FRAME: u64 = 2048;
 
@@ -121,7 +124,14 @@ impl Push {
             .say(&format!("Deploying {short} of {branch} (event {event})"))
             .await;
         let mut following = events::follow(&self.core.db, &self.core.notices, &event);
-        while let Some(told) = following.next().await? {
+        let stopping = self.stopping();
+        tokio::pin!(stopping);
+        loop {
+            let told = tokio::select! {
+                told = following.next() => told?,
+                problem = &mut stopping => return Err(problem),
+            };
+            let Some(told) = told else { break };
             match told {
                 Told::Line { message, .. } => self.pipes.say(&message).await,
                 Told::End(Outcome::Done) => return Ok(()),
@@ -129,6 +139,20 @@ impl Push {
             }
         }
         Err(Problem::internal("an event ended without an outcome"))
+    }
+
+    /// Comes when the server stops, a little later: the deploy, which is this host's alone, may be at its last step.
+    /// If not, it lies still until the server is back, and nobody can be kept waiting for so long.
+    fn stopping(&self) -> impl Future<Output = Problem> + use<> {
+        let (stop, drain) = (self.core.stop.clone(), self.core.settings.api.drain);
+        async move {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_STEP.min(drain / 2)).await;
+            Problem::unavailable(
+                "This server is being stopped, and the branch stays where it was. The deploy goes on when the server \
+                 is back: push again then.",
+            )
+        }
     }
 
     fn tree<'a>(&'a self, asked: &'a Asked) -> Tree<'a> {

@@ -203,6 +203,36 @@ async fn a_push_whose_tancho_is_killed_is_told_and_leaves_a_whole_repository() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_under_way_when_the_server_stops_is_told_and_moves_nothing() {
+    let Some((mut house, ana)) = scene().await else {
+        return;
+    };
+    house.create_app("shelf").await;
+    let over_ssh = ana.copy(&house, "work", "shop");
+    let over_http = ana.desk.copy(&house, "other", "shelf");
+    for work in [&over_ssh, &over_http] {
+        work.commit(
+            &Source::web("one").hooks(&["echo in the build; sleep 600"]),
+            "Slow",
+        );
+    }
+    let pushes = [&over_ssh, &over_http].map(|work| work.begin_push("main", "in the build"));
+    let mut program = house.program.take().unwrap();
+    program.signal(Signal::SIGTERM);
+    for (mut child, mut lines, mut text) in pushes {
+        lines.read_to_string(&mut text).unwrap();
+        assert!(!child.wait().unwrap().success(), "{text}");
+        assert!(
+            remote_lines(&text).contains("ERROR: This server is being stopped")
+                && text.contains("[remote rejected] main -> main (pre-receive hook declined)"),
+            "{text}"
+        );
+    }
+    assert_eq!(program.wait(seconds(30)), Some(0));
+    drop(program);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_no_key_no_right_or_another_wish_is_turned_away() {
     let Some((house, ana)) = scene().await else {
         return;
