@@ -72,6 +72,20 @@ pub async fn record(tx: &mut PgConnection, call: &Call, new: &NewEvent) -> Resul
     Ok(id)
 }
 
+/// Records what was to be changed and came to nothing: begins and ends at once, and takes no lock, since nothing
+/// changes.
+pub async fn record_failed(
+    tx: &mut PgConnection,
+    call: &Call,
+    new: &NewEvent,
+    outcome: &Outcome,
+) -> Result<EventId, Problem> {
+    let id = EventId::new();
+    store::insert(tx, &id, call, new).await?;
+    store::end(tx, &id, outcome, None).await?;
+    Ok(id)
+}
+
 /// Adds a line to the progress of an event. Empty lines are left out (they crash a client).
 pub async fn say(db: impl PgExecutor<'_>, id: &EventId, message: &str) -> Result<(), Problem> {
     say_all(db, id, &[message.to_owned()]).await

@@ -14,6 +14,6 @@ mod actions;
 mod model;
 mod store;
 
-pub use actions::{Following, Told, begin, end, follow, record, say, say_all};
+pub use actions::{Following, Told, begin, end, follow, record, record_failed, say, say_all};
 pub use model::{Event, NewEvent, Outcome, Target, TargetKind};
 pub use store::{Filter, ask_cancel, cancel_asked, expire, find, list, list_lines};

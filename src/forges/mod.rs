@@ -9,8 +9,8 @@
 //! its way.
 //!
 //! Fetching and deploying is a saga, `forge.deploy`: the forge is answered at once, and a crash loses nothing. It runs
-//! on the host that has the app's repository. The deploy is an event like any other, with origin `git`; why a delivery
-//! came to nothing is kept with the forge and shown with it.
+//! on the host that has the app's repository. The deploy is an event like any other, with origin `git`. Why a delivery
+//! came to nothing is kept with the forge and shown with it, and is the error of an event of its own.
 //!
 //! Only HTTP is fetched from; where services may not be called at private addresses, forges may not either, and the
 //! address that was looked at is the one that is connected to. No redirect is followed. The secret and the password

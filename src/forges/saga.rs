@@ -7,15 +7,19 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::PgConnection;
 use url::Url;
 
 use crate::apps;
 use crate::core::Core;
+use crate::events::{self, NewEvent, Outcome, Target};
 use crate::forges::actions::password_place;
 use crate::forges::store::{self, Forge};
 use crate::kernel::call::Call;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::AppName;
+use crate::kernel::permission::Permission;
 use crate::kernel::problem::{Kind, Problem};
 use crate::kernel::secret::Secret;
 use crate::outbound::Why;
@@ -107,6 +111,30 @@ impl DeployFromForge {
         }
     }
 
+    /// Leaves an event of a deploy that never began; one that did has an event of its own.
+    async fn record(
+        &self,
+        tx: &mut PgConnection,
+        data: &ForgeData,
+        run: &Run,
+        outcome: &Outcome,
+    ) -> Result<(), Problem> {
+        let call = self.call(data, run);
+        if store::has_begun(&mut *tx, data.app, &call.request_id).await? {
+            return Ok(());
+        }
+        let Some(name) = apps::store::find_name(&mut *tx, data.app).await? else {
+            return Ok(());
+        };
+        let Some(app) = apps::store::find(&mut *tx, &name).await? else {
+            return Ok(());
+        };
+        let about = json!({ "origin": "git", "commit": data.commit });
+        let new = NewEvent::new(Target::app(&name), Permission::APP_DEPLOY, app.contexts(), about);
+        events::record_failed(tx, &call, &new, outcome).await?;
+        Ok(())
+    }
+
     /// Tancho's own doing, but from where the delivery came; the saga is the request.
     fn call(&self, data: &ForgeData, run: &Run) -> Call {
         Call {
@@ -151,20 +179,20 @@ impl Saga for DeployFromForge {
         run.set_data(&data)
     }
 
-    /// What was fetched stays; why it came to nothing is noted where it is looked for.
-    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        if step != "fetch" {
-            return Ok(());
-        }
-        let data: ForgeData = run.data()?;
-        let words = run
-            .problem()
-            .map(|problem| problem.words().to_owned())
-            .unwrap_or_default();
-        tracing::info!(app = %data.app.0, commit = data.commit, problem = words, "a delivery of a forge is not deployed");
-        let mut tx = run.begin().await?;
-        store::note(&mut tx, data.app, &data.commit, &words).await?;
-        tx.commit().await?;
+    /// What was fetched stays.
+    async fn undo(&self, _step: &'static str, _run: &mut Run) -> Result<(), StepError> {
         Ok(())
+    }
+
+    /// Why a delivery came to nothing is noted where it is looked for, as often as the saga ends: once.
+    async fn ended(&self, tx: &mut PgConnection, run: &Run, outcome: &Outcome) -> Result<(), Problem> {
+        match (outcome, run.data::<ForgeData>()) {
+            (Outcome::Failed { words, .. }, Ok(data)) => {
+                tracing::info!(app = %data.app.0, commit = data.commit, problem = words, "a delivery of a forge is not deployed");
+                store::note(tx, data.app, &data.commit, words).await?;
+                self.record(tx, &data, run, outcome).await
+            }
+            _ => Ok(()),
+        }
     }
 }

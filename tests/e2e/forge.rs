@@ -87,6 +87,12 @@ async fn deploys(house: &House, app: &str) -> Vec<Value> {
         .unwrap_or_default()
 }
 
+/// The events of an app that tell of something that went wrong, newest first.
+async fn failures(house: &House, app: &str) -> Vec<Value> {
+    let path = format!("/1.1/events?target.type=app&target.value={app}&erroronly=true");
+    house.read(&path).await.as_array().cloned().unwrap_or_default()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signed_delivery_is_deployed_once_and_no_other() {
     let mut house = House::start().await;
@@ -254,6 +260,12 @@ async fn a_forge_at_a_private_address_is_not_called_unless_that_is_allowed() {
                 .then_some(())
         })
         .await;
+        let told = failures(&house, "shop").await;
+        assert_eq!(told.len(), count + 1, "{told:?}");
+        let [error, kind, by, from] = ["Error", "Kind", "Owner", "SourceIP"].map(|key| told[0][key].to_string());
+        assert!(error.contains("private address"), "{error}");
+        assert!(kind.contains("\"app.deploy\"") && by.contains("\"internal\""), "{kind} {by}");
+        assert_eq!(from, "\"127.0.0.1\"");
     }
     assert_eq!(deploys(&house, "shop").await.len(), 0);
 }

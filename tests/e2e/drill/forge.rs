@@ -62,7 +62,8 @@ impl Scenario for Deploy {
     async fn check(&mut self, drill: &mut Drill, struck: &Struck) -> Vec<String> {
         // A deploy that has begun goes on by itself.
         let steps = &drill.kinds[Self::KIND];
-        if struck.done || struck.point.is_past(steps, "deploy") {
+        let has_begun = struck.done || struck.point.is_past(steps, "deploy");
+        if has_begun {
             drill.apps[0].says = format!("round{} - -", drill.round);
             drill.apps[0].versions = KEPT.min(drill.apps[0].versions + 1);
         }
@@ -71,10 +72,30 @@ impl Scenario for Deploy {
         if struck.done != forge["problem"].as_str().unwrap().is_empty() {
             wrong.push(format!("done: {}, but {forge}", struck.done));
         }
+        let told = told(drill).await;
+        let right = |error: &String| error.is_empty() == has_begun;
+        if told.len() != 1 || !told.iter().all(right) {
+            wrong.push(format!("begun: {has_begun}, but the events say {told:?}"));
+        }
         wrong
     }
 
     async fn clean(&mut self, drill: &mut Drill) {
         drill.assert_tidy().await;
     }
+}
+
+/// The errors of all events of this round's commit, which are one, whatever was repeated.
+async fn told(drill: &Drill) -> Vec<String> {
+    let commit = fs::read_to_string(drill.house.root.join("origin/tip")).unwrap();
+    let path = "/1.1/events?target.type=app&target.value=app0&kindname=app.deploy&limit=4";
+    let mut errors = Vec::new();
+    for event in drill.house.read(path).await.as_array().unwrap() {
+        let path = format!("/1.1/events/{}", event["UniqueID"].as_str().unwrap());
+        let event = drill.house.read(&path).await;
+        if event["CustomData"]["Start"]["commit"] == commit {
+            errors.push(event["Error"].as_str().unwrap().to_owned());
+        }
+    }
+    errors
 }
