@@ -12,11 +12,14 @@
 //! on the host that has the app's repository. The deploy is an event like any other, with origin `git`. Why a delivery
 //! came to nothing is kept with the forge and shown with it, and is the error of an event of its own.
 //!
-//! Only HTTP is fetched from; where services may not be called at private addresses, forges may not either, and the
-//! address that was looked at is the one that is connected to. No redirect is followed. The secret and the password
-//! are sealed.
+//! What is fetched from speaks HTTP, or SSH. For the latter each app has a *deploy key* of its own, whose public half
+//! its owner adds at the forge; the forge is known by its host key, which its owner has said or which was seen first.
+//! Where services may not be called at private addresses, forges may not either, and the address that was looked at
+//! is the one that is connected to. No redirect is followed. The secret, the password and the deploy key are sealed.
 
 mod actions;
+mod address;
+mod fetch;
 mod model;
 pub mod modern;
 mod saga;

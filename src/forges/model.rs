@@ -1,34 +1,41 @@
-//! Where a repository is, what a delivery says and whether it is signed.
+//! What a delivery says and whether it is signed; how a host key is told.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
 use sha2::Sha256;
-use url::Url;
 
 use crate::kernel::names::BranchName;
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
+use crate::ssh::client::PublicKey;
 
-const LONGEST_URL: usize = 2000;
 const LONGEST_ID: usize = 200;
 
-/// The address of a repository: `http(s)`, without name, password, query or fragment.
-pub(super) fn parse_url(text: &str) -> Result<Url, Problem> {
-    let wrong = || {
-        Problem::invalid(
-            "Give the repository's address as https://host/path.git; a user name and a password go into fields of \
-             their own.",
-        )
+/// The fingerprint of a host key, given as such (`SHA256:…`) or as a public key, with or without the host in front.
+pub(super) fn parse_host_key(text: &str) -> Result<String, Problem> {
+    let text = text.trim();
+    let key = || {
+        let (_, behind_host) = text.split_once(char::is_whitespace).unwrap_or_default();
+        let key = PublicKey::parse(text).or_else(|| PublicKey::parse(behind_host.trim_start()))?;
+        Some(key.fingerprint())
     };
-    let url = Url::parse(text).map_err(|_| wrong())?;
-    let fits = text.len() <= LONGEST_URL
-        && matches!(url.scheme(), "http" | "https")
-        && url.has_host()
-        && url.username().is_empty()
-        && url.password().is_none()
-        && url.query().is_none()
-        && url.fragment().is_none();
-    fits.then_some(url).ok_or_else(wrong)
+    let found = match text
+        .strip_prefix("SHA256:")
+        .map(|digest| digest.trim_end_matches('='))
+    {
+        Some(digest) => STANDARD_NO_PAD
+            .decode(digest)
+            .is_ok_and(|digest| digest.len() == 32)
+            .then(|| format!("SHA256:{digest}")),
+        None => key(),
+    };
+    found.ok_or_else(|| {
+        Problem::invalid(
+            "Give the host key as its fingerprint (SHA256:…), or as one line of known_hosts or of `ssh-keyscan`.",
+        )
+    })
 }
 
 /// A request of a forge.
@@ -145,30 +152,32 @@ mod tests {
             assert!(pushed(bad.as_bytes()).is_err(), "{bad}");
         }
     }
-
     #[test]
-    fn an_address_is_http_and_holds_no_secret() {
+    fn a_host_key_is_told_by_its_fingerprint_or_in_full() {
+        // GitHub's, as it publishes them.
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+        let fingerprint = "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU";
         for good in [
-            "https://git.example.com/ana/shop.git",
-            "http://127.0.0.1:3000/ana/shop",
+            fingerprint,
+            &format!(" {fingerprint}= \n"),
+            key,
+            &format!("{key} comment"),
+            &format!("github.com {key}"),
+            &format!("[github.com]:22,140.82.121.4\t{key}"),
         ] {
-            assert!(parse_url(good).is_ok(), "{good}");
+            assert_eq!(parse_host_key(good).unwrap(), fingerprint, "{good}");
         }
         for bad in [
             "",
-            "shop.git",
-            "/etc",
-            "file:///etc",
-            "ext::sh -c id",
-            "ssh://git@h/x",
-            "git@h:x.git",
-            "https://ana:secret@h/x.git",
-            "https://token@h/x.git",
-            "https://h/x.git?a=b",
-            "https://h/x.git#a",
-            "https://",
+            "SHA256:",
+            "SHA256:abc",
+            "MD5:16:27:ac",
+            "ssh-ed25519",
+            "github.com ssh-ed25519 AAAA",
+            &format!("@revoked * {key}"),
+            &format!("{fingerprint}A"),
         ] {
-            assert!(parse_url(bad).is_err(), "{bad}");
+            assert!(parse_host_key(bad).is_err(), "{bad}");
         }
     }
 }

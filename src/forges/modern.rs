@@ -7,9 +7,9 @@ use axum::http::HeaderMap;
 use serde_json::{Value, json};
 
 use crate::core::Core;
-use crate::forges::actions::{self, Wish};
-use crate::forges::model::{Delivery, parse_url};
-use crate::forges::store::Forge;
+use crate::forges::actions::{self, Shown, Wish};
+use crate::forges::address::Address;
+use crate::forges::model::{Delivery, parse_host_key};
 use crate::http::kit::{Caller, Input};
 use crate::http::wording::modern::Refusal;
 use crate::kernel::names::AppName;
@@ -20,9 +20,11 @@ fn app_name(text: &str) -> Result<AppName, Problem> {
     AppName::parse(text).map_err(|_| Problem::not_found(format!("App {text} not found.")))
 }
 
-fn view(core: &Core, app: &AppName, forge: &Forge) -> Value {
+fn view(core: &Core, app: &AppName, shown: &Shown) -> Value {
+    let Shown { forge, deploy_key } = shown;
     json!({
         "url": forge.url, "branch": forge.branch, "user": forge.user, "hook": core.public.hook_url(app),
+        "deployKey": deploy_key, "hostKey": forge.host_key,
         "deliveredAt": forge.delivered_at, "commit": forge.commit, "problem": forge.problem,
     })
 }
@@ -34,8 +36,8 @@ pub async fn show(
     Path(app): Path<String>,
 ) -> Result<Json<Value>, Refusal> {
     let app = app_name(&app)?;
-    let forge = actions::show(&core, &call, &app).await?;
-    Ok(Json(view(&core, &app, &forge)))
+    let shown = actions::show(&core, &call, &app).await?;
+    Ok(Json(view(&core, &app, &shown)))
 }
 
 /// `PUT /1.0/forges/{app}`: the only answer that shows the secret.
@@ -48,14 +50,18 @@ pub async fn set(
     let app = app_name(&app)?;
     let secret = |key: &str| Ok::<_, Problem>(input.text(key)?.map(Secret::new));
     let wish = Wish {
-        url: parse_url(&input.required("url")?)?,
+        address: Address::parse(&input.required("url")?)?,
         branch: input.parsed("branch")?,
         secret: secret("secret")?,
         user: input.text("user")?.unwrap_or_default(),
         password: secret("password")?,
+        host_key: match input.text("host_key")? {
+            Some(text) => Some(parse_host_key(&text)?),
+            None => None,
+        },
     };
-    let (forge, secret) = actions::set(&core, &call, &app, wish).await?;
-    let mut view = view(&core, &app, &forge);
+    let (shown, secret) = actions::set(&core, &call, &app, wish).await?;
+    let mut view = view(&core, &app, &shown);
     view["secret"] = secret.expose().into();
     Ok(Json(view))
 }

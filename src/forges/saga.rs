@@ -4,31 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
-use url::Url;
 
 use crate::apps;
 use crate::core::Core;
 use crate::events::{self, NewEvent, Outcome, Target};
-use crate::forges::actions::password_place;
+use crate::forges::fetch::fetch;
 use crate::forges::store::{self, Forge};
 use crate::kernel::call::Call;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
 use crate::kernel::problem::{Kind, Problem};
-use crate::kernel::secret::Secret;
-use crate::outbound::Why;
-use crate::repositories::{self, Remote};
+use crate::repositories;
 use crate::sagas::{Lane, Run, Saga, StepError};
 
-/// Before another try while the forge is away; the next ones wait longer.
-const PAUSE: Duration = Duration::from_secs(5);
-/// The same while something else is done to the app.
+/// Before another try while something else is done to the app; the next ones wait longer.
 const BUSY: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,43 +53,6 @@ impl DeployFromForge {
         let name = apps::store::find_name(&self.core.db, data.app).await?;
         let forge = store::find(&self.core.db, data.app).await?;
         Ok(name.zip(forge))
-    }
-
-    async fn fetch(
-        &self,
-        data: &mut ForgeData,
-        name: &AppName,
-        forge: &Forge,
-        run: &Run,
-    ) -> Result<(), StepError> {
-        let url = Url::parse(&forge.url).map_err(Problem::internal)?;
-        let address = self.core.outbound.resolve(&url).await.map_err(|why| {
-            let words = format!("The forge {} {why}.", url.host_str().unwrap_or_default());
-            match why {
-                Why::Private => Problem::forbidden(words),
-                _ => Problem::failed(words),
-            }
-        });
-        let address = later(address)?;
-        let authorization = match &forge.password {
-            None => None,
-            Some(sealed) => {
-                let password = self.core.keys.open(&password_place(data.app), sealed)?;
-                let pair = Secret::new(format!("{}:{}", forge.user, password.expose()));
-                Some(Secret::new(format!(
-                    "Authorization: Basic {}",
-                    STANDARD.encode(pair.expose())
-                )))
-            }
-        };
-        let remote = Remote {
-            url,
-            address,
-            authorization,
-        };
-        let tip = repositories::fetch(&self.core, &self.call(data, run), name, &remote, &forge.branch).await;
-        data.is_current = later(tip)? == data.commit;
-        Ok(())
     }
 
     async fn deploy(&self, data: &ForgeData, name: &AppName, run: &Run) -> Result<(), StepError> {
@@ -145,14 +101,6 @@ impl DeployFromForge {
     }
 }
 
-/// A forge that fails may do better in a moment.
-fn later<T>(result: Result<T, Problem>) -> Result<T, StepError> {
-    result.map_err(|why| match why.kind() {
-        Kind::Failed => StepError::Retry { why, after: PAUSE },
-        _ => why.into(),
-    })
-}
-
 #[async_trait]
 impl Saga for DeployFromForge {
     fn kind(&self) -> &'static str {
@@ -173,7 +121,10 @@ impl Saga for DeployFromForge {
             return Ok(());
         };
         match step {
-            "fetch" => self.fetch(&mut data, &name, &forge, run).await?,
+            "fetch" => {
+                let tip = fetch(&self.core, &self.call(&data, run), &name, &forge, run).await?;
+                data.is_current = tip == data.commit;
+            }
             _ => self.deploy(&data, &name, run).await?,
         }
         run.set_data(&data)

@@ -17,6 +17,10 @@ pub(super) struct Forge {
     pub(super) secret: Vec<u8>,
     /// Sealed.
     pub(super) password: Option<Vec<u8>>,
+    /// Sealed; of those that are read over SSH.
+    pub(super) deploy_key: Option<Vec<u8>>,
+    /// `SHA256:…`; empty: not seen yet.
+    pub(super) host_key: String,
     pub(super) delivered_at: Option<DateTime<Utc>>,
     pub(super) commit: String,
     pub(super) problem: String,
@@ -26,7 +30,7 @@ pub(super) async fn find(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Op
     sqlx::query_as!(
         Forge,
         r#"select app_id as "app: AppId", url, branch as "branch: BranchName", user_name as "user", secret, password,
-                  delivered_at, commit_id as "commit", problem
+                  deploy_key, host_key, delivered_at, commit_id as "commit", problem
            from forge where app_id = $1"#,
         app.0,
     )
@@ -38,7 +42,7 @@ pub(super) async fn find_by_name(db: impl PgExecutor<'_>, app: &AppName) -> sqlx
     sqlx::query_as!(
         Forge,
         r#"select app_id as "app: AppId", url, branch as "branch: BranchName", user_name as "user", secret, password,
-                  delivered_at, commit_id as "commit", problem
+                  deploy_key, host_key, delivered_at, commit_id as "commit", problem
            from forge join app using (app_id) where app.name = $1"#,
         app.as_str(),
     )
@@ -46,22 +50,56 @@ pub(super) async fn find_by_name(db: impl PgExecutor<'_>, app: &AppName) -> sqlx
     .await
 }
 
-/// Sets an app's forge, in the place of one that it had.
+/// Sets an app's forge, in the place of one that it had, whose deploy key stays.
 pub(super) async fn set(tx: &mut PgConnection, forge: &Forge) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into forge (app_id, url, branch, user_name, secret, password) values ($1, $2, $3, $4, $5, $6)
+        "insert into forge (app_id, url, branch, user_name, secret, password, host_key)
+         values ($1, $2, $3, $4, $5, $6, $7)
          on conflict (app_id) do update set url = excluded.url, branch = excluded.branch,
-             user_name = excluded.user_name, secret = excluded.secret, password = excluded.password, problem = ''",
+             user_name = excluded.user_name, secret = excluded.secret, password = excluded.password,
+             host_key = excluded.host_key, problem = ''",
         forge.app.0,
         forge.url,
         forge.branch.as_str(),
         forge.user,
         forge.secret,
         forge.password,
+        forge.host_key,
     )
     .execute(tx)
     .await
     .map(drop)
+}
+
+/// Gives a forge its deploy key, unless it has one.
+pub(super) async fn give_key(tx: &mut PgConnection, app: AppId, key: &[u8]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update forge set deploy_key = $2 where app_id = $1 and deploy_key is null",
+        app.0,
+        key,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Keeps the host key of a forge at an address, if none is kept yet; the one that is kept now. `None`: the forge is at
+/// another address, or gone.
+pub(super) async fn keep_host_key(
+    tx: &mut PgConnection,
+    app: AppId,
+    url: &str,
+    shown: &str,
+) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar!(
+        "update forge set host_key = case host_key when '' then $3 else host_key end
+         where app_id = $1 and url = $2 returning host_key",
+        app.0,
+        url,
+        shown,
+    )
+    .fetch_optional(tx)
+    .await
 }
 
 /// False if there was none.

@@ -75,6 +75,8 @@ sealed_columns! {
     FORGE_SECRET = "forge.secret": "forge"."secret" by ["app_id"];
     /// By which repositories of forges are read.
     FORGE_PASSWORD = "forge.password": "forge"."password" by ["app_id"];
+    /// The same over SSH.
+    FORGE_DEPLOY_KEY = "forge.deploy_key": "forge"."deploy_key" by ["app_id"];
 }
 
 /// Where a sealed value lives: `Place::new(Column::ENV_VAR, &[&app, &name])`.

@@ -2,6 +2,7 @@
 //! a variable of the server reaches it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -13,12 +14,30 @@ use crate::kernel::problem::Problem;
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// The answer of a short question that is kept, at most.
 const LONGEST_ANSWER: u64 = 64 * 1024;
+/// Of what git complains of, in bytes.
+const LONGEST_COMPLAINT: usize = 4 * 1024;
 /// Memory that git may ask for in one piece: a small pack can unpack to objects of any size.
 const LARGEST_PIECE: &str = "1g";
 
+/// Runs what its arguments say, with its standard input as descriptor 3 and nothing to read itself.
+const HAND_ON: &str = r#"exec "$@" 3<&0 0</dev/null"#;
+
 /// A `git` in a repository that ends when it is dropped.
 pub(super) fn git(repository: &Path) -> Command {
-    let mut command = Command::new("git");
+    child("git", repository)
+}
+
+/// A `git` that finds somebody to talk to at descriptor 3 (`fd::3` among its remotes).
+pub(super) fn git_beside(repository: &Path, socket: OwnedFd) -> Command {
+    let mut command = child("sh", repository);
+    command
+        .args(["-c", HAND_ON, "sh", "git"])
+        .stdin(Stdio::from(socket));
+    command
+}
+
+fn child(program: &str, repository: &Path) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("PATH", PATH)
@@ -69,6 +88,28 @@ pub(super) async fn read(command: &mut Command, most: u64) -> Result<(i32, Vec<u
 pub(super) async fn ask(command: &mut Command) -> Result<(i32, String), Problem> {
     let (status, said) = read(command, LONGEST_ANSWER).await?;
     Ok((status, String::from_utf8_lossy(&said).trim_end().to_owned()))
+}
+
+/// Runs what may fail for a reason that somebody has to know: whether it went well, and the end of what it complained
+/// of.
+pub(super) async fn complain(command: &mut Command) -> Result<(bool, String), Problem> {
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(cannot_start)?;
+    let mut stderr = child.stderr.take().ok_or_else(|| Problem::internal("no pipe"))?;
+    let (mut said, mut chunk) = (Vec::new(), vec![0; LONGEST_COMPLAINT]);
+    loop {
+        match stderr.read(&mut chunk).await.map_err(Problem::internal)? {
+            0 => break,
+            read => said.extend_from_slice(&chunk[..read]),
+        }
+        let before = said.len().saturating_sub(LONGEST_COMPLAINT);
+        said.drain(..before);
+    }
+    let status = child.wait().await.map_err(Problem::internal)?;
+    Ok((status.success(), String::from_utf8_lossy(&said).into_owned()))
 }
 
 /// Runs what must go well.

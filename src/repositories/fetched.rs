@@ -2,10 +2,11 @@
 //! `refs/forge/`; branches that people push stay as they are.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::process::Command;
 use url::Url;
 
 use crate::core::Core;
@@ -15,7 +16,7 @@ use crate::kernel::names::{AppName, BranchName};
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 use crate::repositories::actions::open;
-use crate::repositories::children::{cannot_start, git, order};
+use crate::repositories::children::{complain, git, git_beside, order};
 use crate::repositories::model::Service;
 use crate::repositories::push::Tree;
 use crate::repositories::{disk, store};
@@ -29,13 +30,17 @@ const LONGEST_REASON: usize = 300;
 
 /// A repository elsewhere.
 #[derive(Debug)]
-pub struct Remote {
-    /// `http(s)`, without a secret.
-    pub url: Url,
-    /// The one address of its host that is connected to.
-    pub address: IpAddr,
-    /// A header, if the repository is not open to all.
-    pub authorization: Option<Secret>,
+pub enum Remote {
+    Http {
+        /// Without a secret.
+        url: Url,
+        /// The one address of its host that is connected to.
+        address: IpAddr,
+        /// A header, if the repository is not open to all.
+        authorization: Option<Secret>,
+    },
+    /// The other end of this socket speaks as `git upload-pack` does.
+    Open(OwnedFd),
 }
 
 /// The host on which an app's repository lies; this one, if it has none yet.
@@ -49,39 +54,11 @@ pub async fn fetch(
     core: &Core,
     call: &Call,
     app: &AppName,
-    remote: &Remote,
+    remote: Remote,
     branch: &BranchName,
 ) -> Result<String, Problem> {
     let repository = open(core, call, app.as_str(), Service::ReceivePack).await?;
-    let mut fetching = git(&repository.path);
-    let pinned = match (remote.url.host(), remote.url.port_or_known_default()) {
-        (Some(url::Host::Domain(name)), Some(port)) => format!("{name}:{port}:{}", remote.address),
-        // An address needs no looking up.
-        _ => String::new(),
-    };
-    for (key, value) in [
-        ("protocol.allow", "never"),
-        ("protocol.https.allow", "always"),
-        ("protocol.http.allow", "always"),
-        ("http.followRedirects", "false"),
-        ("http.curloptResolve", &pinned),
-        ("http.lowSpeedLimit", "1"),
-        ("http.lowSpeedTime", "60"),
-        ("fetch.fsckObjects", "true"),
-        ("fetch.unpackLimit", "1"),
-        ("gc.auto", "0"),
-    ] {
-        if !value.is_empty() {
-            fetching.arg("-c").arg(format!("{key}={value}"));
-        }
-    }
-    if let Some(header) = &remote.authorization {
-        // Not by argv, which all processes of the machine can read.
-        fetching
-            .env("GIT_CONFIG_COUNT", "1")
-            .env("GIT_CONFIG_KEY_0", "http.extraHeader")
-            .env("GIT_CONFIG_VALUE_0", header.expose());
-    }
+    let (mut fetching, url) = fetcher(&repository.path, remote);
     let kept = format!("refs/forge/{branch}");
     fetching
         .args([
@@ -91,12 +68,11 @@ pub async fn fetch(
             "--no-write-fetch-head",
             "--no-auto-maintenance",
         ])
-        .args(["--no-recurse-submodules", "--", remote.url.as_str()])
-        .arg(format!("+refs/heads/{branch}:{kept}"))
-        .stderr(Stdio::piped());
+        .args(["--no-recurse-submodules", "--", &url])
+        .arg(format!("+refs/heads/{branch}:{kept}"));
     let most = core.settings.git.max_repository_bytes.0;
-    let output = tokio::select! {
-        output = fetching.output() => output.map_err(cannot_start)?,
+    let (done, said) = tokio::select! {
+        ended = complain(&mut fetching) => ended?,
         () = grown(&repository.path, most) => {
             return Err(Problem::too_large(format!(
                 "What was fetched makes the repository larger than the {most} bytes that it may have."
@@ -106,20 +82,74 @@ pub async fn fetch(
             return Err(Problem::failed("The forge has not sent all of the branch in time."));
         }
     };
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let reason: String = said
-            .lines()
-            .last()
-            .unwrap_or_default()
-            .chars()
-            .take(LONGEST_REASON)
-            .collect();
+    if !done {
         return Err(Problem::failed(format!(
-            "The branch {branch} cannot be fetched: {reason}"
+            "The branch {branch} cannot be fetched: {}",
+            reason(&said)
         )));
     }
     order(git(&repository.path).args(["rev-parse", "--verify", &kept])).await
+}
+
+/// A git for one kind of remote alone, and how the remote is called there.
+fn fetcher(repository: &Path, remote: Remote) -> (Command, String) {
+    let (mut command, url, settings) = match remote {
+        Remote::Open(socket) => {
+            let settings = vec![("protocol.fd.allow", "always".to_owned())];
+            (git_beside(repository, socket), "fd::3".to_owned(), settings)
+        }
+        Remote::Http {
+            url,
+            address,
+            authorization,
+        } => {
+            let mut command = git(repository);
+            if let Some(header) = &authorization {
+                // Not by argv, which all processes of the machine can read.
+                command
+                    .env("GIT_CONFIG_COUNT", "1")
+                    .env("GIT_CONFIG_KEY_0", "http.extraHeader")
+                    .env("GIT_CONFIG_VALUE_0", header.expose());
+            }
+            let settings = by_http(&url, address);
+            (command, url.to_string(), settings)
+        }
+    };
+    let always = [
+        ("protocol.allow", "never"),
+        ("fetch.fsckObjects", "true"),
+        ("fetch.unpackLimit", "1"),
+        ("gc.auto", "0"),
+    ];
+    for (key, value) in always {
+        command.arg("-c").arg(format!("{key}={value}"));
+    }
+    for (key, value) in settings {
+        command.arg("-c").arg(format!("{key}={value}"));
+    }
+    (command, url)
+}
+
+fn by_http(url: &Url, address: IpAddr) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
+        ("protocol.https.allow", "always".to_owned()),
+        ("protocol.http.allow", "always".to_owned()),
+        ("http.followRedirects", "false".to_owned()),
+        ("http.lowSpeedLimit", "1".to_owned()),
+        ("http.lowSpeedTime", "60".to_owned()),
+    ];
+    // An address needs no looking up.
+    if let (Some(url::Host::Domain(name)), Some(port)) = (url.host(), url.port_or_known_default()) {
+        settings.push(("http.curloptResolve", format!("{name}:{port}:{address}")));
+    }
+    settings
+}
+
+/// Why git has failed: it says so in one line, and sometimes gives advice after it.
+fn reason(said: &str) -> String {
+    let fatal = said.lines().rev().find(|line| line.starts_with("fatal: "));
+    let line = fatal.or_else(|| said.lines().last()).unwrap_or_default();
+    line.chars().take(LONGEST_REASON).collect()
 }
 
 /// Waits until a folder is larger than it may be.

@@ -28,7 +28,14 @@ pub(crate) fn signature(secret: &str, body: &str) -> String {
 }
 
 /// Sends a delivery in GitHub's form.
-async fn deliver(house: &House, app: &str, id: &str, event: &str, body: &str, signed: &str) -> (u16, String) {
+pub(crate) async fn deliver(
+    house: &House,
+    app: &str,
+    id: &str,
+    event: &str,
+    body: &str,
+    signed: &str,
+) -> (u16, String) {
     let url = format!("{}/forges/{app}", house.running().api);
     let answer = house
         .http
@@ -49,10 +56,13 @@ pub(crate) struct Origin(Desk);
 
 impl Origin {
     pub(crate) fn new(house: &House, mirror: &str) -> Self {
+        Self::pushing_to(house, &desk::url(house, &house.token, mirror))
+    }
+
+    pub(crate) fn pushing_to(house: &House, url: &str) -> Self {
         let origin = Self(Desk::at(house.root.join("origin")));
         origin.git(&["init", "--quiet", "--initial-branch=main"]);
-        let url = desk::url(house, &house.token, mirror);
-        origin.git(&["remote", "add", "forge", &url]);
+        origin.git(&["remote", "add", "forge", url]);
         origin
     }
 
@@ -72,13 +82,13 @@ impl Origin {
 }
 
 /// Lets `shop` follow a forge.
-async fn follow(house: &House, wish: &Value) -> Response {
+pub(crate) async fn follow(house: &House, wish: &Value) -> Response {
     let request = house.by(Method::PUT, "/1.0/forges/shop").json(wish);
     request.send().await.unwrap()
 }
 
 /// The deploys of an app, newest first.
-async fn deploys(house: &House, app: &str) -> Vec<Value> {
+pub(crate) async fn deploys(house: &House, app: &str) -> Vec<Value> {
     house
         .read(&format!("/1.0/deploys?app={app}"))
         .await
@@ -88,7 +98,7 @@ async fn deploys(house: &House, app: &str) -> Vec<Value> {
 }
 
 /// The events of an app that tell of something that went wrong, newest first.
-async fn failures(house: &House, app: &str) -> Vec<Value> {
+pub(crate) async fn failures(house: &House, app: &str) -> Vec<Value> {
     let path = format!("/1.1/events?target.type=app&target.value={app}&erroronly=true");
     house.read(&path).await.as_array().cloned().unwrap_or_default()
 }
@@ -239,12 +249,21 @@ async fn a_forge_at_a_private_address_is_not_called_unless_that_is_allowed() {
     let house = House::with(&[("TANCHO_SERVICES_ALLOW_PRIVATE_ADDRESSES", "no")]).await;
     house.create_app("shop").await;
     let port = house.running().api.rsplit(':').next().unwrap().to_owned();
-    for (count, host) in ["127.0.0.1", "localhost", "[::1]", "169.254.169.254", "0x7f000001"]
-        .iter()
-        .enumerate()
+    for (count, server) in [
+        "http://127.0.0.1",
+        "http://localhost",
+        "http://[::1]",
+        "http://169.254.169.254",
+        "http://0x7f000001",
+        "ssh://git@127.0.0.1",
+        "ssh://git@localhost",
+        "ssh://git@[::1]",
+        "ssh://git@0x7f000001",
+    ]
+    .iter()
+    .enumerate()
     {
-        let wish =
-            json!({ "url": format!("http://{host}:{port}/git/shop.git"), "secret": "0123456789abcdef" });
+        let wish = json!({ "url": format!("{server}:{port}/git/shop.git"), "secret": "0123456789abcdef" });
         assert_eq!(follow(&house, &wish).await.status(), 200);
         let body = push("main", &format!("a{count}").repeat(20));
         let id = format!("id-{count}");
@@ -262,9 +281,13 @@ async fn a_forge_at_a_private_address_is_not_called_unless_that_is_allowed() {
         .await;
         let told = failures(&house, "shop").await;
         assert_eq!(told.len(), count + 1, "{told:?}");
-        let [error, kind, by, from] = ["Error", "Kind", "Owner", "SourceIP"].map(|key| told[0][key].to_string());
+        let [error, kind, by, from] =
+            ["Error", "Kind", "Owner", "SourceIP"].map(|key| told[0][key].to_string());
         assert!(error.contains("private address"), "{error}");
-        assert!(kind.contains("\"app.deploy\"") && by.contains("\"internal\""), "{kind} {by}");
+        assert!(
+            kind.contains("\"app.deploy\"") && by.contains("\"internal\""),
+            "{kind} {by}"
+        );
         assert_eq!(from, "\"127.0.0.1\"");
     }
     assert_eq!(deploys(&house, "shop").await.len(), 0);

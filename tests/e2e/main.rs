@@ -17,6 +17,7 @@ mod drill;
 mod faults;
 mod fleet;
 mod forge;
+mod forge_ssh;
 mod house;
 mod keys;
 mod load;

@@ -172,10 +172,11 @@ async fn plant(house: &House) -> Person {
         .execute(db)
         .await
         .unwrap();
-    sqlx::query("insert into forge (app_id, url, branch, secret, password) values ($1, '', 'main', $2, $3)")
+    sqlx::query("insert into forge (app_id, url, branch, secret, password, deploy_key) values ($1, '', 'main', $2, $3, $4)")
         .bind(app)
         .bind(seal(Column::FORGE_SECRET, &[&app]))
         .bind(seal(Column::FORGE_PASSWORD, &[&app]))
+        .bind(seal(Column::FORGE_DEPLOY_KEY, &[&app]))
         .execute(db)
         .await
         .unwrap();
