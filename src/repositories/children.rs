@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
@@ -17,22 +18,69 @@ const LONGEST_ANSWER: u64 = 64 * 1024;
 /// Of what git complains of, in bytes.
 const LONGEST_COMPLAINT: usize = 4 * 1024;
 /// Memory that git may ask for in one piece: a small pack can unpack to objects of any size.
-const LARGEST_PIECE: &str = "1g";
+const MOST_PIECE: u64 = 1 << 30;
+/// Less is too little for git's own work.
+const LEAST_PIECE: u64 = 64 << 20;
+/// What a pack may be larger than the room, so that git says first, and better, what is wrong.
+const OVERHEAD: u64 = 1 << 20;
+/// Of the processor, for what is taken in: a small pack can unpack to any number of objects.
+const PROCESSOR: Duration = Duration::from_secs(1800);
 
-/// Runs what its arguments say, with its standard input as descriptor 3 and nothing to read itself.
-const HAND_ON: &str = r#"exec "$@" 3<&0 0</dev/null"#;
+/// Runs what its arguments say within two bounds: the size of a file in blocks of 512 bytes, and seconds of the processor.
+/// A file that would be larger is an error to who writes it, instead of its death.
+macro_rules! bounded {
+    ($redirections:literal) => {
+        concat!(
+            r#"trap '' XFSZ; ulimit -c 0 && ulimit -f "$1" && ulimit -t "$2" && shift 2 && exec "$@""#,
+            $redirections
+        )
+    };
+}
+const BOUNDED: &str = bounded!("");
+/// The same, with its standard input as descriptor 3 and nothing to read itself.
+const BOUNDED_BESIDE: &str = bounded!(" 3<&0 0</dev/null");
 
 /// A `git` in a repository that ends when it is dropped.
 pub(super) fn git(repository: &Path) -> Command {
     child("git", repository)
 }
 
-/// A `git` that finds somebody to talk to at descriptor 3 (`fd::3` among its remotes).
-pub(super) fn git_beside(repository: &Path, socket: OwnedFd) -> Command {
-    let mut command = child("sh", repository);
+/// Bounds of a git that takes in what strangers have packed, and of each of its children.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// The bytes by which the repository may grow.
+    pub(super) room: u64,
+    /// The bytes that any object may unpack to.
+    pub(super) largest: u64,
+}
+
+impl Bounds {
+    fn blocks(self) -> u64 {
+        self.room.saturating_add(OVERHEAD).div_ceil(512)
+    }
+}
+
+/// A `git` that takes in objects.
+pub(super) fn taking_git(repository: &Path, bounds: Bounds) -> Command {
+    taking(BOUNDED, repository, bounds)
+}
+
+/// A `git` that takes in objects, and finds somebody to talk to at descriptor 3 (`fd::3` among its remotes).
+pub(super) fn taking_git_beside(repository: &Path, bounds: Bounds, socket: OwnedFd) -> Command {
+    let mut command = taking(BOUNDED_BESIDE, repository, bounds);
+    command.stdin(Stdio::from(socket));
     command
-        .args(["-c", HAND_ON, "sh", "git"])
-        .stdin(Stdio::from(socket));
+}
+
+fn taking(script: &str, repository: &Path, bounds: Bounds) -> Command {
+    let mut command = child("sh", repository);
+    let largest = bounds.largest.clamp(LEAST_PIECE, MOST_PIECE);
+    command
+        .args(["-c", script, "sh"])
+        .arg(bounds.blocks().to_string())
+        .arg(PROCESSOR.as_secs().to_string())
+        .args(["git", "-c", "pack.threads=1"])
+        .env("GIT_ALLOC_LIMIT", largest.to_string());
     command
 }
 
@@ -45,7 +93,7 @@ fn child(program: &str, repository: &Path) -> Command {
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_ALLOC_LIMIT", LARGEST_PIECE)
+        .env("GIT_ALLOC_LIMIT", MOST_PIECE.to_string())
         .env("GIT_DIR", repository)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

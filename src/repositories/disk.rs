@@ -10,6 +10,9 @@ use crate::kernel::problem::Problem;
 /// Git's names of folders of pushes under way, below `objects`.
 const QUARANTINES: [&str; 2] = ["incoming-", "tmp_objdir-"];
 
+/// Git's names of packs that are being written, below `objects/pack`.
+const BEGUN: [&str; 2] = ["tmp_", ".tmp-"];
+
 /// The bytes of the files below a folder. What goes meanwhile does not count.
 pub(super) async fn size(folder: &Path) -> Result<i64, Problem> {
     let folder = folder.to_owned();
@@ -44,6 +47,23 @@ pub(super) async fn sweep(repository: &Path, age: Duration) -> Result<(), Proble
                 .is_ok_and(|is| is >= age)
             {
                 std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Removes the beginnings of packs that fetches and packing have left. Nobody else may be at either.
+pub(super) async fn sweep_packs(repository: &Path) -> Result<(), Problem> {
+    let packs = repository.join("objects/pack");
+    blocking(move || {
+        for entry in std::fs::read_dir(packs)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if BEGUN.iter().any(|prefix| name.starts_with(prefix)) {
+                std::fs::remove_file(entry.path())?;
             }
         }
         Ok(())

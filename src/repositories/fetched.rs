@@ -16,15 +16,14 @@ use crate::kernel::names::{AppName, BranchName};
 use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 use crate::repositories::actions::open;
-use crate::repositories::children::{complain, git, git_beside, order};
+use crate::repositories::children::{Bounds, complain, git, order, taking_git, taking_git_beside};
 use crate::repositories::model::Service;
 use crate::repositories::push::Tree;
+use crate::repositories::room::{self, Turn};
 use crate::repositories::{disk, store};
 
 /// For a whole fetch.
 const DEADLINE: Duration = Duration::from_secs(600);
-/// Between looks at what a fetch has brought.
-const LOOK: Duration = Duration::from_millis(500);
 /// Of what git says when it fails.
 const LONGEST_REASON: usize = 300;
 
@@ -58,7 +57,15 @@ pub async fn fetch(
     branch: &BranchName,
 ) -> Result<String, Problem> {
     let repository = open(core, call, app.as_str(), Service::ReceivePack).await?;
-    let (mut fetching, url) = fetcher(&repository.path, remote);
+    let path = &repository.path;
+    let _turn = Turn::to_pack(path).await?;
+    disk::sweep_packs(path).await?;
+    let most = core.settings.git.max_repository_bytes.0;
+    let bounds = Bounds {
+        room: room::left(path, most).await?,
+        largest: core.settings.builds.max_unpacked_bytes.0,
+    };
+    let (mut fetching, url) = fetcher(path, bounds, remote);
     let kept = format!("refs/forge/{branch}");
     fetching
         .args([
@@ -70,40 +77,49 @@ pub async fn fetch(
         ])
         .args(["--no-recurse-submodules", "--", &url])
         .arg(format!("+refs/heads/{branch}:{kept}"));
-    let most = core.settings.git.max_repository_bytes.0;
     let (done, said) = tokio::select! {
         ended = complain(&mut fetching) => ended?,
-        () = grown(&repository.path, most) => {
-            return Err(Problem::too_large(format!(
-                "What was fetched makes the repository larger than the {most} bytes that it may have."
-            )));
-        }
         () = tokio::time::sleep(DEADLINE) => {
             return Err(Problem::failed("The forge has not sent all of the branch in time."));
         }
     };
-    if !done {
-        return Err(Problem::failed(format!(
+    if done {
+        // So that the healer looks after it.
+        let bytes = disk::size(path).await?;
+        let mut tx = core.db.begin().await?;
+        store::pushed(&mut tx, repository.app.id, None, bytes).await?;
+        tx.commit().await?;
+        return order(git(path).args(["rev-parse", "--verify", &kept])).await;
+    }
+    disk::sweep_packs(path).await?;
+    match said.contains("File too large") {
+        true => Err(Problem::too_large(format!(
+            "What was fetched makes the repository larger than the {most} bytes that it may have."
+        ))),
+        false => Err(Problem::failed(format!(
             "The branch {branch} cannot be fetched: {}",
             reason(&said)
-        )));
+        ))),
     }
-    order(git(&repository.path).args(["rev-parse", "--verify", &kept])).await
 }
 
 /// A git for one kind of remote alone, and how the remote is called there.
-fn fetcher(repository: &Path, remote: Remote) -> (Command, String) {
+fn fetcher(repository: &Path, bounds: Bounds, remote: Remote) -> (Command, String) {
     let (mut command, url, settings) = match remote {
         Remote::Open(socket) => {
             let settings = vec![("protocol.fd.allow", "always".to_owned())];
-            (git_beside(repository, socket), "fd::3".to_owned(), settings)
+            (
+                taking_git_beside(repository, bounds, socket),
+                "fd::3".to_owned(),
+                settings,
+            )
         }
         Remote::Http {
             url,
             address,
             authorization,
         } => {
-            let mut command = git(repository);
+            let mut command = taking_git(repository, bounds);
             if let Some(header) = &authorization {
                 // Not by argv, which all processes of the machine can read.
                 command
@@ -150,17 +166,6 @@ fn reason(said: &str) -> String {
     let fatal = said.lines().rev().find(|line| line.starts_with("fatal: "));
     let line = fatal.or_else(|| said.lines().last()).unwrap_or_default();
     line.chars().take(LONGEST_REASON).collect()
-}
-
-/// Waits until a folder is larger than it may be.
-async fn grown(folder: &Path, most: u64) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        // What cannot be looked at now is looked at again.
-        if matches!(disk::size(folder).await, Ok(bytes) if bytes.unsigned_abs() > most) {
-            return;
-        }
-    }
 }
 
 /// Deploys a commit that has been fetched. Answers the event to follow.

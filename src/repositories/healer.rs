@@ -9,6 +9,7 @@ use crate::db::listen::Channel;
 use crate::kernel::problem::Problem;
 use crate::repositories::children::{git, order};
 use crate::repositories::disk;
+use crate::repositories::room::Turn;
 use crate::repositories::store::{self, Untidy};
 use crate::sagas::{Reconciler, Report};
 
@@ -19,10 +20,18 @@ const MOST: i64 = 20;
 const LONGEST: Duration = Duration::from_secs(30 * 60);
 /// No push takes longer.
 const LONGEST_PUSH: Duration = Duration::from_secs(24 * 3600);
-/// Packs, one for each push, until they are made one.
-const PACKS: &str = "gc.autoPackLimit=20";
-/// How long what no branch leads to any more is kept.
-const GRACE: &str = "gc.pruneExpire=1.day.ago";
+const SETTINGS: [&str; 6] = [
+    // Packs, one for each push, until they are made one.
+    "gc.autoPackLimit=20",
+    // How long what no branch leads to any more is kept.
+    "gc.pruneExpire=1.day.ago",
+    // As small as it came, not each object in a file of its own.
+    "gc.cruftPacks=true",
+    "gc.autoDetach=false",
+    // Bounds memory.
+    "pack.threads=1",
+    "pack.windowMemory=64m",
+];
 
 /// See the module.
 pub struct Repositories {
@@ -50,20 +59,16 @@ impl Repositories {
         let since = store::now(&self.core.db).await?;
         let mut size = 0;
         if path.exists() {
+            let _turn = Turn::to_pack(&path).await?;
             disk::sweep(&path, LONGEST_PUSH).await?;
+            disk::sweep_packs(&path).await?;
             size = disk::size(&path).await?;
             let half = self.core.settings.git.max_repository_bytes.0 / 2;
             let mut packing = git(&path);
-            packing.args([
-                "-c",
-                PACKS,
-                "-c",
-                GRACE,
-                "-c",
-                "gc.autoDetach=false",
-                "gc",
-                "--quiet",
-            ]);
+            for setting in SETTINGS {
+                packing.args(["-c", setting]);
+            }
+            packing.args(["gc", "--quiet"]);
             // One that is half full is packed at once; else git decides whether it is worth it.
             if size.unsigned_abs() < half {
                 packing.arg("--auto");

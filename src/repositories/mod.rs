@@ -22,9 +22,12 @@
 //! A pusher who hangs up stops neither the deploy nor the refs: git's answer is read to its end. Whoever only
 //! fetches, and stops reading, loses their git after the time that an upload may pause.
 //!
-//! Disk is bounded: what comes in stays packed (`receive.unpackLimit`), and git refuses a pack that is larger
-//! than what is left of the quota. What a commit unpacks to is counted before it is unpacked. A healer packs
-//! anew what was pushed to, and removes what belongs to no app any more.
+//! Disk is bounded: what comes in stays packed (`receive.unpackLimit`), git refuses a pack that is larger than what is
+//! left of the quota, and one push is received after the other, so that all of them together keep to it. What a pack
+//! unpacks to is bounded apart: a git that takes in what strangers have made may write no file larger than the room that
+//! is left, may hold no object in memory that is larger than a deploy may be, and has so much time of the processor. What
+//! a commit unpacks to is counted before it is unpacked. A healer packs anew what was pushed to, and removes what belongs
+//! to no app any more.
 
 mod actions;
 mod children;
@@ -35,6 +38,7 @@ mod hook;
 mod model;
 pub mod modern;
 mod push;
+mod room;
 mod store;
 mod talk;
 pub mod wire;

@@ -19,9 +19,10 @@ use crate::kernel::ids::EventId;
 use crate::kernel::names::BranchName;
 use crate::kernel::problem::Problem;
 use crate::repositories::actions::Repository;
-use crate::repositories::children::{ask, cannot_start, git, order};
+use crate::repositories::children::{Bounds, ask, cannot_start, git, order};
 use crate::repositories::hook::{Asked, Pipes};
 use crate::repositories::model::{Wish, branch_ref, first_default};
+use crate::repositories::room::{self, Turn};
 use crate::repositories::{disk, store};
 
 const CHUNK: usize = 64 * 1024;
@@ -36,13 +37,22 @@ pub(super) struct Push {
     call: Call,
     repository: Repository,
     pipes: Pipes,
+    /// The bytes by which the repository may grow.
+    left: u64,
+    /// Held until all that is pushed has come.
+    receiving: Option<Turn>,
     /// Held until git has moved the refs.
     lock: Option<Flock<File>>,
 }
 
 impl Push {
-    pub(super) fn new(core: &Core, call: &Call, repository: Repository) -> Result<Self, Problem> {
+    /// One whose turn it is.
+    pub(super) async fn new(core: &Core, call: &Call, repository: Repository) -> Result<Self, Problem> {
+        let receiving = Some(Turn::to_receive(&repository.path).await?);
+        let left = room::left(&repository.path, core.settings.git.max_repository_bytes.0).await?;
         Ok(Self {
+            left,
+            receiving,
             core: core.clone(),
             call: call.clone(),
             repository,
@@ -56,9 +66,19 @@ impl Push {
         &self.pipes.folder
     }
 
+    /// What git may take in.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            room: self.left,
+            largest: self.core.settings.builds.max_unpacked_bytes.0,
+        }
+    }
+
     /// Waits for the hook and answers it.
     pub(super) async fn converse(&mut self) {
-        let judged = match self.pipes.asked().await {
+        let asked = self.pipes.asked().await;
+        self.receiving = None;
+        let judged = match asked {
             Ok(asked) => self.judge(&asked).await,
             Err(problem) => Err(problem),
         };
@@ -70,6 +90,7 @@ impl Push {
     }
 
     async fn judge(&mut self, asked: &Asked) -> Result<(), Problem> {
+        self.measure(asked).await?;
         let app = self.repository.app.id;
         let chosen = store::find_branch(&self.core.db, app).await?;
         let usual = &self.core.settings.git.default_branch;
@@ -85,6 +106,20 @@ impl Push {
         store::pushed(&mut tx, app, wish.map(|_| &branch), bytes).await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// Refuses what makes the repository too large with what git has written beside it.
+    async fn measure(&self, asked: &Asked) -> Result<(), Problem> {
+        let Some(quarantine) = &asked.quarantine else {
+            return Ok(());
+        };
+        match disk::size(quarantine).await?.unsigned_abs() > self.left {
+            false => Ok(()),
+            true => Err(Problem::too_large(format!(
+                "What is pushed makes the repository larger than the {} bytes that it may have.",
+                self.core.settings.git.max_repository_bytes.0
+            ))),
+        }
     }
 
     async fn deploy_branch(

@@ -12,8 +12,7 @@ use crate::core::Core;
 use crate::kernel::call::Call;
 use crate::kernel::problem::Problem;
 use crate::repositories::actions::Repository;
-use crate::repositories::children::{cannot_start, git, read};
-use crate::repositories::disk;
+use crate::repositories::children::{cannot_start, git, read, taking_git};
 use crate::repositories::hook::{self, VARIABLE};
 use crate::repositories::model::Service;
 use crate::repositories::push::Push;
@@ -48,16 +47,12 @@ impl Talk {
         repository: &Repository,
         manner: Manner<'_>,
     ) -> Result<(Self, ChildStdin), Problem> {
-        let mut command = speaker(core, repository, manner).await?;
-        command.arg(&repository.path).stdin(Stdio::piped());
         let push = match manner.service {
             Service::UploadPack | Service::UploadArchive => None,
-            Service::ReceivePack => {
-                let push = Push::new(core, call, repository.clone())?;
-                command.env(VARIABLE, push.folder());
-                Some(push)
-            }
+            Service::ReceivePack => Some(Push::new(core, call, repository.clone()).await?),
         };
+        let mut command = speaker(core, repository, manner, push.as_ref());
+        command.arg(&repository.path).stdin(Stdio::piped());
         let mut child = command.spawn().map_err(cannot_start)?;
         let stdin = child.stdin.take().ok_or_else(|| Problem::internal("no pipe"))?;
         let patience = core.settings.api.request_timeout;
@@ -122,7 +117,7 @@ pub(super) async fn advertise(
     repository: &Repository,
     manner: Manner<'_>,
 ) -> Result<Vec<u8>, Problem> {
-    let mut command = speaker(core, repository, manner).await?;
+    let mut command = speaker(core, repository, manner, None);
     command.arg("--http-backend-info-refs").arg(&repository.path);
     let (status, said) = read(&mut command, LONGEST_ADVERTISEMENT).await?;
     match status {
@@ -131,19 +126,24 @@ pub(super) async fn advertise(
     }
 }
 
-async fn speaker(core: &Core, repository: &Repository, manner: Manner<'_>) -> Result<Command, Problem> {
-    let mut command = git(&repository.path);
+/// A git that speaks; of a push that is only announced there is nothing yet to bound.
+fn speaker(core: &Core, repository: &Repository, manner: Manner<'_>, push: Option<&Push>) -> Command {
+    let mut command = match push {
+        None => git(&repository.path),
+        Some(push) => {
+            let mut command = taking_git(&repository.path, push.bounds());
+            command.env(VARIABLE, push.folder());
+            command
+        }
+    };
     let hooks = hook::folder(&core.dirs.repositories());
     let mut set = |key: &str, value: &str| {
         command.arg("-c").arg(format!("{key}={value}"));
     };
     set("core.hooksPath", &hooks.display().to_string());
-    if manner.service == Service::ReceivePack {
-        let most = core.settings.git.max_repository_bytes.0;
-        let used = disk::size(&repository.path).await?;
-        let left = most.saturating_sub(used.unsigned_abs());
+    if let Some(push) = push {
         // Zero would be no limit.
-        set("receive.maxInputSize", &left.max(1).to_string());
+        set("receive.maxInputSize", &push.bounds().room.max(1).to_string());
         // What comes in stays packed, and so as small as it came.
         set("receive.unpackLimit", "1");
         set("receive.fsckObjects", "true");
@@ -159,5 +159,5 @@ async fn speaker(core: &Core, repository: &Repository, manner: Manner<'_>) -> Re
     if let Some(version @ ("version=1" | "version=2")) = manner.protocol {
         command.env("GIT_PROTOCOL", version);
     }
-    Ok(command)
+    command
 }

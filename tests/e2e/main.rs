@@ -26,6 +26,7 @@ mod people;
 mod processes;
 mod push;
 mod push_hostile;
+mod push_room;
 mod replicas;
 mod secrets;
 mod services;

@@ -15,7 +15,7 @@ use crate::desk::{Copy, Desk, remote_lines, repository};
 use crate::house::{House, names, processes_with, seconds, until};
 
 /// Bytes that no packing makes smaller.
-fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -28,7 +28,7 @@ fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
-fn size(folder: &Path) -> u64 {
+pub(crate) fn size(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
     entries
         .map(|entry| match entry.metadata().unwrap() {
@@ -39,7 +39,7 @@ fn size(folder: &Path) -> u64 {
 }
 
 /// Runs git with something on its standard input; what it answers.
-fn feed(work: &Copy<'_>, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+pub(crate) fn feed(work: &Copy<'_>, arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut command = work.desk.command(&work.path, arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -157,14 +157,14 @@ async fn large_pushes_bombs_and_hostile_trees_are_refused_and_disk_is_bounded() 
 }
 
 /// What pushes under way keep in a repository.
-fn left(repository: &Path) -> Vec<String> {
+pub(crate) fn left(repository: &Path) -> Vec<String> {
     let mut found = names(&repository.join("objects"));
     found.retain(|name| name.len() > 2 && name != "info" && name != "pack");
     found
 }
 
 /// Begins a request by hand: all of its head, some of its body.
-fn begin(house: &House, service: &str, length: usize, body: &[u8]) -> TcpStream {
+pub(crate) fn begin(house: &House, service: &str, length: usize, body: &[u8]) -> TcpStream {
     let address = house.running().api.trim_start_matches("http://").to_owned();
     let login = STANDARD.encode(format!("x:{}", house.token));
     let mut stream = TcpStream::connect(&address).unwrap();
@@ -177,7 +177,7 @@ fn begin(house: &House, service: &str, length: usize, body: &[u8]) -> TcpStream 
     stream
 }
 
-fn line(text: &str) -> String {
+pub(crate) fn line(text: &str) -> String {
     format!("{:04x}{text}", text.len() + 4)
 }
 
