@@ -25,7 +25,7 @@ use crate::mail::Mailer;
 use crate::outbound::Outbound;
 use crate::proxy::{Proxy, ProxySettings};
 use crate::sagas::{self, Reconciler, Registry, Runner, supervise};
-use crate::services::orphans::Orphans;
+use crate::services::orphans::{self, Orphans};
 use crate::services::{binds, instances};
 use crate::ssh::{self, HostKey};
 use crate::telemetry::metrics;
@@ -146,6 +146,7 @@ pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
 async fn succeed(core: &Core) -> Result<(), Problem> {
     if let Some(dead) = core.dirs.succeed(core.replica)? {
         sagas::release_claims(&core.db, dead).await?;
+        orphans::release_claims(&core.db, dead).await?;
         units::routes::forget(&core.db, dead).await?;
         binds::repeat_unit_calls(&core.db).await?;
     }

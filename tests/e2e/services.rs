@@ -108,6 +108,13 @@ impl Slow {
             .collect()
     }
 
+    /// It sleeps so long before it removes something.
+    async fn slow_to_remove(&self, seconds: f64) {
+        let request = self.http.post(format!("{}/__slow", self.url));
+        let how = json!({ "removing": seconds });
+        request.json(&how).send().await.unwrap();
+    }
+
     /// What sleeps before its work wakes up and does it.
     async fn wake(&self) {
         let request = self.http.post(format!("{}/__wake", self.url));
@@ -318,4 +325,33 @@ async fn what_a_service_does_after_its_caller_was_killed_is_taken_away() {
     .await;
     assert_eq!(assert_agreed(&house, &slow, "instances").await, ["db"]);
     assert_eq!(assert_agreed(&house, &slow, "binds").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_tancho_hunted_is_hunted_on_after_its_start() {
+    let mut house = House::with(&[("TANCHO_SERVICES_TIMEOUT_SECONDS", "20")]).await;
+    let slow = Slow::start();
+    slow.register(&house).await;
+    let named = [("name", "db"), ("owner", "crew")];
+    house.change(Method::POST, INSTANCES, &named).await;
+    slow.slow_to_remove(600.0).await;
+    let removal = house.by(Method::DELETE, &format!("{INSTANCES}/db"));
+    let answer = removal.query(&[("ignoreerrors", "true")]).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("did not answer in time"), "{text}");
+    until("the hunt has begun", seconds(10), async || {
+        let state = slow.state().await;
+        (state["calls"]["DELETE /resources/db"] == 2).then_some(())
+    })
+    .await;
+    house.kill();
+    slow.slow_to_remove(0.0).await;
+    house.serve();
+    // The call of the killed one might be carried out for 20 s.
+    until("the service is told again", seconds(8), async || {
+        slow.holds("instances").await.is_empty().then_some(())
+    })
+    .await;
+    let open = house.read("/1.0/orphans").await;
+    assert_eq!(open[0]["instance"], "db", "its name is not free yet: {open}");
 }

@@ -1,4 +1,5 @@
-"""A service whose work takes its time: it sleeps before and after what it does, as /__slow says.
+"""A service whose work takes its time: it sleeps before and after what it makes, and before what it removes, as
+/__slow says.
 
 GET /__state answers what it holds and which calls have begun and ended. With a file and a port as arguments it
 keeps what it holds in the file, so that a kill makes it forget nothing that it has answered.
@@ -15,7 +16,7 @@ from werkzeug.serving import make_server
 
 app = Flask(__name__)
 state = {"instances": {}, "binds": {}, "units": {}, "begun": [], "ended": [], "calls": {}}
-slow = {"before": 0, "after": 0}
+slow = {"before": 0, "after": 0, "removing": 0}
 awake = threading.Event()
 kept = sys.argv[1] if len(sys.argv) > 2 else None
 lock = threading.Lock()
@@ -38,6 +39,8 @@ def before():
         state["calls"][call] = state["calls"].get(call, 0) + 1
         if request.method == "POST":
             awake.wait(slow["before"])
+        elif request.method == "DELETE":
+            awake.wait(slow["removing"])
 
 
 @app.after_request

@@ -23,6 +23,8 @@ use crate::services::orphans::store::{self, Due};
 use crate::services::orphans::{BindDetail, CONFIRMED};
 use crate::services::sagas::lateness;
 
+/// How often a claim is renewed; a fraction of its length.
+const RENEW: Duration = Duration::from_secs(2);
 /// Longest pause between two tries, in seconds.
 const LONGEST_PAUSE: f64 = 300.0;
 /// Tries in the first two days or so; from then on the pauses are longer.
@@ -85,11 +87,25 @@ impl Reconciler for Orphans {
 
 /// Everything that a service has to be told now, one by one.
 async fn hunt_all(core: &Core, service: ServiceId) -> Result<(), Problem> {
-    let lease = core.settings.services.timeout.as_secs_f64() + 10.0;
-    while let Some(due) = store::claim(&core.db, service, lease).await? {
-        hunt(core, &due).await?;
+    while let Some(due) = store::claim(&core.db, service, core.replica, lateness(core)).await? {
+        tokio::select! {
+            biased;
+            hunted = hunt(core, &due) => hunted?,
+            () = keep(core, &due) => tracing::warn!(orphan = %due.id, "somebody else has taken a hunt over"),
+        }
     }
     Ok(())
+}
+
+/// Renews the claim, however long the service takes. Returns when it is lost.
+async fn keep(core: &Core, due: &Due) {
+    loop {
+        tokio::time::sleep(RENEW).await;
+        // While the database is away nobody else can take it.
+        if let Ok(false) = store::renew(&core.db, due.id, core.replica).await {
+            return;
+        }
+    }
 }
 
 /// Tells the service once, and writes down what came of it.
@@ -105,7 +121,7 @@ async fn hunt(core: &Core, due: &Due) -> Result<(), Problem> {
     match told {
         Err(fault) => {
             if fault.fate == Fate::Unknown {
-                store::note_unheard(&core.db, due.id, lateness(core)).await?;
+                store::note_unheard(&core.db, due.id, core.replica, lateness(core)).await?;
             }
             return postpone(core, due, fault.problem.words()).await;
         }
@@ -124,9 +140,9 @@ async fn hunt(core: &Core, due: &Due) -> Result<(), Problem> {
     }
     tracing::info!(service = %service.name, instance = %due.instance, what = due.what, "the service has confirmed");
     if due.unheard > 0.0 {
-        return Ok(store::postpone(&core.db, due.id, CONFIRMED, due.unheard).await?);
+        return Ok(store::postpone(&core.db, due.id, core.replica, CONFIRMED, due.unheard).await?);
     }
-    Ok(store::end(&core.db, due.id).await?)
+    Ok(store::end(&core.db, due.id, core.replica).await?)
 }
 
 async fn tell_unbound(broker: &Broker, due: &Due) -> Result<Result<Gone, Fault>, Problem> {
@@ -145,7 +161,7 @@ async fn postpone(core: &Core, due: &Due, reason: &str) -> Result<(), Problem> {
         tries if tries > MANY_ATTEMPTS => LATE_PAUSE,
         tries => 1.5_f64.powi(tries.min(20)).min(LONGEST_PAUSE),
     };
-    Ok(store::postpone(&core.db, due.id, reason, pause).await?)
+    Ok(store::postpone(&core.db, due.id, core.replica, reason, pause).await?)
 }
 
 /// The instance whose removal had waited for this goes. False: somebody is at it; later.

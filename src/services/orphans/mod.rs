@@ -19,15 +19,23 @@ mod store;
 use serde_json::json;
 
 pub use hunt::Orphans;
-pub use store::Open;
-pub(in crate::services) use store::{end_bind, holds_instance, list_open_of_instance, nudge, supersede_bind};
+pub use operator::Open;
+pub(in crate::services) use operator::list_open_of_instance;
+pub(in crate::services) use store::{end_bind, holds_instance, nudge, supersede_bind};
 
 use sqlx::PgConnection;
 
-use crate::kernel::ids::{BindId, ServiceId};
+use crate::db::Db;
+use crate::kernel::ids::{BindId, ReplicaId, ServiceId};
 use crate::kernel::problem::Problem;
 use crate::services::broker::Bound;
 use crate::services::model::{Bind, Instance};
+
+/// Ends the claims of a replica that is known to be dead. What it told services may still be carried out, so nobody
+/// makes those things anew for a while, as ever.
+pub async fn release_claims(db: &Db, dead: ReplicaId) -> Result<(), Problem> {
+    Ok(store::release_claims(db, dead).await?)
+}
 
 /// What a service must be told once more for a bind.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]

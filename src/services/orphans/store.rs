@@ -5,9 +5,12 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use crate::kernel::ids::{BindId, InstanceId, ServiceId};
+use crate::kernel::ids::{BindId, InstanceId, ReplicaId, ServiceId};
 use crate::kernel::names::{AppName, InstanceName};
 use crate::services::orphans::NewOrphan;
+
+/// How long a claim holds without being renewed, in seconds.
+const LEASE_SECONDS: f64 = 8.0;
 
 /// Leaves an orphan, unless there is one, with what is noted on its row.
 pub(super) async fn insert(tx: &mut PgConnection, new: &NewOrphan) -> sqlx::Result<()> {
@@ -135,10 +138,16 @@ pub(in crate::services) async fn supersede_bind(
     lateness: f64,
 ) -> sqlx::Result<Earlier> {
     let rows = sqlx::query!(
-        r#"update orphan set ended_at = case when greatest(claimed_until, held_until) > now() then ended_at else now() end
-           where service_id = $1 and instance = $2 and what = 'bind' and ended_at is null
-             and detail -> 'app' ->> 'name' = $3
-           returning coalesce(greatest(claimed_until, held_until) > now(), false) as "is_held!",
+        r#"with found as (
+               -- A claim that was not given back: the service may still do what its dead owner has told it.
+               select orphan_id, coalesce(greatest(claimed_until + make_interval(secs => $4), held_until) > now(), false) as is_held
+               from orphan
+               where service_id = $1 and instance = $2 and what = 'bind' and ended_at is null
+                 and detail -> 'app' ->> 'name' = $3
+               for update)
+           update orphan o set ended_at = case when is_held then ended_at else now() end
+           from found where o.orphan_id = found.orphan_id
+           returning is_held as "is_held!",
                      greatest(unheard_until, created_at + make_interval(secs => $4)) as "unheard_until!""#,
         service.0,
         instance.as_str(),
@@ -175,7 +184,7 @@ pub(super) async fn list_due_services(
 ) -> sqlx::Result<Vec<ServiceId>> {
     sqlx::query_scalar!(
         r#"select distinct service_id as "id!: ServiceId" from orphan
-           where ended_at is null and wake_at <= now() and (claimed_until is null or claimed_until < now())
+           where ended_at is null and wake_at <= now() and (claimed_until is null or claimed_until <= now())
              and service_id is not null and service_id <> all($1)"#,
         busy,
     )
@@ -183,18 +192,24 @@ pub(super) async fn list_due_services(
     .await
 }
 
-/// Claims the orphan of a service that has been due for longest.
+/// Claims the orphan of a service that has been due for longest. Of one whose last owner died at it, the service may
+/// still carry out a call, for `lateness` in seconds.
 pub(super) async fn claim(
     db: impl PgExecutor<'_>,
     service: ServiceId,
-    lease_seconds: f64,
+    by: ReplicaId,
+    lateness: f64,
 ) -> sqlx::Result<Option<Due>> {
     sqlx::query_as!(
         Due,
-        r#"update orphan set attempts = attempts + 1, claimed_until = now() + make_interval(secs => $2)
+        r#"update orphan set attempts = attempts + 1, claimed_by = $2, claimed_until = now() + make_interval(secs => $4),
+                  unheard_until = case when claimed_by is null then unheard_until
+                                       else greatest(unheard_until, now() + make_interval(secs => $3)) end,
+                  held_until = case when claimed_by is null then held_until
+                                    else greatest(held_until, now() + make_interval(secs => $3)) end
            where orphan_id = (
                select orphan_id from orphan
-               where ended_at is null and wake_at <= now() and (claimed_until is null or claimed_until < now())
+               where ended_at is null and wake_at <= now() and (claimed_until is null or claimed_until <= now())
                  and service_id = $1
                order by wake_at limit 1 for update skip locked)
            returning orphan_id as id, service_id as "service_id!: ServiceId", instance as "instance: InstanceName",
@@ -202,18 +217,51 @@ pub(super) async fn claim(
                      extract(epoch from now() - created_at)::double precision as "age!",
                      coalesce(extract(epoch from unheard_until - now()), -1)::double precision as "unheard!""#,
         service.0,
-        lease_seconds,
+        by.0,
+        lateness,
+        LEASE_SECONDS,
     )
     .fetch_optional(db)
     .await
 }
 
-/// Notes that the service may carry out, for so long, a call of the hunt whose answer nobody heard.
-pub(super) async fn note_unheard(db: impl PgExecutor<'_>, id: Uuid, seconds: f64) -> sqlx::Result<()> {
+/// Renews a claim; false when it is somebody else's.
+pub(super) async fn renew(db: impl PgExecutor<'_>, id: Uuid, by: ReplicaId) -> sqlx::Result<bool> {
     sqlx::query!(
-        "update orphan set unheard_until = now() + make_interval(secs => $2), held_until = now() + make_interval(secs => $2)
-         where orphan_id = $1",
+        "update orphan set claimed_until = now() + make_interval(secs => $3)
+         where orphan_id = $1 and claimed_by = $2",
         id,
+        by.0,
+        LEASE_SECONDS,
+    )
+    .execute(db)
+    .await
+    .map(|done| done.rows_affected() == 1)
+}
+
+/// Ends the claims of a replica that is known to be dead, so that nobody waits for them.
+pub(super) async fn release_claims(db: impl PgExecutor<'_>, dead: ReplicaId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update orphan set claimed_until = now() where claimed_by = $1 and claimed_until > now() and ended_at is null",
+        dead.0
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Notes that the service may carry out, for so long, a call of the hunt whose answer nobody heard.
+pub(super) async fn note_unheard(
+    db: impl PgExecutor<'_>,
+    id: Uuid,
+    by: ReplicaId,
+    seconds: f64,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update orphan set unheard_until = now() + make_interval(secs => $3), held_until = now() + make_interval(secs => $3)
+         where orphan_id = $1 and claimed_by = $2",
+        id,
+        by.0,
         seconds
     )
     .execute(db)
@@ -221,17 +269,20 @@ pub(super) async fn note_unheard(db: impl PgExecutor<'_>, id: Uuid, seconds: f64
     .map(drop)
 }
 
-/// Tries again after a while.
+/// Gives the claim back; the next try is after a while.
 pub(super) async fn postpone(
     db: impl PgExecutor<'_>,
     id: Uuid,
+    by: ReplicaId,
     reason: &str,
     seconds: f64,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update orphan set claimed_until = null, reason = $2, wake_at = now() + make_interval(secs => $3)
-         where orphan_id = $1",
+        "update orphan set claimed_by = null, claimed_until = null, reason = $3,
+                wake_at = now() + make_interval(secs => $4)
+         where orphan_id = $1 and claimed_by = $2",
         id,
+        by.0,
         reason,
         seconds,
     )
@@ -241,10 +292,12 @@ pub(super) async fn postpone(
 }
 
 /// The hunt is over.
-pub(super) async fn end(db: impl PgExecutor<'_>, id: Uuid) -> sqlx::Result<()> {
+pub(super) async fn end(db: impl PgExecutor<'_>, id: Uuid, by: ReplicaId) -> sqlx::Result<()> {
     sqlx::query!(
-        "update orphan set ended_at = coalesce(ended_at, now()), claimed_until = null where orphan_id = $1",
-        id
+        "update orphan set ended_at = coalesce(ended_at, now()), claimed_by = null, claimed_until = null
+         where orphan_id = $1 and claimed_by = $2",
+        id,
+        by.0
     )
     .execute(db)
     .await
@@ -266,96 +319,4 @@ pub(super) async fn find_removing(
     )
     .fetch_optional(db)
     .await
-}
-
-/// An orphan that is hunted, as operators and users see it.
-#[derive(Clone, Debug)]
-pub struct Open {
-    pub id: Uuid,
-    pub service: String,
-    pub service_id: Option<ServiceId>,
-    pub instance: InstanceName,
-    /// `instance` or `bind`.
-    pub what: String,
-    /// Of a bind, the app.
-    pub app: String,
-    /// Of a bind, its id.
-    pub bind: Option<String>,
-    /// What the last try met.
-    pub reason: String,
-    pub attempts: i32,
-    pub created_at: DateTime<Utc>,
-    /// When the service is told again.
-    pub wake_at: DateTime<Utc>,
-    /// It is being told just now.
-    pub at_work: bool,
-}
-
-/// All that is hunted, the oldest first.
-pub(super) async fn list_open(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<Vec<Open>> {
-    sqlx::query_as!(
-        Open,
-        r#"select orphan_id as id, service, service_id as "service_id: ServiceId", instance as "instance: InstanceName",
-                  what, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
-                  created_at, wake_at, coalesce(claimed_until > now(), false) as "at_work!"
-           from orphan where ended_at is null order by created_at, orphan_id limit $1"#,
-        limit,
-    )
-    .fetch_all(db)
-    .await
-}
-
-/// What is hunted of one instance.
-pub(in crate::services) async fn list_open_of_instance(
-    db: impl PgExecutor<'_>,
-    service: ServiceId,
-    name: &InstanceName,
-) -> sqlx::Result<Vec<Open>> {
-    sqlx::query_as!(
-        Open,
-        r#"select orphan_id as id, service, service_id as "service_id: ServiceId", instance as "instance: InstanceName",
-                  what, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
-                  created_at, wake_at, coalesce(claimed_until > now(), false) as "at_work!"
-           from orphan where ended_at is null and service_id = $1 and instance = $2 order by created_at, orphan_id"#,
-        service.0,
-        name.as_str(),
-    )
-    .fetch_all(db)
-    .await
-}
-
-/// Holds what is hunted.
-pub(super) async fn hold_open(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Open>> {
-    sqlx::query_as!(
-        Open,
-        r#"select orphan_id as id, service, service_id as "service_id: ServiceId", instance as "instance: InstanceName",
-                  what, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
-                  created_at, wake_at, coalesce(claimed_until > now(), false) as "at_work!"
-           from orphan where ended_at is null and orphan_id = $1 for update"#,
-        id,
-    )
-    .fetch_optional(tx)
-    .await
-}
-
-/// Has the service told at once, and with short pauses again.
-pub(super) async fn wake(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update orphan set wake_at = now(), attempts = 0 where orphan_id = $1",
-        id
-    )
-    .execute(tx)
-    .await
-    .map(drop)
-}
-
-/// The service is told no more.
-pub(super) async fn give_up(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update orphan set ended_at = coalesce(ended_at, now()), given_up_at = now() where orphan_id = $1",
-        id
-    )
-    .execute(tx)
-    .await
-    .map(drop)
 }

@@ -191,3 +191,40 @@ async fn nothing_is_made_anew_while_what_takes_it_away_may_come_late() {
     scene.ok("POST", "/services/instances", NEW).await;
     scene.end().await;
 }
+
+#[tokio::test]
+async fn a_claim_that_its_owner_does_not_renew_is_taken_over() {
+    let flask = Flask::start("today.py");
+    let scene = scene(&flask, 3).await;
+    scene.ok("PUT", BIND, "").await;
+    flask
+        .fail(json!({"mode": "500", "method": "DELETE", "path": "/bind-app"}))
+        .await;
+    let forced = "/1.13/services/mysql/instances/my-db/apps/shop?force=true";
+    scene.ok("DELETE", forced, "").await;
+    scene
+        .until(&format!("{OPEN} and attempts > 0 and claimed_by is null"), 1)
+        .await;
+    let died = "update orphan set claimed_by = gen_random_uuid(), claimed_until = now() + interval '1 second'
+                where ended_at is null and claimed_by is null";
+    scene.again(died).await;
+    let (status, text) = scene.ask("ana", "PUT", BIND, "").await;
+    assert!(
+        status == 409 && text.contains("no longer bound"),
+        "{status} {text}"
+    );
+    flask.fail(json!({})).await;
+    scene
+        .until(&format!("{OPEN} and reason like 'confirmed%'"), 1)
+        .await;
+    assert_eq!(flask.binds("my-db").await, 0);
+    // The dead one's call may still be carried out.
+    let (status, text) = scene.ask("ana", "PUT", BIND, "").await;
+    assert!(
+        status == 409 && text.contains("no longer bound"),
+        "{status} {text}"
+    );
+    scene.settled().await;
+    scene.ok("PUT", BIND, "").await;
+    scene.end().await;
+}

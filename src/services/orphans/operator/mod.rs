@@ -1,10 +1,15 @@
 //! What an operator can do about orphans: see them, have the service told at once, give them up.
 
+mod store;
+
 use std::fmt;
 
 use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
+
+pub use store::Open;
+pub(in crate::services) use store::list_open_of_instance;
 
 use crate::core::Core;
 use crate::events::{self, NewEvent, Target, TargetKind};
@@ -13,7 +18,7 @@ use crate::kernel::permission::{Context, Permission};
 use crate::kernel::problem::{Kind, Problem};
 use crate::services::binds;
 use crate::services::instances;
-use crate::services::orphans::store::{self, Open};
+use crate::services::orphans::store::find_removing;
 
 /// Orphans in one list, the oldest first.
 const LISTED: i64 = 500;
@@ -77,7 +82,7 @@ pub async fn give_up(core: &Core, call: &Call, id: Uuid) -> Result<(), Problem> 
     events::record(&mut tx, call, &event).await?;
     if open.what == "instance"
         && let Some(service) = open.service_id
-        && let Some(instance) = store::find_removing(&mut *tx, service, &open.instance).await?
+        && let Some(instance) = find_removing(&mut *tx, service, &open.instance).await?
     {
         instances::store::delete(&mut tx, instance).await?;
     }
