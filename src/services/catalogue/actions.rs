@@ -149,7 +149,7 @@ pub async fn create(core: &Core, call: &Call, manifest: Manifest, edition: Editi
         "service_name_key",
         || Problem::new(Kind::ServiceExists, "service already exists"),
     )?;
-    if store::insert_owners(&mut tx, id, &owners).await? == 0 {
+    if teams_are_there(store::insert_owners(&mut tx, id, &owners).await)? == 0 {
         return Err(Problem::forbidden(
             "You must be a member of a team to create a service.",
         ));
@@ -195,7 +195,7 @@ pub async fn update(core: &Core, call: &Call, manifest: Manifest, edition: Editi
     store::update(&mut tx, service.id, &columns(&manifest, &password, &endpoints)).await?;
     store::reset_unit_calls(&mut tx, service.id).await?;
     if let Some(team) = team {
-        store::insert_owners(&mut tx, service.id, &[team.to_string()]).await?;
+        teams_are_there(store::insert_owners(&mut tx, service.id, &[team.to_string()]).await)?;
         store::delete_owners_but(&mut tx, service.id, &team).await?;
     }
     let new = event(
@@ -301,7 +301,7 @@ pub async fn grant(
     let mut tx = core.db.begin().await?;
     let new = event(name, kind, service.owner_contexts(), json!({ "team": team }));
     events::record(&mut tx, call, &new).await?;
-    if !store::insert_team(&mut tx, service.id, team).await? {
+    if !teams_are_there(store::insert_team(&mut tx, service.id, team).await)? {
         return Err(Problem::conflict("This team already has access to this service."));
     }
     tx.commit().await?;
@@ -345,6 +345,20 @@ pub(in crate::services) async fn ensure_team(core: &Core, team: &TeamName) -> Re
         true => Ok(()),
         false => Err(Problem::not_found("Team not found")),
     }
+}
+
+/// Words for a team that was removed, or got another name, since it was looked up.
+pub(in crate::services) fn teams_are_there<T>(result: sqlx::Result<T>) -> Result<T, Problem> {
+    const KEYS: [&str; 4] = [
+        "service_instance_team_owner_fkey",
+        "service_instance_team_team_fkey",
+        "service_owner_team_fkey",
+        "service_team_team_fkey",
+    ];
+    result.map_err(|error| match KEYS.iter().any(|key| db::violates(&error, key)) {
+        true => Problem::conflict("A team that this is about was removed or renamed just now; try again."),
+        false => error.into(),
+    })
 }
 
 /// The plans that the service offers now. Errors: `Failed` when it does not answer.

@@ -7,5 +7,5 @@ pub mod modern;
 mod store;
 
 pub use actions::{Listed, create, doc, grant, info, list, plans, remove, revoke, set_doc, update};
-pub(in crate::services) use actions::{ensure_team, find_open, not_open, pick_team};
+pub(in crate::services) use actions::{ensure_team, find_open, not_open, pick_team, teams_are_there};
 pub use store::{find, find_by_id, learn_dialect};

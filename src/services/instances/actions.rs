@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::db;
 use crate::events::{self, NewEvent, Target, TargetKind};
 use crate::kernel::call::Call;
-use crate::kernel::ids::InstanceId;
+use crate::kernel::ids::{EventId, InstanceId};
 use crate::kernel::names::{InstanceName, ServiceName, TeamName};
 use crate::kernel::permission::{Context, ContextKind, Permission};
 use crate::kernel::problem::Problem;
@@ -128,11 +128,20 @@ async fn teams_of_new(
 /// Makes an instance and waits until the service has made it. Errors: what the service said.
 pub async fn create(core: &Core, call: &Call, new: NewInstance, edition: Edition) -> Result<(), Problem> {
     check_texts(&new.description, &new.plan, &new.tags, &new.parameters)?;
+    let event = db::retry(|| begin(core, call, &new, edition)).await?;
+    events::follow(&core.db, &core.notices, &event)
+        .outcome()
+        .await?
+        .into_result()
+}
+
+/// Begins to make it. Errors: `Conflict` when the name is taken, or a team that has a part in it has just gone.
+async fn begin(core: &Core, call: &Call, new: &NewInstance, edition: Edition) -> Result<EventId, Problem> {
     let service = catalogue::find_open(core, call, &new.service, edition).await?;
     if !service.is_open_to(call) {
         return Err(catalogue::not_open());
     }
-    let teams = teams_of_new(core, call, &service, &new, edition).await?;
+    let teams = teams_of_new(core, call, &service, new, edition).await?;
     let id = InstanceId::new();
     let mut tx = core.db.begin().await?;
     store::hold_name(&mut tx, &new.name).await?;
@@ -153,12 +162,14 @@ pub async fn create(core: &Core, call: &Call, new: NewInstance, edition: Edition
         parameters: &new.parameters,
         pool: &new.pool,
     };
-    db::on_constraint(
-        store::insert(&mut tx, &row).await,
-        "service_instance_name_key",
-        taken,
-    )?;
-    store::insert_teams(&mut tx, id, &teams).await?;
+    match store::insert(&mut tx, &row).await {
+        Err(error) if db::violates(&error, "service_instance_name_key") => return Err(taken()),
+        Err(error) if db::violates(&error, "service_instance_service_id_fkey") => {
+            return Err(no_service(&service.name));
+        }
+        inserted => catalogue::teams_are_there(inserted)?,
+    }
+    catalogue::teams_are_there(store::insert_teams(&mut tx, id, &teams).await)?;
     if orphans::holds_instance(&mut tx, service.id, &new.name).await? {
         // Out of the transaction: the nudge must not be rolled back with it.
         drop(tx);
@@ -193,10 +204,7 @@ pub async fn create(core: &Core, call: &Call, new: NewInstance, edition: Edition
     };
     sagas::enqueue(&mut tx, saga).await?;
     tx.commit().await?;
-    events::follow(&core.db, &core.notices, &event)
-        .outcome()
-        .await?
-        .into_result()
+    Ok(event)
 }
 
 /// The instances of one service that the caller may see, each with what the service tells about it: a few
@@ -294,7 +302,8 @@ pub async fn grant(core: &Core, call: &Call, wanted: &Wanted, team: &TeamName) -
     catalogue::ensure_team(core, team).await?;
     let mut tx = core.db.begin().await?;
     record_access(&mut tx, call, &instance, kind, team).await?;
-    if store::insert_teams(&mut tx, instance.id, std::slice::from_ref(team)).await? == 0 {
+    let new = store::insert_teams(&mut tx, instance.id, std::slice::from_ref(team)).await;
+    if catalogue::teams_are_there(new)? == 0 {
         return Err(Problem::conflict(
             "This team already has access to this service instance.",
         ));

@@ -220,10 +220,10 @@ impl Update {
             tags: Some(now.tags),
             parameters: Some(now.parameters),
         });
-        store::update(&mut tx, data.instance, &data.patch).await?;
+        catalogue::teams_are_there(store::update(&mut tx, data.instance, &data.patch).await)?;
         if let Some(team) = &data.patch.team_owner {
-            let new = store::insert_teams(&mut tx, data.instance, std::slice::from_ref(team)).await?;
-            data.team_is_new |= new == 1;
+            let new = store::insert_teams(&mut tx, data.instance, std::slice::from_ref(team)).await;
+            data.team_is_new |= catalogue::teams_are_there(new)? == 1;
         }
         run.set_data(&data)?;
         run.keep_in(&mut tx).await?;

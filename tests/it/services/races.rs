@@ -2,6 +2,8 @@
 //! what was said to be removed is there, here and at the service, once each and within the quota.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Mutex;
 
 use futures_util::future::join_all;
 use proptest::prelude::*;
@@ -11,6 +13,28 @@ use proptest::test_runner::TestRunner;
 use super::*;
 
 const MOST_APPS: i32 = 10;
+
+/// What the servers of this process have logged as errors: no answer tells of what is our own fault.
+static FAILURES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Failures;
+
+impl Write for Failures {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        FAILURES.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn keep_failures() {
+    let mut settings = tancho::config::Settings::defaults().log;
+    settings.filter = "error".into();
+    let log = tancho::telemetry::logs::subscriber(&settings, false, || Failures).unwrap();
+    tracing::subscriber::set_global_default(log).unwrap();
+}
 
 /// Something that is made or removed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +138,7 @@ fn counted(counts: &BTreeMap<Thing, i32>) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_wishes_at_once_end_as_a_model_counts_them() {
+    keep_failures();
     let flask = Flask::start("today.py");
     let scene = Scene::with(|settings| settings.quota.apps_per_user = MOST_APPS).await;
     for app in ["fixed-0", "fixed-1"] {
@@ -129,7 +154,11 @@ async fn a_hundred_wishes_at_once_end_as_a_model_counts_them() {
         let mut well = 0;
         for (wish, (status, text)) in wishes.iter().zip(&answers) {
             let refused = status.is_client_error() || status.as_u16() == 503;
-            assert!(status.is_success() || refused, "{wish:?}: {status} {text}");
+            assert!(
+                status.is_success() || refused,
+                "{wish:?}: {status} {text}\n{}",
+                String::from_utf8_lossy(&FAILURES.lock().unwrap())
+            );
             if status.is_success() {
                 well += 1;
                 *counts.entry(wish.thing.clone()).or_default() += if wish.made { 1 } else { -1 };
@@ -168,4 +197,41 @@ async fn a_hundred_wishes_at_once_end_as_a_model_counts_them() {
         assert_eq!((&quota["Limit"], &quota["InUse"]), expected, "round {round}");
     }
     scene.end().await;
+}
+
+/// A team goes while an instance is made that it owns, or has access to.
+async fn its_team_goes(owner: &str) {
+    let flask = Flask::start("today.py");
+    let scene = Scene::new().await;
+    scene.service("mysql", &flask).await;
+    scene.team("blue").await;
+    scene
+        .user("bo", &[("team-member", "red"), ("team-member", "blue")])
+        .await;
+    let mut going = scene.db().begin().await.unwrap();
+    sqlx::query("delete from team where name = 'blue'")
+        .execute(&mut *going)
+        .await
+        .unwrap();
+    let new = json!({ "name": "my-db", "service_name": "mysql", "owner": owner });
+    let making = scene.ask("bo", "POST", "/services/instances", new.to_string());
+    let waits = "pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+                 and query like 'insert into service_instance%'";
+    let gone = async {
+        scene.until(waits, 1).await;
+        going.commit().await.unwrap();
+    };
+    let ((status, text), ()) = tokio::join!(making, gone);
+    assert!(
+        status == 409 && text.contains("removed or renamed"),
+        "{status} {text}"
+    );
+    assert_eq!(scene.count("service_instance").await, 0);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_instance_whose_team_goes_meanwhile_is_refused_in_words() {
+    its_team_goes("blue").await;
+    its_team_goes("red").await;
 }
