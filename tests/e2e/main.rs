@@ -32,4 +32,5 @@ mod secrets;
 mod services;
 mod ssh;
 mod ssh_replicas;
+mod stopped;
 mod variables;

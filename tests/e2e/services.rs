@@ -116,7 +116,7 @@ impl Slow {
     }
 
     /// What sleeps before its work wakes up and does it.
-    async fn wake(&self) {
+    pub(crate) async fn wake(&self) {
         let request = self.http.post(format!("{}/__wake", self.url));
         request.send().await.unwrap();
     }
@@ -144,7 +144,7 @@ pub(crate) fn doomed(house: &House, method: Method, path: &str, form: &[(&str, &
 }
 
 /// The newest event of a kind, once it has ended.
-async fn ended(house: &House, kind: &str) -> Value {
+pub(crate) async fn ended(house: &House, kind: &str) -> Value {
     until(&format!("the end of {kind}"), seconds(15), async || {
         let events = house.read(&format!("/1.1/events?kindname={kind}")).await;
         let event = events[0].clone();

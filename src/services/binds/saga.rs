@@ -20,7 +20,8 @@ use crate::services::binds::telling;
 use crate::services::broker::{Fate, Fault, Variables};
 use crate::services::catalogue;
 use crate::services::model;
-use crate::services::sagas::{Heard, behalf, heed, lateness};
+use crate::services::orphans::{self, NewOrphan};
+use crate::services::sagas::{Heard, behalf, heed, heed_making, lateness};
 
 pub(super) const KIND: &str = "app.bind";
 
@@ -86,7 +87,9 @@ impl Bind {
         let broker = telling::broker(&self.core, &bind).await?;
         let app = telling::bound(&self.core, &bind);
         let by = behalf(run, &data.user);
-        let (variables, dialect) = match heed(run, broker.bind_app(&by, &bind.instance, &app)).await? {
+        let late = NewOrphan::bind(&bind, app.clone(), Vec::new(), orphans::LATE);
+        let asking = broker.bind_app(&by, &bind.instance, &app);
+        let (variables, dialect) = match heed_making(&self.core, run, &late, asking).await? {
             Ok(answer) => answer,
             Err(fault) => {
                 data.heard = fault.fate.into();

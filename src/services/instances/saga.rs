@@ -15,7 +15,7 @@ use crate::services::catalogue;
 use crate::services::instances::store;
 use crate::services::model::{Instance, InstanceState};
 use crate::services::orphans::{self, NewOrphan};
-use crate::services::sagas::{Heard, behalf, heed, lateness};
+use crate::services::sagas::{Heard, behalf, heed, heed_making, lateness};
 
 pub(super) const KIND: &str = "service-instance.create";
 
@@ -96,7 +96,9 @@ impl Create {
             parameters: &instance.parameters,
         };
         let by = behalf(run, &instance.owner);
-        let result = heed(run, broker.create(&by, &instance.name, &wish)).await?;
+        let late = NewOrphan::instance(&instance, orphans::LATE);
+        let asking = broker.create(&by, &instance.name, &wish);
+        let result = heed_making(&self.core, run, &late, asking).await?;
         let fault = match result {
             Ok(()) => None,
             // Asked again after a crash, it says that it has one: ours.

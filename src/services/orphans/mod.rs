@@ -88,11 +88,29 @@ impl NewOrphan {
 /// The reason of an orphan that the service has confirmed.
 pub(in crate::services) const CONFIRMED: &str = "confirmed; an older call may still be carried out";
 
+/// The reason of one that nobody knew of.
+pub(in crate::services) const LATE: &str =
+    "a process that had been stopped may have had it made when nobody wanted it any more";
+
 /// The service has confirmed: the hunt ends. Where it may still carry out an older call, by what is noted on the row,
 /// which must be there yet, it begins or goes on instead, and the service is told again after that.
 pub(in crate::services) async fn confirmed(tx: &mut PgConnection, orphan: &NewOrphan) -> Result<(), Problem> {
     store::insert_if_unheard(tx, orphan).await?;
     Ok(store::rest(tx, orphan).await?)
+}
+
+/// A call was made of which whoever has its saga now knows nothing. What it was to make is either there, and then its end
+/// is told twice, or it is hunted.
+pub(in crate::services) async fn made_late(
+    db: &Db,
+    orphan: &NewOrphan,
+    lateness: f64,
+) -> Result<(), Problem> {
+    let mut tx = db.begin().await?;
+    if !store::note_on_row(&mut tx, orphan, lateness).await? {
+        leave(&mut tx, orphan).await?;
+    }
+    Ok(tx.commit().await?)
 }
 
 /// Leaves an orphan to the hunt, unless it is hunted already. What is noted on the row, which must be there yet, goes

@@ -57,6 +57,31 @@ async fn insert_where(tx: &mut PgConnection, new: &NewOrphan, unheard: bool) -> 
     .map(drop)
 }
 
+/// Notes on the row of what a call was to make, if there is one by now, that the service may carry it out for so
+/// long; a bind may be another one of the same two. False: there is none.
+pub(super) async fn note_on_row(tx: &mut PgConnection, of: &NewOrphan, seconds: f64) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"with noted_bind as (
+               update bind b set unheard_until = greatest(b.unheard_until, now() + make_interval(secs => $5))
+               from service_instance i, app a
+               where $3 = 'bind' and i.service_id = $1 and i.name = $2 and a.name = $4::jsonb -> 'app' ->> 'name'
+                 and b.instance_id = i.instance_id and b.app_id = a.app_id
+               returning b.bind_id),
+           noted_instance as (
+               update service_instance set unheard_until = greatest(unheard_until, now() + make_interval(secs => $5))
+               where $3 = 'instance' and service_id = $1 and name = $2
+               returning instance_id)
+           select exists (select from noted_bind) or exists (select from noted_instance) as "is!""#,
+        of.service_id.0,
+        of.instance,
+        of.what,
+        of.detail,
+        seconds,
+    )
+    .fetch_one(tx)
+    .await
+}
+
 /// Ends the hunt, or has it wait until the service can carry out no older call any more.
 pub(super) async fn rest(tx: &mut PgConnection, of: &NewOrphan) -> sqlx::Result<()> {
     sqlx::query!(
