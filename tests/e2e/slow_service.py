@@ -29,9 +29,17 @@ def keep():
         os.replace(kept + ".new", kept)
 
 
+def log(when):
+    """What came when, beside the file of what is kept."""
+    if kept:
+        with open(kept + ".log", "a") as file:
+            file.write(f"{time.time():.2f} {when} {request.method} {request.path} {request.values.to_dict()}\n")
+
+
 @app.before_request
 def before():
     if not request.path.startswith("/__"):
+        log("begun")
         state["begun"].append(request.method + " " + request.path)
         call = request.method + " " + request.path
         if call == "POST /resources":
@@ -48,6 +56,7 @@ def after(response):
     if not request.path.startswith("/__"):
         if kept and request.method != "GET":
             keep()
+        log(f"ended {response.status_code}")
         state["ended"].append(request.method + " " + request.path)
         if request.method == "POST":
             time.sleep(slow["after"])

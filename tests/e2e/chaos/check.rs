@@ -115,6 +115,19 @@ async fn runs_as_told(folder: &House, router: &str, name: &str, app: &App) {
     }
 }
 
+/// What the service was told about things that only one side knows of, in case they stay so.
+fn show_story(scene: &Scene, told: &BTreeSet<String>, held: Vec<String>) {
+    let held: BTreeSet<String> = held.into_iter().collect();
+    let log = std::fs::read_to_string(scene.folder.root.join("service.json.log")).unwrap_or_default();
+    for odd in held.symmetric_difference(told) {
+        let instance = odd.split(' ').next().unwrap_or_default();
+        println!("{} {odd} is known to one side only:", super::clock());
+        log.lines()
+            .filter(|line| line.contains(instance))
+            .for_each(|line| println!("    {line}"));
+    }
+}
+
 /// The service has what users have; as many processes run as there are units.
 pub(super) async fn nothing_is_doubled(scene: &Scene, users: &[User]) {
     let slow = scene.slow.as_ref().unwrap();
@@ -133,6 +146,7 @@ pub(super) async fn nothing_is_doubled(scene: &Scene, users: &[User]) {
         }
     }
     for (what, told) in [("instances", instances), ("binds", binds)] {
+        show_story(scene, &told, slow.holds(what).await);
         let mut last = BTreeSet::new();
         until(
             &format!("the service has these {what}: {told:?}"),

@@ -39,6 +39,12 @@ fn number(name: &str) -> Option<u64> {
     set.map(|n| n.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
+/// The time of day in seconds, as the service's log has it too.
+fn clock() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    format!("{:.2}", now.as_secs_f64())
+}
+
 /// Numbers that a seed makes, others for each who asks.
 fn dice(seed: u64, who: u64) -> TestRng {
     let mut bytes = [0; 32];

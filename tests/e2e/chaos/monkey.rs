@@ -56,6 +56,7 @@ impl Monkey {
             _ => self.kill_some(scene, which, "/shim/pid", "a shim killed"),
         };
         *self.done.entry(what).or_default() += 1;
+        println!("{} {what}", super::clock());
         self.story
             .push(format!("{:.1} s {what}", self.began.elapsed().as_secs_f64()));
     }

@@ -140,7 +140,7 @@ impl User {
     async fn wish(&mut self, wish: &Wish) {
         let (answer, text) = self.send(wish).await;
         let event = self.how_it_ended().await;
-        println!("{}: {wish:?}: {answer:?}", self.email);
+        println!("{} {}: {wish:?}: {answer:?}", super::clock(), self.email);
         match (
             answer,
             event.as_ref().map(|event| event["Error"].as_str().unwrap()),
