@@ -298,10 +298,10 @@ async fn down(settings: Settings) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The keys that seal, beside servers at work.
+/// The keys that seal, beside servers at work; these may be older, so the database stays as it is.
 async fn keys(settings: Settings, command: &Command) -> Result<(), Problem> {
     let db = Database::beside(&settings).await?.open(&settings).await?;
-    db::migrate(&db).await?;
+    db::check_schema(&db).await?;
     let source = sealing::Source::new(&settings.secrets, &DataDir::peek(&settings.data_dir)?);
     match command {
         Command::RotateKeys => sealing::rotate(&sealing::Rotation::new(&db, &source, &say)).await?,

@@ -29,6 +29,8 @@ pub async fn open(options: PgConnectOptions, settings: &DatabaseSettings) -> Res
     let options = options.application_name("tancho").options([
         ("statement_timeout", timeout.as_str()),
         ("idle_in_transaction_session_timeout", "60s"),
+        // A migration says what is there already, which is no news.
+        ("client_min_messages", "warning"),
     ]);
     let place = format!("{}:{}", options.get_host(), options.get_port());
     let probe = options.clone();
@@ -67,6 +69,45 @@ pub async fn migrate(db: &Db) -> Result<(), Problem> {
         )),
         other => Problem::new(Kind::Unavailable, "The schema of the database could not be brought up to date.").because(other),
     })
+}
+
+/// Whether the schema is the one of this Tancho, without a change to it: for what runs beside servers, which may be
+/// of another version. Errors: `Precondition`, saying which of the two is the newer one.
+pub async fn check_schema(db: &Db) -> Result<(), Problem> {
+    use sqlx::migrate::{Migrate, MigrateError};
+    let mut connection = db.acquire().await?;
+    let applied = match connection.list_applied_migrations(&MIGRATIONS.table_name).await {
+        Ok(applied) => applied.iter().map(|migration| migration.version).collect(),
+        Err(MigrateError::Execute(error)) if is_missing_table(&error) => Vec::new(),
+        Err(error) => {
+            return Err(Problem::unavailable("The schema of the database could not be read.").because(error));
+        }
+    };
+    if let Some(unknown) = applied
+        .iter()
+        .find(|version| !MIGRATIONS.version_exists(**version))
+    {
+        return Err(Problem::precondition(format!(
+            "The database is at schema {unknown}, which this Tancho does not know: use the newer binary, the one of its servers."
+        )));
+    }
+    match MIGRATIONS
+        .iter()
+        .find(|migration| !applied.contains(&migration.version))
+    {
+        Some(missing) => Err(Problem::precondition(format!(
+            "The database does not have schema {} of this Tancho yet: start a server of this version first.",
+            missing.version
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn is_missing_table(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(|e| e.code())
+        .is_some_and(|code| code == "42P01")
 }
 
 impl From<sqlx::Error> for Problem {

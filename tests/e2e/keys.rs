@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use reqwest::Method;
+use sqlx::{Connection, PgConnection};
 
+use crate::cluster::Cluster;
 use crate::house::House;
 
 /// Variables of the app: enough that there is a middle to be killed in.
@@ -22,11 +25,8 @@ impl House {
     /// `tancho keys list`, a line each.
     fn list_keys(&self) -> Vec<String> {
         let output = self.run(&["keys", "list"]);
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && complaint.is_empty(), "{complaint}");
         String::from_utf8(output.stdout)
             .unwrap()
             .lines()
@@ -94,4 +94,62 @@ async fn a_killed_rotation_is_finished_by_the_next_one() {
     house.serve();
     house.login().await;
     house.assert_variables().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keys_are_left_alone_where_the_schema_is_not_that_of_the_binary() {
+    let mut house = House::empty();
+    let cluster = Cluster::start(PathBuf::from(format!("{}-pg", house.root.display())));
+    let url = cluster.url("postgres");
+    house.set("DATABASE_URL", &url);
+    let mut db = PgConnection::connect(&url).await.unwrap();
+    let refused = async |house: &House, db: &mut PgConnection, words: &str| {
+        let tables = "select count(*) from pg_class where relkind = 'r' and relname !~ '^(pg|sql)_'";
+        let before: i64 = sqlx::query_scalar(tables).fetch_one(&mut *db).await.unwrap();
+        for verb in ["list", "rotate"] {
+            let output = house.run(&["keys", verb]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success(), "{verb}");
+            assert!(
+                said.starts_with("tancho: ") && said.contains(words),
+                "{verb}: {said}"
+            );
+            assert_eq!(said.lines().count(), 1, "{verb}: {said}");
+        }
+        let after: i64 = sqlx::query_scalar(tables).fetch_one(&mut *db).await.unwrap();
+        assert_eq!(before, after, "nothing is made");
+    };
+    let first = "start a server of this version first";
+    refused(&house, &mut db, first).await;
+    house.serve();
+    assert_eq!(house.list_keys()[0], "key 1, seals");
+    // As an older Tancho has left it.
+    cluster
+        .sql(
+            "postgres",
+            "create table newest as select * from _sqlx_migrations order by version desc limit 1",
+        )
+        .await;
+    cluster
+        .sql(
+            "postgres",
+            "delete from _sqlx_migrations where version = (select version from newest)",
+        )
+        .await;
+    refused(&house, &mut db, first).await;
+    let count = "select count(*) from _sqlx_migrations where version = (select version from newest)";
+    let there: i64 = sqlx::query_scalar(count).fetch_one(&mut db).await.unwrap();
+    assert_eq!(there, 0, "it is not migrated");
+    cluster
+        .sql("postgres", "insert into _sqlx_migrations select * from newest")
+        .await;
+    let future = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+                  values (9999, 'of the future', true, '\\x00', 1)";
+    cluster.sql("postgres", future).await;
+    refused(&house, &mut db, "use the newer binary").await;
+    cluster
+        .sql("postgres", "delete from _sqlx_migrations where version = 9999")
+        .await;
+    assert_eq!(house.list_keys()[0], "key 1, seals");
+    drop(house);
 }
