@@ -19,7 +19,7 @@ use crate::ssh::{HostKey, manner};
 
 /// Connections of one address that have not logged in yet, at most: one client must not keep all others out.
 const MOST_AT_THE_DOOR: usize = 20;
-/// For a client to hang up once it was told to.
+/// For a client to hang up once it has all it asked for, and once it was told to.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// After `accept` failed (no descriptor left): time for others to close.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -99,6 +99,11 @@ async fn attend(
             () = tokio::time::sleep(settings.idle), if is_idle => break "nothing has happened for too long",
         }
     };
+    // What a command said last may still be on its way, and a goodbye would overtake it. Who has it hangs up.
+    let has_run = seen.borrow().has_run;
+    if has_run && let Ok(ended) = tokio::time::timeout(FAREWELL, &mut running).await {
+        return ended;
+    }
     let farewell = async {
         // Fails when the client was quicker, which is as good.
         let _ = handle

@@ -36,7 +36,10 @@ pub(super) enum Fault {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Status {
     pub(super) is_inside: bool,
+    /// Under way.
     pub(super) commands: usize,
+    /// One has been run, at whatever time.
+    pub(super) has_run: bool,
 }
 
 /// See the module.
@@ -170,7 +173,10 @@ struct Busy(Arc<watch::Sender<Status>>);
 
 impl Busy {
     fn new(status: &Arc<watch::Sender<Status>>) -> Self {
-        status.send_modify(|status| status.commands += 1);
+        status.send_modify(|status| {
+            status.commands += 1;
+            status.has_run = true;
+        });
         Self(Arc::clone(status))
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -11,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::apps::Source;
-use crate::desk::{Copy, Said, remote_lines};
+use crate::desk::{Copy, Said, remote_lines, repository};
 use crate::house::{House, processes_with, seconds, until};
 use crate::people::{Person, no_ssh, options, url};
 
@@ -230,6 +231,43 @@ async fn a_push_under_way_when_the_server_stops_is_told_and_moves_nothing() {
     }
     assert_eq!(program.wait(seconds(30)), Some(0));
     drop(program);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_deploys_nothing_ends_before_the_server_stops() {
+    let Some((mut house, mut ana)) = scene().await else {
+        return;
+    };
+    // An `ssh` that keeps what git says to itself for a while.
+    let gate = house.root.join("gate");
+    let slow = ana.desk.home.join("ssh");
+    let script = format!(
+        "#!/bin/sh\n(while [ ! -e {} ]; do sleep 0.1; done; exec cat) | {} \"$@\"\n",
+        gate.display(),
+        ana.desk.ssh
+    );
+    fs::write(&slow, script).unwrap();
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
+    ana.desk.ssh = slow.display().to_string();
+    let work = ana.copy(&house, "work", "shop");
+    let first = work.commit(&Source::default().with("README", "hello"), "The first");
+    let mut command = ana.desk.command(&work.path, &["push", "tancho", "main:idea"]);
+    let push = command.stderr(Stdio::piped()).spawn().unwrap();
+    let repositories = house.data.join("repositories");
+    let speaks = || !processes_with(&format!("GIT_DIR={}", repositories.display())).is_empty();
+    until("git speaks", seconds(30), async || speaks().then_some(())).await;
+    let mut program = house.program.take().unwrap();
+    program.signal(Signal::SIGTERM);
+    until("the door is shut", seconds(20), async || {
+        TcpStream::connect(&program.ssh).is_err().then_some(())
+    })
+    .await;
+    fs::write(&gate, "").unwrap();
+    Said::of(&push.wait_with_output().unwrap()).must();
+    assert_eq!(program.wait(seconds(30)), Some(0));
+    let path = repository(&house);
+    let moved = ana.git(&["--git-dir", path.to_str().unwrap(), "rev-parse", "idea"]);
+    assert_eq!(moved.must().trim(), first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
