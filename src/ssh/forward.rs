@@ -81,6 +81,8 @@ impl Replicas {
         };
         let host = &elsewhere.host;
         let (speaking, mut hearing) = self.begin(address, passed).await.map_err(|error| {
+            // Not the user's to mend: a wrong address looks the same to them.
+            tracing::warn!(%error, host, address, "another replica cannot be reached over SSH");
             Problem::unavailable(format!(
                 "The host {host}, which has this repository, does not answer: try again when it is back."
             ))
@@ -118,5 +120,38 @@ impl Replicas {
         let (service, name) = (passed.request.service.name(), &passed.request.repository);
         let command = format!("{service} {name}");
         entering.await?.run(&variables, command.as_bytes()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::kernel::secret::Secret;
+    use crate::repositories::Service;
+    use crate::ssh::client::tests::{pair, serve};
+
+    #[tokio::test]
+    async fn nobody_is_logged_in_to_who_has_another_host_key_than_ours() {
+        let own = HostKey::from_seed(&Secret::random()).unwrap();
+        let address = serve(&pair(), &own.replica).await;
+        let guest = Guest {
+            key: Arc::from("SHA256:a"),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            was_passed: false,
+        };
+        let request = Request {
+            service: Service::UploadPack,
+            repository: "shop".to_owned(),
+        };
+        let passed = Passed {
+            guest: &guest,
+            request: &request,
+            protocol: None,
+        };
+        let begun = Replicas::new(own).begin(&address, &passed).await.err();
+        assert!(matches!(begun, Some(ClientError::OtherKey(_))), "{begun:?}");
     }
 }

@@ -33,7 +33,7 @@ impl HostKey {
         Self::from_seed(&keys.open(&place, &kept)?)
     }
 
-    fn from_seed(seed: &Secret) -> Result<Self, Problem> {
+    pub(super) fn from_seed(seed: &Secret) -> Result<Self, Problem> {
         let mut derived =
             Hmac::<Sha256>::new_from_slice(seed.expose().as_bytes()).expect("a key of any length does");
         derived.update(LABEL);

@@ -281,6 +281,14 @@ async fn who_hangs_up_or_does_not_listen_is_treated_as_without_a_replica_between
         (speaks() == 0).then_some(())
     })
     .await;
+    // Nor a place in the replica between, which can stop before its time to drain is over.
+    let other = &scene.other.house;
+    other.running().signal(Signal::SIGTERM);
+    let between = other.data.display().to_string();
+    until("the replica between has stopped", seconds(25), async || {
+        processes_with(&between).is_empty().then_some(())
+    })
+    .await;
     let mut out = Vec::new();
     deaf.stdout.take().unwrap().read_to_end(&mut out).unwrap();
     assert!(

@@ -9,7 +9,7 @@
 mod leash;
 mod pair;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,8 +28,12 @@ use tokio::time::timeout;
 pub(super) use self::leash::Leash;
 pub use self::pair::{KeyPair, PublicKey};
 
-/// How often a silent server is asked whether it is there; after three times it is not.
+/// How often a silent server is asked whether it is there.
 const ALIVE: Duration = Duration::from_secs(20);
+/// So many times; then it is not. A command that reads slowly may hold up the answer for a while.
+const MOST_SILENT: usize = 6;
+/// For a server to take what is sent.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Messages of a server that wait to be heard.
 const AHEAD: usize = 16;
 /// Bytes that a server may send before it is told that they have been heard.
@@ -134,7 +138,7 @@ impl Handler for Ears {
     }
 }
 
-fn config(time: Duration) -> Config {
+fn config() -> Config {
     Config {
         client_id: SshId::Standard(Cow::Borrowed(concat!(
             "SSH-2.0-tancho_",
@@ -147,9 +151,9 @@ fn config(time: Duration) -> Config {
         },
         window_size: WINDOW,
         channel_buffer_size: AHEAD,
-        // Of a server that does not take what is sent.
-        inactivity_timeout: Some((ALIVE * 3).max(time)),
+        inactivity_timeout: Some(PATIENCE),
         keepalive_interval: Some(ALIVE),
+        keepalive_max: MOST_SILENT,
         ..Config::default()
     }
 }
@@ -158,7 +162,7 @@ fn config(time: Duration) -> Config {
 pub async fn meet(stream: TcpStream, time: Duration) -> Result<Met, ClientError> {
     let (leash, stream) = Leash::take(stream)?;
     let ears = Ears::default();
-    let greeting = client::connect_stream(Arc::new(config(time)), stream, ears.clone());
+    let greeting = client::connect_stream(Arc::new(config()), stream, ears.clone());
     let handle = within(time, "greet us", greeting).await?;
     let key = ears.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     Ok(Met {

@@ -7,7 +7,7 @@ use crate::kernel::secret::Secret;
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn pair() -> KeyPair {
+pub(crate) fn pair() -> KeyPair {
     KeyPair::from_seed(&Secret::random()).unwrap()
 }
 
@@ -78,7 +78,7 @@ impl server::Handler for Echo {
 }
 
 /// Serves one connection; where.
-async fn serve(host: &KeyPair, friend: &KeyPair) -> String {
+pub(crate) async fn serve(host: &KeyPair, friend: &KeyPair) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let config = Arc::new(server::Config {
