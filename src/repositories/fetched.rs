@@ -61,8 +61,17 @@ pub async fn fetch(
     let _turn = Turn::to_pack(path).await?;
     disk::sweep_packs(path).await?;
     let most = core.settings.git.max_repository_bytes.0;
+    let full = || {
+        Problem::too_large(format!(
+            "What was fetched makes the repository larger than the {most} bytes that it may have."
+        ))
+    };
+    let room = room::left(path, most).await?;
+    if room == 0 {
+        return Err(full());
+    }
     let bounds = Bounds {
-        room: room::left(path, most).await?,
+        room,
         largest: core.settings.builds.max_unpacked_bytes.0,
     };
     let (mut fetching, url) = fetcher(path, bounds, remote);
@@ -93,9 +102,7 @@ pub async fn fetch(
     }
     disk::sweep_packs(path).await?;
     match said.contains("File too large") {
-        true => Err(Problem::too_large(format!(
-            "What was fetched makes the repository larger than the {most} bytes that it may have."
-        ))),
+        true => Err(full()),
         false => Err(Problem::failed(format!(
             "The branch {branch} cannot be fetched: {}",
             reason(&said)

@@ -66,7 +66,7 @@ impl Origin {
         origin
     }
 
-    fn git(&self, arguments: &[&str]) -> String {
+    pub(crate) fn git(&self, arguments: &[&str]) -> String {
         let said = self.0.run(&self.0.home, arguments).must();
         said.trim().to_owned()
     }

@@ -14,8 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::apps::Source;
+use crate::desk::repository;
 use crate::forge::{Origin, deliver, deploys, failures, follow, push, signature};
-use crate::house::{House, seconds, until};
+use crate::house::{House, names, seconds, until};
+use crate::push_hostile::noise;
 
 const SECRET: &str = "a secret of the forge";
 
@@ -313,7 +315,7 @@ async fn a_forge_behind_a_real_sshd_is_fetched_from_until_its_host_key_changes()
     if !Sshd::is_there() {
         return;
     }
-    let house = House::start().await;
+    let house = House::with(&[("TANCHO_GIT_MAX_REPOSITORY_BYTES", "3M")]).await;
     house.create_app("shop").await;
     let mut sshd = Sshd::start(house.root.join("sshd"));
     let bare = house.root.join("shop.git");
@@ -339,6 +341,18 @@ async fn a_forge_behind_a_real_sshd_is_fetched_from_until_its_host_key_changes()
         tell(&house, &commit).await;
         answers(&house, text).await;
     }
+    // More than there is room for leaves nothing, and keeps nothing else out.
+    let noise = hex::encode(noise(4 << 20));
+    let commit = origin.push(&Source::web("four").with("noise", &noise), "Four");
+    let why = refused(&house, &commit).await;
+    assert!(why.contains("larger than the 3145728 bytes"), "{why}");
+    let left = names(&repository(&house).join("objects/pack"));
+    assert!(left.iter().all(|name| name.starts_with("pack-")), "{left:?}");
+    origin.git(&["reset", "--quiet", "--hard", "HEAD~"]);
+    let commit = origin.push(&Source::web("small"), "Small");
+    tell(&house, &commit).await;
+    answers(&house, "small").await;
+
     sshd.take_another_key();
     let commit = origin.push(&Source::web("five"), "Five");
     let why = refused(&house, &commit).await;
@@ -347,5 +361,5 @@ async fn a_forge_behind_a_real_sshd_is_fetched_from_until_its_host_key_changes()
     let commit = origin.push(&Source::web("six"), "Six");
     tell(&house, &commit).await;
     answers(&house, "six").await;
-    assert_eq!(deploys(&house, "shop").await.len(), 3);
+    assert_eq!(deploys(&house, "shop").await.len(), 4);
 }
