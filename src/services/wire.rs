@@ -57,7 +57,7 @@ impl StateView {
             InstanceState::Ready => match told.open.first() {
                 Some(open) => (
                     "pending",
-                    format!("unbinding {} is not confirmed: {}", open.app, open.reason),
+                    format!("unbinding {} is not over: {}", open.app, open.reason),
                 ),
                 None => ("ready", reason),
             },

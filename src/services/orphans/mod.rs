@@ -86,7 +86,7 @@ impl NewOrphan {
 }
 
 /// The reason of an orphan that the service has confirmed.
-pub(in crate::services) const CONFIRMED: &str = "confirmed; an older call may still be carried out";
+pub(in crate::services) const CONFIRMED: &str = "confirmed; the service may still carry out an older call";
 
 /// The reason of one that nobody knew of.
 pub(in crate::services) const LATE: &str =
