@@ -37,6 +37,16 @@ const STEP: Duration = Duration::from_secs(10);
 /// several replicas may have the same one.
 const LOGINS: usize = 4;
 
+/// Comes when this replica stops and the time for what is under way is nearly over.
+async fn stopping(core: &Core) -> Problem {
+    core.stop.cancelled().await;
+    tokio::time::sleep(core.settings.api.drain * 2 / 3).await;
+    Problem::unavailable(
+        "This server is being stopped before this was at its end. A push that is being deployed goes on: fetch in a \
+         while to see whether the branch has moved.",
+    )
+}
+
 /// The other replicas, and how they know us.
 pub(super) struct Replicas {
     key: HostKey,
@@ -88,7 +98,11 @@ impl Replicas {
             ))
             .because(error)
         })?;
-        let is_complete = relay::pass(&speaking, &mut hearing, client, core.settings.ssh.idle).await;
+        let passing = relay::pass(&speaking, &mut hearing, client, core.settings.ssh.idle);
+        let is_complete = tokio::select! {
+            is_complete = passing => is_complete,
+            problem = stopping(core) => return Err(problem),
+        };
         match hearing.status() {
             Some(status) => {
                 core.tasks.spawn(hearing.leave());

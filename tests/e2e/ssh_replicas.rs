@@ -297,3 +297,33 @@ async fn who_hangs_up_or_does_not_listen_is_treated_as_without_a_replica_between
         out.len()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stops_says_so_and_what_it_has_passed_on_goes_on() {
+    let Some(scene) = Scene::set(&[("TANCHO_API_DRAIN_SECONDS", "6")]).await else {
+        return;
+    };
+    let work = scene.copy("work");
+    let gate = scene.holder.house.root.join("gate");
+    let wait = format!(
+        "echo in the build; while [ ! -e {} ]; do sleep 0.1; done",
+        gate.display()
+    );
+    let first = work.commit(&Source::web("one").hooks(&[&wait]), "Slow");
+    let (mut child, mut lines, mut text) = work.begin_push("main", "in the build");
+    scene.other.house.running().signal(Signal::SIGTERM);
+    lines.read_to_string(&mut text).unwrap();
+    assert!(!child.wait().unwrap().success(), "{text}");
+    assert!(
+        text.contains("ERROR: This server is being stopped before this was at its end"),
+        "{text}"
+    );
+    fs::write(&gate, "").unwrap();
+    until("the branch has moved", seconds(60), async || {
+        let seen = scene
+            .ana
+            .git(&["ls-remote", &url(&scene.holder.house, "shop"), "refs/heads/main"]);
+        seen.must().contains(&first).then_some(())
+    })
+    .await;
+}
