@@ -197,7 +197,8 @@ fn event(app: &App, data: serde_json::Value) -> NewEvent {
 }
 
 /// Takes a delivery: checks it, remembers it, and has its commit deployed. Answers what will be done.
-/// Errors: `Forbidden` for one that nobody signed, `Conflict` for one that has been taken before.
+/// Errors: `Forbidden` for one that nobody signed, `Conflict` for one that has been taken before, unless it came to
+/// nothing.
 pub(super) async fn deliver(
     core: &Core,
     call: &Call,
@@ -245,6 +246,7 @@ pub(super) async fn deliver(
         app: forge.app,
         commit: new.commit.clone(),
         source_ip: call.source_ip.to_string(),
+        digest: hex::encode(digest),
         is_current: false,
     };
     let host = repositories::host(core, forge.app).await?;

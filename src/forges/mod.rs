@@ -4,7 +4,7 @@
 //! for the forge. From then on the forge tells of each push by a *delivery*: a request without a token, signed with
 //! that secret. One that is not, that has been taken before (by its id or, since the signature does not cover
 //! that, by what it says), or that is for an unknown app, is refused, and the first and the last of these sound
-//! alike. A delivery says which commit is new and no more is believed of it: what is fetched is the configured
+//! alike; one that came to nothing may be sent again. A delivery says which commit is new and no more is believed of it: what is fetched is the configured
 //! branch of the configured repository, and it is deployed if it is still that commit; if not, another delivery is on
 //! its way.
 //!

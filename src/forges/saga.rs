@@ -30,6 +30,9 @@ pub(super) struct ForgeData {
     pub(super) commit: String,
     /// Of the delivery.
     pub(super) source_ip: String,
+    /// Of what the delivery says, in hexadecimal.
+    #[serde(default)]
+    pub(super) digest: String,
     /// The branch still is at that commit.
     pub(super) is_current: bool,
 }
@@ -141,6 +144,8 @@ impl Saga for DeployFromForge {
             (Outcome::Failed { words, .. }, Ok(data)) => {
                 tracing::info!(app = %data.app.0, commit = data.commit, problem = words, "a delivery of a forge is not deployed");
                 store::note(tx, data.app, &data.commit, words).await?;
+                let digest = hex::decode(&data.digest).map_err(Problem::internal)?;
+                store::forget_delivery(tx, data.app, &digest).await?;
                 self.record(tx, &data, run, outcome).await
             }
             _ => Ok(()),

@@ -129,6 +129,18 @@ pub(super) async fn take(
     .map(|done| done.rows_affected() == 1)
 }
 
+/// Forgets a delivery that came to nothing: the forge may send it once more.
+pub(super) async fn forget_delivery(tx: &mut PgConnection, app: AppId, digest: &[u8]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from forge_delivery where app_id = $1 and digest = $2",
+        app.0,
+        digest,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
 /// Notes what became of the last delivery.
 pub(super) async fn note(tx: &mut PgConnection, app: AppId, commit: &str, problem: &str) -> sqlx::Result<()> {
     sqlx::query!(
