@@ -12,7 +12,7 @@ use crate::kernel::call::Call;
 use crate::kernel::ids::{BindId, EventId};
 use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::{Kind, Problem};
+use crate::kernel::problem::Problem;
 use crate::kernel::seal::{Column, Place};
 use crate::kernel::secret::Secret;
 use crate::sagas::{self, Lane, NewSaga};
@@ -98,9 +98,8 @@ async fn try_to_bind(
     let earlier =
         orphans::supersede_bind(&mut tx, instance.service_id, &instance.name, &app.name, lateness).await?;
     if earlier.is_held {
-        return Err(Problem::new(
-            Kind::Locked,
-            "event locked: the service is just being told that this app is no longer bound; try again in a moment",
+        return Err(Problem::unavailable(
+            "The service is just being told that this app is no longer bound: bind it again in a moment.",
         ));
     }
     db::on_constraint(

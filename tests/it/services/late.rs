@@ -166,7 +166,7 @@ async fn nothing_is_made_anew_while_what_takes_it_away_may_come_late() {
     assert_eq!(scene.count("bind").await, 0);
     let (status, text) = scene.ask("ana", "PUT", BIND, "").await;
     assert!(
-        status == 409 && text.contains("no longer bound"),
+        status == 503 && text.contains("no longer bound"),
         "{status} {text}"
     );
     scene.settled().await;
@@ -210,7 +210,7 @@ async fn a_claim_that_its_owner_does_not_renew_is_taken_over() {
     scene.again(died).await;
     let (status, text) = scene.ask("ana", "PUT", BIND, "").await;
     assert!(
-        status == 409 && text.contains("no longer bound"),
+        status == 503 && text.contains("no longer bound"),
         "{status} {text}"
     );
     flask.fail(json!({})).await;
@@ -221,7 +221,7 @@ async fn a_claim_that_its_owner_does_not_renew_is_taken_over() {
     // The dead one's call may still be carried out.
     let (status, text) = scene.ask("ana", "PUT", BIND, "").await;
     assert!(
-        status == 409 && text.contains("no longer bound"),
+        status == 503 && text.contains("no longer bound"),
         "{status} {text}"
     );
     scene.settled().await;
