@@ -1,6 +1,6 @@
 """Services for the bench: services.py serve COUNT starts COUNT of them, each on a port of its own, and prints the ports
-in one line; the last one takes requests and never answers. services.py call URL TOKEN CALLERS asks a URL until it is
-ended, so many callers at a time, each with a short pause after an answer.
+in one line; the last one takes requests and never answers from a GET of /hang to one of /heal. services.py call URL TOKEN
+CALLERS asks a URL until it is ended, so many callers at a time, each with a short pause after an answer.
 """
 
 import asyncio
@@ -8,36 +8,39 @@ import sys
 import urllib.parse
 
 
-async def answer(reader, writer):
+healed = asyncio.Event()
+healed.set()
+
+
+async def answer(reader, writer, is_moody=False):
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
             if length:
                 await reader.readexactly(int(length[0].split(b":")[1]))
+            if is_moody:
+                if head.startswith(b"GET /hang "):
+                    healed.clear()
+                elif head.startswith(b"GET /heal "):
+                    healed.set()
+                else:
+                    await healed.wait()
             writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}")
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
-        writer.close()
-
-
-hung = asyncio.Event()
-
-
-async def hang(reader, writer):
-    # The first one is the creation of its instance.
-    if not hung.is_set():
-        hung.set()
-        return await answer(reader, writer)
-    while await reader.read(65536):
         pass
     writer.close()
+
+
+async def moody(reader, writer):
+    await answer(reader, writer, True)
 
 
 async def serve(count):
     ports = []
     for number in range(count):
-        server = await asyncio.start_server(hang if number == count - 1 else answer, "127.0.0.1", 0)
+        server = await asyncio.start_server(moody if number == count - 1 else answer, "127.0.0.1", 0)
         ports.append(server.sockets[0].getsockname()[1])
     print(*ports, flush=True)
     await asyncio.Event().wait()
