@@ -69,6 +69,15 @@ impl Scene {
         self.until("saga where ended_at is null", 0).await;
     }
 
+    /// The two cannot be bound yet, for a late unbind would hit that.
+    async fn bind_must_wait(&self) {
+        let (status, text) = self.ask("ana", "PUT", BIND, "").await;
+        assert!(
+            status == 503 && text.contains("no longer bound"),
+            "{status} {text}"
+        );
+    }
+
     /// Puts back the row of a bind or an instance that a saga is about which `dies_in` then.
     async fn again(&self, sql: &'static str) {
         let done = sqlx::query(sql).execute(self.db()).await.unwrap();
@@ -164,11 +173,7 @@ async fn nothing_is_made_anew_while_what_takes_it_away_may_come_late() {
         .await;
     scene.dies_in("app.unbind").await;
     assert_eq!(scene.count("bind").await, 0);
-    let (status, text) = scene.ask("ana", "PUT", BIND, "").await;
-    assert!(
-        status == 503 && text.contains("no longer bound"),
-        "{status} {text}"
-    );
+    scene.bind_must_wait().await;
     scene.settled().await;
     scene.ok("PUT", BIND, "").await;
     assert!(flask.binds("my-db").await > 0);
@@ -208,22 +213,14 @@ async fn a_claim_that_its_owner_does_not_renew_is_taken_over() {
     let died = "update orphan set claimed_by = gen_random_uuid(), claimed_until = now() + interval '1 second'
                 where ended_at is null and claimed_by is null";
     scene.again(died).await;
-    let (status, text) = scene.ask("ana", "PUT", BIND, "").await;
-    assert!(
-        status == 503 && text.contains("no longer bound"),
-        "{status} {text}"
-    );
+    scene.bind_must_wait().await;
     flask.fail(json!({})).await;
     scene
         .until(&format!("{OPEN} and reason like 'confirmed%'"), 1)
         .await;
     assert_eq!(flask.binds("my-db").await, 0);
     // The dead one's call may still be carried out.
-    let (status, text) = scene.ask("ana", "PUT", BIND, "").await;
-    assert!(
-        status == 503 && text.contains("no longer bound"),
-        "{status} {text}"
-    );
+    scene.bind_must_wait().await;
     scene.settled().await;
     scene.ok("PUT", BIND, "").await;
     scene.end().await;
