@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode, Url};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::config::ServicesSettings;
@@ -156,12 +157,17 @@ impl Outbound {
 
     /// Sends a request in a lane and reads its answer, within one deadline for all of it.
     pub async fn send(&self, lane: Uuid, request: &Request) -> Result<Answer, Failure> {
+        let began = Instant::now();
+        let result = self.send_by(lane, request, began + self.0.settings.timeout).await;
+        metrics::called(outcome(&result), began.elapsed());
+        result
+    }
+
+    async fn send_by(&self, lane: Uuid, request: &Request, deadline: Instant) -> Result<Answer, Failure> {
         if !self.0.may_call_private && addresses::is_private_literal(&request.url) {
             return Err(Failure::unsent(Why::Private));
         }
         let lane = self.lane(lane);
-        let began = tokio::time::Instant::now();
-        let deadline = began + self.0.settings.timeout;
         let pass = lane.enter(deadline).await.map_err(Failure::unsent)?;
         let result = match tokio::time::timeout_at(deadline, self.exchange(request)).await {
             Ok(result) => result,
@@ -170,7 +176,6 @@ impl Outbound {
                 sent: true,
             }),
         };
-        metrics::called(outcome(&result), began.elapsed());
         pass.ended(match &result {
             Ok(_) => true,
             Err(failure) => matches!(failure.why, Why::Private | Why::TooLong),
