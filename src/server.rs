@@ -299,7 +299,7 @@ pub async fn route(
     let serving = async {
         // Who calls meanwhile waits: without a table the answer would be that there is no such app.
         tokio::select! {
-            () = loaded.cancelled() => proxy.clone().serve(listener, stop).await,
+            () = loaded.cancelled() => proxy.serve(listener, stop).await,
             () = stop.cancelled() => {}
         }
     };
