@@ -44,6 +44,16 @@ impl From<sqlx::Error> for StepError {
     }
 }
 
+/// How a step has ended, in one word.
+pub(super) fn outcome(result: &Result<(), StepError>) -> &'static str {
+    match result {
+        Ok(()) => "done",
+        Err(StepError::Retry { .. }) => "retry",
+        Err(StepError::GiveUp(_)) => "failed",
+        Err(StepError::Lost) => "lost",
+    }
+}
+
 /// A claimed saga in the hands of its step.
 #[derive(Debug)]
 pub struct Run {

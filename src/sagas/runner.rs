@@ -16,7 +16,7 @@ use crate::events::{self, Outcome};
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::problem::{Kind, Problem};
 use crate::sagas::drill;
-use crate::sagas::run::{Run, StepError};
+use crate::sagas::run::{Run, StepError, outcome};
 use crate::sagas::store::{self, Claimed, Progress};
 use crate::sagas::{Lane, Saga};
 use crate::telemetry::metrics;
@@ -175,16 +175,6 @@ async fn keep_lease(
                 break;
             }
         }
-    }
-}
-
-/// How a step has ended, in one word.
-fn outcome(result: &Result<(), StepError>) -> &'static str {
-    match result {
-        Ok(()) => "done",
-        Err(StepError::Retry { .. }) => "retry",
-        Err(StepError::GiveUp(_)) => "failed",
-        Err(StepError::Lost) => "lost",
     }
 }
 
