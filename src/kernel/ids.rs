@@ -1,12 +1,12 @@
-//! Typed ids. Rows are known by UUIDv7 (they sort by time); events by 24 hexadecimal digits, because
-//! clients decode them as a BSON ObjectID (contract/modern 7.1).
+//! Typed ids. Rows have UUIDv7 ids (they sort by time); events have 24 hexadecimal digits, because clients
+//! decode them as a BSON ObjectID (contract/modern 7.1).
 
 use std::fmt;
 use std::str::FromStr;
 
 use uuid::Uuid;
 
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -19,7 +19,7 @@ macro_rules! id {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// A new id, later than all before it.
+            /// Generates a new id; it sorts after all earlier ones.
             #[expect(clippy::new_without_default, reason = "a default id would be a lie")]
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
@@ -39,12 +39,12 @@ macro_rules! id {
         }
 
         impl FromStr for $name {
-            type Err = Problem;
+            type Err = Error;
 
-            fn from_str(text: &str) -> Result<Self, Problem> {
+            fn from_str(text: &str) -> Result<Self, Error> {
                 Uuid::parse_str(text)
                     .map(Self)
-                    .map_err(|_| Problem::invalid("That is not an id."))
+                    .map_err(|_| Error::invalid("This is not a valid id."))
             }
         }
     };
@@ -75,59 +75,88 @@ id!(
     SagaId
 );
 id!(
-    /// A bearer token's row; not the token.
+    /// The row of a bearer token; not the token.
     TokenId
 );
 id!(
-    /// One start of Tancho: who holds a lease.
+    /// A team token, through all its values.
+    TeamTokenId
+);
+id!(
+    /// A group of an outside login.
+    GroupId
+);
+id!(
+    /// One run of the Tancho process: the holder of leases.
     ReplicaId
 );
 
-/// An event: 24 lower-case hexadecimal digits, the first eight being seconds since 1970.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, sqlx::Type)]
-#[serde(transparent)]
-#[sqlx(transparent)]
-pub struct EventId(String);
+macro_rules! hex_id {
+    ($(#[$doc:meta])* $name:ident, $malformed:literal) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, sqlx::Type,
+        )]
+        #[serde(transparent)]
+        #[sqlx(transparent)]
+        pub struct $name(String);
 
-impl EventId {
-    /// A new id.
-    #[expect(clippy::new_without_default, reason = "a default id would be a lie")]
-    pub fn new() -> Self {
-        let bytes = *Uuid::now_v7().as_bytes();
-        let random = *Uuid::new_v4().as_bytes();
-        let millis = u64::from_be_bytes([0, 0, bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);
-        let seconds = u32::try_from(millis / 1000).unwrap_or(u32::MAX);
-        Self(format!("{seconds:08x}{}", hex::encode(&random[8..])))
-    }
+        impl $name {
+            /// Generates a new id.
+            #[expect(clippy::new_without_default, reason = "a default id would be a lie")]
+            pub fn new() -> Self {
+                Self(new_hex_id())
+            }
 
-    /// The digits.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for EventId {
-    type Err = Problem;
-
-    fn from_str(text: &str) -> Result<Self, Problem> {
-        if text.len() == 24 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            Ok(Self(text.to_ascii_lowercase()))
-        } else {
-            Err(Problem::invalid("An event id has 24 hexadecimal digits."))
+            /// Returns the digits.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-    }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self, Error> {
+                if text.len() == 24 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+                    Ok(Self(text.to_ascii_lowercase()))
+                } else {
+                    Err(Error::invalid($malformed))
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
 }
 
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+hex_id!(
+    /// An event: 24 lower-case hexadecimal digits, the first eight being seconds since 1970.
+    EventId,
+    "An event id has 24 hexadecimal digits."
+);
+hex_id!(
+    /// An event block; its digits are those of an event id.
+    EventBlockId,
+    "The id of an event block has 24 hexadecimal digits."
+);
 
-impl fmt::Debug for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+fn new_hex_id() -> String {
+    let bytes = *Uuid::now_v7().as_bytes();
+    let random = *Uuid::new_v4().as_bytes();
+    let millis = u64::from_be_bytes([0, 0, bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);
+    let seconds = u32::try_from(millis / 1000).unwrap_or(u32::MAX);
+    format!("{seconds:08x}{}", hex::encode(&random[8..]))
 }
 
 #[cfg(test)]

@@ -1,16 +1,24 @@
-//! The words that every slice speaks: names with their rules, typed ids, the one error that crosses
-//! a slice border, who is calling and what they may do, secrets, sizes.
+//! Types that every slice shares: validated names, typed ids, the one error type that crosses slice
+//! boundaries, the request context with its permissions, secrets, sizes.
 //!
-//! Nothing here waits, reads a file or asks the database. Everything else may import the kernel; the
-//! kernel imports nothing of ours.
+//! The kernel does no I/O: no files, no database. Everything else may import it; it imports nothing else of
+//! the crate.
 
-pub mod call;
-pub mod context;
+pub mod byte_size;
+pub mod encryption;
+pub mod error;
+pub mod excerpt;
+pub mod fair_slots;
+pub mod feeds;
+pub mod held_permission;
 pub mod ids;
+pub mod log_text;
 pub mod names;
 pub mod permission;
-pub mod problem;
-pub mod seal;
+pub mod permission_context;
+pub mod public_hosts;
+pub mod rate_limiter;
+pub mod request_context;
 pub mod secret;
-pub mod size;
+pub mod secret_mask;
 pub mod yaml;

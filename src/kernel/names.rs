@@ -1,14 +1,15 @@
-//! Names that people give to things. A name that exists as a value has passed its rule, so nothing
-//! behind the door checks again, and a path or a host may be made of it without fear.
+//! Validated names. A value of these types has passed its rule, so later code need not check again and may
+//! build paths and host names from it.
 //!
-//! The rules are those of contract/classic part 3 (3.1, 3.4) and 1.12, and of today's server where
-//! that is wider; lengths in characters.
+//! The rules are those of contract/classic part 3 (3.1, 3.4) and 1.12, or today's tsuru server where that
+//! accepts more; lengths are in characters.
 
 use std::fmt;
 
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
+use crate::kernel::excerpt::quote_excerpt;
 
-/// Declares a name: a string that has passed `rule`, which answers what is wrong with it.
+/// Declares a name: a string that passes `rule`, which returns what is wrong with it.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:expr) => {
         $(#[$doc])*
@@ -18,29 +19,29 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
-            /// Checks the rule. Errors: `Invalid`, one sentence that states the rule.
-            pub fn parse(text: &str) -> Result<Self, Problem> {
+            /// Parses a name. Errors: `Invalid` with a sentence that states the rule.
+            pub fn parse(text: &str) -> Result<Self, Error> {
                 let rule: fn(&str) -> Result<(), &'static str> = $rule;
                 match rule(text) {
                     Ok(()) => Ok(Self(text.to_owned())),
-                    Err(why) => Err(Problem::invalid(format!(
+                    Err(why) => Err(Error::invalid(format!(
                         "{:?} is not a valid {}: {why}.",
-                        shorten(text),
+                        quote_excerpt(text),
                         $what
                     ))),
                 }
             }
 
-            /// The name as text.
+            /// Returns the name as a string.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
         }
 
         impl std::str::FromStr for $name {
-            type Err = Problem;
+            type Err = Error;
 
-            fn from_str(text: &str) -> Result<Self, Problem> {
+            fn from_str(text: &str) -> Result<Self, Error> {
                 Self::parse(text)
             }
         }
@@ -48,7 +49,7 @@ macro_rules! name {
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
                 let text = String::deserialize(from)?;
-                Self::parse(&text).map_err(|problem| serde::de::Error::custom(problem.words()))
+                Self::parse(&text).map_err(|error| serde::de::Error::custom(error.message()))
             }
         }
 
@@ -80,12 +81,12 @@ name!(
         if text == "tsr" {
             return Err("it is reserved");
         }
-        dns_label(text)
+        check_dns_label(text)
     }
 );
 
 name!(
-    /// A team. Blanks are allowed (classic 3.1); names that are path words of the API are not.
+    /// A team. Spaces are allowed (classic 3.1); names that are path segments of the API are not.
     TeamName,
     "team name",
     |text| {
@@ -100,7 +101,7 @@ name!(
         {
             Ok(())
         } else {
-            Err("use 2 to 63 letters, digits, blanks and - @ _ . +, a letter first")
+            Err("use 2 to 63 letters, digits, spaces and - @ _ . +, a letter first")
         }
     }
 );
@@ -113,7 +114,7 @@ name!(
         if ["instances", "proxy", "doc"].contains(&text) {
             return Err("it is reserved");
         }
-        letters_digits(text, 1, "-_.")
+        is_plain_name(text, 1, "-_.")
             .then_some(())
             .ok_or("use 1 to 63 letters, digits and - _ ., a letter first")
     }
@@ -124,7 +125,7 @@ name!(
     InstanceName,
     "service instance name",
     |text| {
-        letters_digits(text, 2, "-_")
+        is_plain_name(text, 2, "-_")
             .then_some(())
             .ok_or("use 2 to 63 letters, digits and - _, a letter first")
     }
@@ -134,15 +135,15 @@ name!(
     /// A pool: where units run.
     PoolName,
     "pool name",
-    dns_label
+    check_dns_label
 );
 
 name!(
-    /// A plan: how much a unit may use.
+    /// A plan: the resources a unit may use.
     PlanName,
     "plan name",
     |text| {
-        letters_digits(text, 1, "-_.")
+        is_plain_name(text, 1, "-_.")
             .then_some(())
             .ok_or("use 1 to 63 letters, digits and - _ ., a letter first")
     }
@@ -170,14 +171,42 @@ name!(
     RoleName,
     "role name",
     |text| {
-        letters_digits(text, 1, "-_.")
+        is_plain_name(text, 1, "-_.")
             .then_some(())
             .ok_or("use 1 to 63 letters, digits and - _ ., a letter first")
     }
 );
 
 name!(
-    /// A process of an app, as its Procfile calls it.
+    /// A team token. Clients tell it from a user by the missing `@`, and from a group by the missing `:`.
+    TeamTokenName,
+    "token id",
+    |text| {
+        ((1..=80).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)))
+        .then_some(())
+        .ok_or("use 1 to 80 letters, digits and - _ ., a letter first")
+    }
+);
+
+name!(
+    /// A group of an outside login, as that login names it.
+    GroupName,
+    "group name",
+    |text| {
+        ((1..=255).contains(&text.len())
+            && text.trim() == text
+            && !text.chars().any(char::is_control))
+        .then_some(())
+        .ok_or("use 1 to 255 printable characters without spaces at the ends")
+    }
+);
+
+name!(
+    /// A process of an app, as named in its Procfile.
     ProcessName,
     "process name",
     |text| {
@@ -191,7 +220,7 @@ name!(
 );
 
 name!(
-    /// A branch of a git repository: what git takes for one, but plain characters only.
+    /// A branch of a git repository: what git accepts, restricted to plain characters.
     BranchName,
     "branch name",
     |text| {
@@ -213,20 +242,22 @@ name!(
 );
 
 name!(
-    /// An environment variable.
+    /// An environment variable. A dash is allowed, as in tsuru, though a shell cannot name such a variable.
     EnvName,
     "environment variable name",
     |text| {
         ((1..=255).contains(&text.len())
-            && !text.starts_with(|c: char| c.is_ascii_digit())
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+            && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)))
         .then_some(())
-        .ok_or("use letters, digits and _, no digit first")
+        .ok_or("use 1 to 255 letters, digits, - and _, a letter or _ first")
     }
 );
 
 name!(
-    /// A host name that leads to an app, maybe with a leading `*.`.
+    /// A host name routed to an app, optionally with a leading `*.`.
     CName,
     "cname",
     |text| {
@@ -244,8 +275,9 @@ name!(
 );
 
 name!(
-    /// A user's e-mail address, in the narrow form of classic 3.1: no blanks, one `@`, a domain of
-    /// at least two lower-case labels.
+    /// A user's e-mail address, in the narrow form of classic 3.1: no spaces, one `@`, a domain of at least
+    /// two labels. Two unequal values may still be spellings of one address: `users` looks the user up, and
+    /// from there on the user is identified by id.
     Email,
     "e-mail address",
     |text| {
@@ -256,10 +288,10 @@ name!(
         let label = |l: &&str| {
             !l.is_empty()
                 && l.chars()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+                    .all(|c| c.is_ascii_alphanumeric() || c == '-')
         };
         let top = labels.last().is_some_and(|l| {
-            l.len() >= 2 && l.chars().all(|c| c.is_ascii_lowercase())
+            l.len() >= 2 && l.chars().all(|c| c.is_ascii_alphabetic())
         });
         (text.len() <= 254
             && !local.is_empty()
@@ -272,7 +304,7 @@ name!(
     }
 );
 
-fn dns_label(text: &str) -> Result<(), &'static str> {
+fn check_dns_label(text: &str) -> Result<(), &'static str> {
     let fits = (1..=63).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && !text.ends_with('-')
@@ -283,20 +315,12 @@ fn dns_label(text: &str) -> Result<(), &'static str> {
         .ok_or("use 1 to 63 lower-case letters, digits and dashes, a letter first and no dash last")
 }
 
-fn letters_digits(text: &str, at_least: usize, also: &str) -> bool {
+fn is_plain_name(text: &str, at_least: usize, also: &str) -> bool {
     (at_least..=63).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || also.contains(c))
-}
-
-/// What is quoted back to the user of a wrong name: never more than 80 characters.
-fn shorten(text: &str) -> String {
-    match text.char_indices().nth(80) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -327,8 +351,8 @@ mod tests {
     }
 
     #[test]
-    fn addresses_need_a_dotted_lower_case_domain() {
-        for good in ["ana@example.com", "a.b+c@x-y.example.org"] {
+    fn email_addresses_need_a_dotted_domain() {
+        for good in ["ana@example.com", "a.b+c@x-y.example.org", "Ana@EXAMPLE.Com"] {
             assert!(Email::parse(good).is_ok(), "{good}");
         }
         for bad in [
@@ -337,7 +361,10 @@ mod tests {
             "ana@",
             "@example.com",
             "ana@localhost",
-            "ana@Example.com",
+            "ana\0@example.com",
+            "ana@example.com\0",
+            "ana@exämple.com",
+            &format!("{}@example.com", "a".repeat(255)),
             "a b@example.com",
             "a@b@example.com",
             "a@example.c0m",
@@ -348,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn branches_are_what_git_takes_for_one() {
+    fn branch_names_are_a_subset_of_what_git_accepts() {
         for good in ["main", "master", "release/1.0", "a_b-c"] {
             assert!(BranchName::parse(good).is_ok(), "{good}");
         }
@@ -369,11 +396,41 @@ mod tests {
         assert!(ServiceName::parse("instances").is_err());
         assert!(InstanceName::parse("my_nosql").is_ok());
         assert!(InstanceName::parse("a").is_err());
-        assert!(EnvName::parse("_A1").is_ok());
-        assert!(EnvName::parse("1A").is_err());
+        for good in ["_A1", "A-B", "a-", "x", &"A".repeat(255)] {
+            assert!(EnvName::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "1A",
+            "-A",
+            "",
+            "A=B",
+            "A B",
+            "A.B",
+            "Ä",
+            "A\0",
+            "A\n",
+            &"A".repeat(256),
+        ] {
+            assert!(EnvName::parse(bad).is_err(), "{bad}");
+        }
+        for bad in [
+            "",
+            "1ci",
+            "ci@web",
+            "group:ci",
+            "ci token",
+            "ci/one",
+            &"c".repeat(81),
+        ] {
+            assert!(TeamTokenName::parse(bad).is_err(), "{bad}");
+        }
+        for bad in ["", " devs", "devs\n", "a\0", &"g".repeat(256)] {
+            assert!(GroupName::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(GroupName::parse("cn=Entwickler/Köln, dc=example").is_ok());
         assert!(CName::parse("*.example.com").is_ok());
         assert!(CName::parse("a..b").is_err());
         let words = PlatformName::parse(&"X".repeat(500)).unwrap_err();
-        assert!(words.words().len() < 250, "{words}");
+        assert!(words.message().len() < 250, "{words}");
     }
 }

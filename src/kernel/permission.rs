@@ -1,30 +1,30 @@
-//! Permissions: dotted paths in a tree (contract/modern §6). Holding a path grants all below it; the
-//! empty path grants everything. This is the one list of them.
+//! Permissions: dotted paths in a tree (contract/modern §6). Holding a path grants everything below it; the
+//! empty path grants everything. This file is the only list of them.
 
 use std::fmt;
 
-pub use crate::kernel::context::{Context, ContextKind};
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
+pub use crate::kernel::permission_context::{ContextKind, PermissionContext};
 
 /// A permission by its path.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Permission(&'static str);
 
 impl Permission {
-    /// The path; empty for the root.
+    /// Returns the path; empty for the root.
     pub fn as_str(self) -> &'static str {
         self.0
     }
 
-    /// Finds a permission by its path; `*` and the empty text are the root.
-    pub fn parse(path: &str) -> Result<Self, Problem> {
+    /// Finds a permission by its path; `*` and the empty string are the root.
+    pub fn parse(path: &str) -> Result<Self, Error> {
         let path = if path == "*" { "" } else { path };
-        all()
+        all_permissions()
             .find(|p| p.0 == path)
-            .ok_or_else(|| Problem::invalid(format!("permission named {path:?} not found.")))
+            .ok_or_else(|| Error::permission_not_found(path))
     }
 
-    /// True if who holds `self` may do `asked`.
+    /// True if a grant of `self` includes `asked`.
     pub fn covers(self, asked: Permission) -> bool {
         self.0.is_empty()
             || asked
@@ -33,8 +33,8 @@ impl Permission {
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
-    /// The contexts in which a role may hold it.
-    pub fn contexts(self) -> Vec<ContextKind> {
+    /// Returns the contexts in which a role may hold the permission.
+    pub fn allowed_contexts(self) -> Vec<ContextKind> {
         let mut best = ("", "global");
         for (path, contexts) in CONTEXTS {
             if Permission(path).covers(self) && path.len() >= best.0.len() {
@@ -64,12 +64,16 @@ impl fmt::Debug for Permission {
     }
 }
 
-/// All permissions, parents before children, the root first (clients depend on that order).
-pub fn all() -> impl Iterator<Item = Permission> {
+/// The permission of `service-action` and of all actions of services below it, which are no part of this list:
+/// services declare them (`held_permission`).
+pub const SERVICE_ACTION_PREFIX: &str = "service-action.";
+
+/// Returns all permissions, parents before children, the root first (clients depend on that order).
+pub fn all_permissions() -> impl Iterator<Item = Permission> {
     PATHS.iter().map(|path| Permission(path))
 }
 
-/// Where a permission may be held, for the longest matching path; the root is global.
+/// The contexts in which a permission may be held, by longest matching path; the root is global.
 const CONTEXTS: &[(&str, &str)] = &[
     ("apikey", "global user"),
     ("app", "global app team pool"),
@@ -82,6 +86,7 @@ const CONTEXTS: &[(&str, &str)] = &[
     ("router", "global router"),
     ("router.create", "global"),
     ("service", "global service team"),
+    ("service-action", "global service service-instance team"),
     ("service.create", "global team"),
     ("service-instance", "global service-instance team"),
     ("service-instance.create", "global team"),
@@ -283,6 +288,7 @@ permissions! {
     SERVICE_UPDATE_GRANT_ACCESS = "service.update.grant-access";
     SERVICE_UPDATE_PROXY = "service.update.proxy";
     SERVICE_UPDATE_REVOKE_ACCESS = "service.update.revoke-access";
+    SERVICE_ACTION = "service-action";
     SERVICE_INSTANCE = "service-instance";
     SERVICE_INSTANCE_CREATE = "service-instance.create";
     SERVICE_INSTANCE_DELETE = "service-instance.delete";
@@ -354,9 +360,9 @@ mod tests {
     }
 
     #[test]
-    fn every_permission_follows_its_parent_and_none_stands_twice() {
+    fn every_permission_follows_its_parent_and_is_listed_once() {
         let mut seen = std::collections::HashSet::new();
-        for permission in all() {
+        for permission in all_permissions() {
             if let Some((parent, _)) = permission.as_str().rsplit_once('.') {
                 assert!(seen.contains(parent), "{permission}");
             }
@@ -368,10 +374,10 @@ mod tests {
     fn contexts_come_from_the_longest_path() {
         use ContextKind::{App, Global, Pool, Team};
         assert_eq!(
-            Permission::APP_UPDATE_ENV_SET.contexts(),
+            Permission::APP_UPDATE_ENV_SET.allowed_contexts(),
             [Global, App, Team, Pool]
         );
-        assert_eq!(Permission::APP_CREATE.contexts(), [Global, Team]);
-        assert_eq!(Permission::ALL.contexts(), [Global]);
+        assert_eq!(Permission::APP_CREATE.allowed_contexts(), [Global, Team]);
+        assert_eq!(Permission::ALL.allowed_contexts(), [Global]);
     }
 }

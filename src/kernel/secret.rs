@@ -1,34 +1,34 @@
-//! A secret text in memory: it does not print itself, and is wiped when dropped.
+//! A secret string in memory: it does not print itself and is zeroed when dropped.
 
 use std::fmt;
 
 use zeroize::Zeroize;
 
-/// A password, a token, the value of a variable. Only `expose` shows it.
+/// A password, a token, the value of a variable. Only `expose_secret` returns the content.
 #[derive(Clone, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a text.
+    /// Wraps a string.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself. Whoever calls this keeps it out of logs, events and errors.
-    pub fn expose(&self) -> &str {
+    /// Returns the string. Callers must keep it out of logs, events and errors.
+    pub fn expose_secret(&self) -> &str {
         &self.0
     }
 
-    /// True of the empty text.
+    /// True if the string is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// 256 random bits in hexadecimal: a new token or password.
-    pub fn random() -> Self {
+    /// Generates a new token or password: 256 random bits in hexadecimal.
+    pub fn random_hex() -> Self {
         let mut bytes = [0_u8; 32];
-        getrandom::fill(&mut bytes).expect("the system gives random bytes");
+        getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
         let text = hex::encode(bytes);
         bytes.zeroize();
         Self(text)
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn random_secrets_have_256_bits() {
-        assert_eq!(Secret::random().expose().len(), 64);
-        assert_ne!(Secret::random(), Secret::random());
+        assert_eq!(Secret::random_hex().expose_secret().len(), 64);
+        assert_ne!(Secret::random_hex(), Secret::random_hex());
     }
 }

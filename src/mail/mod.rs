@@ -1,12 +1,11 @@
-//! Mail: a letter goes to an SMTP server, or, as long as none is set, into a folder of this machine where
-//! the operator finds it.
+//! Sends mail to an SMTP server or, while none is configured, writes it to a folder on this machine for the
+//! operator.
 //!
-//! Letters may hold secrets, so their text is in no log and no error; what lies in the folder is readable
-//! by its owner only. Sending takes as long as it takes: who sends does so outside of requests.
+//! Mails may contain secrets: their text appears in no log and no error, and the files in the folder are
+//! readable by their owner only. Sending may take long, so it is done outside of requests.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,60 +15,65 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 use uuid::Uuid;
 
 use crate::config::MailSettings;
+use crate::datadir::atomic_file;
+use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::names::Email;
-use crate::kernel::problem::{Kind, Problem};
 use crate::kernel::secret::Secret;
 
-/// For each step of a talk with the SMTP server.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Letters kept in the folder; the oldest go first.
-const KEPT: usize = 1000;
+/// The timeout of each step of an SMTP session.
+const SMTP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The number of mails kept in the folder; the oldest are deleted first.
+const MAX_KEPT_MESSAGES: usize = 1000;
 
-/// A letter to one person.
+/// A mail to one recipient.
 #[derive(Debug)]
-pub struct Letter {
-    /// The same at every attempt, so that the folder has it once, and a mailbox can tell.
+pub struct MailMessage {
+    /// The same at every attempt, so that the folder keeps one copy and mail servers can deduplicate.
     pub id: Uuid,
     pub to: Email,
     pub subject: String,
     pub text: Secret,
 }
 
-/// The way to everybody's mailbox.
+/// Sends mail by the configured transport.
 pub struct Mailer {
     from: Mailbox,
-    way: Way,
+    transport: MailTransport,
 }
 
-enum Way {
+enum MailTransport {
     Smtp(Box<AsyncSmtpTransport<Tokio1Executor>>),
     Folder(PathBuf),
 }
 
 impl Mailer {
-    /// A mailer as the settings say; `folder` is for when they name no server. Errors: `Invalid`.
-    pub fn new(settings: &MailSettings, folder: PathBuf) -> Result<Self, Problem> {
+    /// Creates a mailer from the settings; `folder` is used when they name no server. Errors: `Invalid`.
+    pub fn new(settings: &MailSettings, folder: PathBuf) -> Result<Self, Error> {
         let from = settings
             .from
             .parse()
-            .map_err(|_| Problem::invalid("The setting `mail.from` is not an e-mail address."))?;
+            .map_err(|_| Error::invalid("The setting `mail.from` is not an e-mail address."))?;
         let way = match settings.smtp_url.is_empty() {
-            true => Way::Folder(folder),
+            true => {
+                // Nobody writes there yet. A folder that cannot be read is told of by the first mail.
+                let _ = atomic_file::remove_temporary_files(&folder);
+                MailTransport::Folder(folder)
+            }
             // What is wrong is not repeated: the URL holds a password.
-            false => AsyncSmtpTransport::<Tokio1Executor>::from_url(settings.smtp_url.expose())
-                .map(|builder| Way::Smtp(Box::new(builder.timeout(Some(PATIENCE)).build())))
+            false => AsyncSmtpTransport::<Tokio1Executor>::from_url(settings.smtp_url.expose_secret())
+                .map(|builder| MailTransport::Smtp(Box::new(builder.timeout(Some(SMTP_TIMEOUT)).build())))
                 .map_err(|_| {
-                    Problem::invalid("The setting `mail.smtp_url` is not the URL of an SMTP server.")
+                    Error::invalid("The setting `mail.smtp_url` is not the URL of an SMTP server.")
                 })?,
         };
-        Ok(Self { from, way })
+        Ok(Self { from, transport: way })
     }
 
-    /// Sends a letter. Errors: `Unavailable` when it may work later; else `Failed`.
-    pub async fn send(&self, letter: &Letter) -> Result<(), Problem> {
+    /// Sends a mail. Errors: `Unavailable` when a retry may succeed, else `Failed`.
+    pub async fn send_message(&self, letter: &MailMessage) -> Result<(), Error> {
         let unfit = |error: &dyn std::fmt::Display| {
-            Problem::new(Kind::Failed, "The mail cannot be written to this address.")
-                .because(error.to_string())
+            Error::new(ErrorKind::Failed, "Cannot compose a mail to this address.")
+                .with_source(error.to_string())
         };
         let to: lettre::Address = letter.to.as_str().parse().map_err(|e| unfit(&e))?;
         let message = Message::builder()
@@ -78,52 +82,43 @@ impl Mailer {
             .to(Mailbox::new(None, to))
             .subject(letter.subject.clone())
             .header(ContentType::TEXT_PLAIN)
-            .body(letter.text.expose().to_owned())
+            .body(letter.text.expose_secret().to_owned())
             .map_err(|e| unfit(&e))?;
-        match &self.way {
-            Way::Smtp(server) => server.send(message).await.map(drop).map_err(|error| {
+        match &self.transport {
+            MailTransport::Smtp(server) => server.send(message).await.map(drop).map_err(|error| {
                 let kind = if error.is_permanent() {
-                    Kind::Failed
+                    ErrorKind::Failed
                 } else {
-                    Kind::Unavailable
+                    ErrorKind::Unavailable
                 };
-                Problem::new(kind, "The mail server did not take the mail.").because(error)
+                Error::new(kind, "The mail server did not accept the mail.").with_source(error)
             }),
-            Way::Folder(folder) => {
+            MailTransport::Folder(folder) => {
                 let (folder, id, bytes) = (folder.clone(), letter.id, message.formatted());
-                let path = tokio::task::spawn_blocking(move || keep(&folder, id, &bytes))
+                let path = tokio::task::spawn_blocking(move || write_to_folder(&folder, id, &bytes))
                     .await
-                    .map_err(Problem::internal)?
+                    .map_err(Error::internal)?
                     .map_err(|error| {
-                        Problem::unavailable("The mail could not be written to the folder.").because(error)
+                        Error::unavailable("Cannot write the mail to the folder.").with_source(error)
                     })?;
-                tracing::info!(to = %letter.to, path = %path.display(), "no mail server is set; the mail is in a file");
+                tracing::info!(to = %letter.to, path = %path.display(), "no mail server is configured; mail written to a file");
                 Ok(())
             }
         }
     }
 }
 
-/// Writes a letter for its owner's eyes alone, whole or not at all.
-fn keep(folder: &Path, id: Uuid, bytes: &[u8]) -> io::Result<PathBuf> {
+/// Writes a mail to the folder, readable by its owner only; the file appears complete or not at all.
+fn write_to_folder(folder: &Path, id: Uuid, bytes: &[u8]) -> io::Result<PathBuf> {
     let path = folder.join(format!("{id}.eml"));
-    let fresh = folder.join(format!(".{id}"));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, &path)?;
+    atomic_file::write_file(&path, bytes, 0o600, None)?;
     let mut letters: Vec<PathBuf> = fs::read_dir(folder)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "eml"))
         .collect();
     // The ids sort by time.
     letters.sort();
-    for old in letters.iter().rev().skip(KEPT) {
+    for old in letters.iter().rev().skip(MAX_KEPT_MESSAGES) {
         fs::remove_file(old)?;
     }
     Ok(path)
@@ -142,8 +137,8 @@ mod tests {
         }
     }
 
-    fn letter() -> Letter {
-        Letter {
+    fn test_message() -> MailMessage {
+        MailMessage {
             id: Uuid::now_v7(),
             to: Email::parse("ana@example.com").unwrap(),
             subject: "Hello".into(),
@@ -152,13 +147,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_server_a_letter_lies_in_the_folder_for_its_owner_alone() {
+    async fn mail_without_smtp_server_is_written_to_the_folder_readable_by_owner_only() {
         let folder = std::env::temp_dir().join(format!("tancho-mail-{}", Uuid::new_v4()));
         fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(".0190-killed"), "half a ma").unwrap();
         let mailer = Mailer::new(&settings(""), folder.clone()).unwrap();
-        let letter = letter();
+        let letter = test_message();
         for _ in 0..2 {
-            mailer.send(&letter).await.unwrap();
+            mailer.send_message(&letter).await.unwrap();
         }
         let path = folder.join(format!("{}.eml", letter.id));
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -171,7 +167,7 @@ mod tests {
         fs::remove_dir_all(&folder).unwrap();
     }
 
-    /// Plays the server's side of one letter; answers what the client said.
+    /// Plays the server's side of one SMTP session; returns what the client sent.
     async fn serve(listener: tokio::net::TcpListener, verdict: &str) -> String {
         use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
         let (stream, _) = listener.accept().await.unwrap();
@@ -209,17 +205,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_set_gets_the_letter_and_its_verdict_counts() {
+    async fn smtp_server_gets_the_mail_and_its_reply_decides_the_error() {
         for (verdict, kind) in [
             ("250 taken", None),
-            ("450 later", Some(Kind::Unavailable)),
-            ("550 never", Some(Kind::Failed)),
+            ("450 later", Some(ErrorKind::Unavailable)),
+            ("550 never", Some(ErrorKind::Failed)),
         ] {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("smtp://127.0.0.1:{}", listener.local_addr().unwrap().port());
             let server = tokio::spawn(serve(listener, verdict));
             let mailer = Mailer::new(&settings(&url), PathBuf::new()).unwrap();
-            let sent = mailer.send(&letter()).await;
+            let sent = mailer.send_message(&test_message()).await;
             assert_eq!(sent.err().map(|p| p.kind()), kind, "{verdict}");
             let said = server.await.unwrap();
             for part in [
@@ -233,10 +229,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_url_is_refused_without_being_shown() {
+    fn an_invalid_smtp_url_is_rejected_without_being_quoted() {
         for url in ["http://user:canary@mail.example.com", "canary"] {
             let refusal = Mailer::new(&settings(url), PathBuf::new()).err().unwrap();
-            assert!(!refusal.chain().contains("canary"), "{}", refusal.chain());
+            assert!(!refusal.report().contains("canary"), "{}", refusal.report());
         }
     }
 }

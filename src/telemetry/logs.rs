@@ -1,4 +1,4 @@
-//! Log lines: as text for people or as one JSON object a line, filtered as the settings say.
+//! Log lines: human-readable or one JSON object per line, filtered by the settings.
 
 use std::io::IsTerminal;
 
@@ -8,30 +8,31 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 use crate::config::{LogFormat, LogSettings};
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
 
 /// Sends the log of the whole process to standard error. A second call changes nothing, so that tests may
-/// call it freely. Errors: `Invalid` when the filter cannot be read.
-pub fn init(settings: &LogSettings) -> Result<(), Problem> {
+/// call it. Errors: `Invalid` if the filter is malformed.
+pub fn init_logging(settings: &LogSettings) -> Result<(), Error> {
     let colours = std::io::stderr().is_terminal();
-    let subscriber = subscriber(settings, colours, std::io::stderr)?;
+    let subscriber = build_subscriber(settings, colours, std::io::stderr)?;
     if tracing::subscriber::set_global_default(subscriber).is_err() {
-        tracing::debug!("the log was started before");
+        tracing::debug!("logging is already initialized");
     }
     Ok(())
 }
 
-/// Whether the filter can be read. Errors: as `init`.
-pub fn check(settings: &LogSettings) -> Result<(), Problem> {
-    filter(&settings.filter).map(|_| ())
+/// Checks the filter. Errors: as `init_logging`.
+pub fn check_filter(settings: &LogSettings) -> Result<(), Error> {
+    parse_filter(&settings.filter).map(|_| ())
 }
 
-/// What `init` installs, for a writer of one's own: `tracing::subscriber::with_default(…)` in a test.
-pub fn subscriber<W>(
+/// Builds the subscriber that `init_logging` installs, for another writer:
+/// `tracing::subscriber::with_default(…)` in a test.
+pub fn build_subscriber<W>(
     settings: &LogSettings,
     colours: bool,
     writer: W,
-) -> Result<Box<dyn Subscriber + Send + Sync>, Problem>
+) -> Result<Box<dyn Subscriber + Send + Sync>, Error>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -40,14 +41,14 @@ where
         LogFormat::Text => Box::new(lines.with_ansi(colours)),
         LogFormat::Json => Box::new(lines.json().flatten_event(true).with_span_list(false)),
     };
-    let filtered = lines.with_filter(filter(&settings.filter)?);
+    let filtered = lines.with_filter(parse_filter(&settings.filter)?);
     Ok(Box::new(tracing_subscriber::registry().with(filtered)))
 }
 
-fn filter(text: &str) -> Result<EnvFilter, Problem> {
+fn parse_filter(text: &str) -> Result<EnvFilter, Error> {
     EnvFilter::builder().parse(text).map_err(|error| {
-        Problem::invalid(format!(
-            "The setting `log.filter` is wrong: {error}; give one such as info, or info,tancho::proxy=debug."
+        Error::invalid(format!(
+            "The setting `log.filter` is invalid: {error}; use one such as info, or info,tancho::proxy=debug."
         ))
     })
 }
@@ -80,7 +81,7 @@ mod tests {
             format,
             filter: filter.to_owned(),
         };
-        let subscriber = subscriber(&settings, false, move || writer.clone()).unwrap();
+        let subscriber = build_subscriber(&settings, false, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             let _span = tracing::info_span!("request", id = 7).entered();
             tracing::info!(app = "shop", "unit started");
@@ -111,10 +112,15 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_cannot_be_read_is_refused() {
+    fn malformed_filter_is_rejected() {
         let mut settings = Settings::defaults().log;
-        assert!(check(&settings).is_ok());
+        assert!(check_filter(&settings).is_ok());
         settings.filter = "tancho=loudly".to_owned();
-        assert!(check(&settings).unwrap_err().words().contains("`log.filter`"));
+        assert!(
+            check_filter(&settings)
+                .unwrap_err()
+                .message()
+                .contains("`log.filter`")
+        );
     }
 }

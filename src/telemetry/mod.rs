@@ -1,7 +1,7 @@
-//! What Tancho says about itself while it runs: log lines on standard error, and figures for who asks.
+//! Telemetry: log lines on standard error, and metrics for Prometheus.
 //!
-//! Nothing here decides what is said; it only fixes the form. Secrets do not reach it, because `Secret`
-//! does not print itself.
+//! This module defines the format only; the content comes from its callers. Secrets do not reach it, because
+//! `Secret` does not print itself.
 
 pub mod logs;
 pub mod metrics;

@@ -1,20 +1,20 @@
-//! Sizes as people write them: `512M`, `1Gi`, `65536`. Powers of 1024 throughout, as tsuru reads them.
+//! Sizes in human notation: `512M`, `1Gi`, `65536`. All units are powers of 1024, as in tsuru.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bytes(pub u64);
+pub struct ByteSize(pub u64);
 
-impl FromStr for Bytes {
-    type Err = Problem;
+impl FromStr for ByteSize {
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<Self, Problem> {
+    fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || {
-            Problem::invalid(format!(
+            Error::invalid(format!(
                 "{text:?} is not a size: use a number of bytes, or one with K, M or G."
             ))
         };
@@ -36,24 +36,24 @@ impl FromStr for Bytes {
     }
 }
 
-impl<'de> serde::Deserialize<'de> for Bytes {
+impl<'de> serde::Deserialize<'de> for ByteSize {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
         #[serde(untagged)]
-        enum Form {
+        enum ByteSizeInput {
             Number(u64),
             Text(String),
         }
-        match Form::deserialize(from)? {
-            Form::Number(n) => Ok(Self(n)),
-            Form::Text(text) => text
+        match ByteSizeInput::deserialize(from)? {
+            ByteSizeInput::Number(n) => Ok(Self(n)),
+            ByteSizeInput::Text(text) => text
                 .parse()
-                .map_err(|p: Problem| serde::de::Error::custom(p.words())),
+                .map_err(|p: Error| serde::de::Error::custom(p.message())),
         }
     }
 }
 
-impl fmt::Display for Bytes {
+impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             n if n >= 1 << 30 && n % (1 << 30) == 0 => write!(f, "{}G", n >> 30),
@@ -77,11 +77,11 @@ mod tests {
             ("2Gi", 2 << 30),
             ("3 mb", 3 << 20),
         ] {
-            assert_eq!(text.parse::<Bytes>().unwrap(), Bytes(bytes), "{text}");
+            assert_eq!(text.parse::<ByteSize>().unwrap(), ByteSize(bytes), "{text}");
         }
         for bad in ["", "M", "-1", "1.5G", "1T", "99999999999G"] {
-            assert!(bad.parse::<Bytes>().is_err(), "{bad}");
+            assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
         }
-        assert_eq!(Bytes(512 << 20).to_string(), "512M");
+        assert_eq!(ByteSize(512 << 20).to_string(), "512M");
     }
 }

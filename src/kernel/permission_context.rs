@@ -1,10 +1,10 @@
-//! What a permission is held on, or asked for: everything, a team, an app, … (contract/modern §6).
+//! The context of a permission: everything, a team, an app, … (contract/modern §6).
 
 use std::fmt;
 
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
 
-/// The kind of thing a permission is granted on. A role has one; its holder names the value.
+/// The type of object a permission is granted on. A role has one; its assignment names the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ContextKind {
     Global,
@@ -33,7 +33,7 @@ impl ContextKind {
         (ContextKind::Job, "job"),
     ];
 
-    /// The word of the API.
+    /// Returns the name used in the API.
     pub fn as_str(self) -> &'static str {
         Self::ALL
             .iter()
@@ -41,33 +41,33 @@ impl ContextKind {
             .unwrap_or("global")
     }
 
-    /// Reads the word of the API.
-    pub fn parse(word: &str) -> Result<Self, Problem> {
+    /// Parses the name used in the API.
+    pub fn parse(word: &str) -> Result<Self, Error> {
         Self::ALL
             .iter()
             .find_map(|(kind, w)| (*w == word).then_some(*kind))
             .ok_or_else(|| {
-                Problem::invalid(format!(
+                Error::invalid(format!(
                     "{word:?} is not a context: use one of {}.",
-                    Self::words()
+                    Self::list_words()
                 ))
             })
     }
 
-    fn words() -> String {
+    fn list_words() -> String {
         Self::ALL.map(|(_, word)| word).join(", ")
     }
 }
 
-/// What a permission is granted on, or asked for: a kind and the name of a thing (empty for global).
+/// What a permission is granted on or required for: a type and the name of an object (empty for global).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Context {
+pub struct PermissionContext {
     pub kind: ContextKind,
     pub value: String,
 }
 
-impl Context {
-    /// Everything.
+impl PermissionContext {
+    /// The global context.
     pub fn global() -> Self {
         Self {
             kind: ContextKind::Global,
@@ -75,7 +75,7 @@ impl Context {
         }
     }
 
-    /// One thing.
+    /// The context of one object.
     pub fn new(kind: ContextKind, value: impl fmt::Display) -> Self {
         Self {
             kind,
@@ -83,8 +83,8 @@ impl Context {
         }
     }
 
-    /// A team, the commonest of contexts.
-    pub fn team(name: impl fmt::Display) -> Self {
+    /// The context of a team, the most common one.
+    pub fn for_team(name: impl fmt::Display) -> Self {
         Self::new(ContextKind::Team, name)
     }
 }

@@ -1,10 +1,13 @@
-//! The data folder: everything that one Tancho keeps on disk.
+//! The data folder: everything that a Tancho process keeps on disk.
 //!
-//! One process at a time owns it, by a lock that ends with the process, however that ends. A process that
-//! only reads from it (`tancho router`) looks at it without the lock.
+//! One process at a time owns it, by a lock that ends with the process in any case. A process that only reads
+//! from it (`tancho router`) opens it without the lock.
 //!
-//! Started by root, units and the managed Postgres run as other users, who must be able to pass through:
-//! the folder lets everybody pass (0711) and nobody list, and each folder below says who may go on.
+//! If started by root, units and the managed Postgres run as other users, who must be able to traverse the
+//! folder: its mode lets everybody traverse but not list it (0711), and each folder below sets its own
+//! access.
+
+pub mod atomic_file;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -14,147 +17,149 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::config::SecretsSettings;
+use crate::kernel::encryption::Keyring;
+use crate::kernel::error::Error;
 use crate::kernel::ids::ReplicaId;
-use crate::kernel::problem::Problem;
-use crate::kernel::seal::Keyring;
 use crate::kernel::secret::Secret;
 
-/// Keys are a few lines.
-const LARGEST_KEY_FILE: u64 = 64 * 1024;
+/// The maximum size of a key file, which has a few lines.
+const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;
 
-/// An open data folder. Its paths are absolute and free of links.
+/// An open data folder. Its paths are absolute and contain no symbolic links.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     as_root: bool,
     lock: Option<Flock<File>>,
-    starting: tokio::sync::Mutex<()>,
+    postgres_start_lock: tokio::sync::Mutex<()>,
 }
 
 impl DataDir {
-    /// Makes the folder and what belongs into it, and takes it for this process until the value is dropped.
-    /// Errors: `Conflict` when another Tancho has it (naming its pid), `Invalid` when the place does not do.
-    pub fn open(path: &Path) -> Result<Self, Problem> {
+    /// Creates the folder and its subfolders, and locks it for this process until the value is dropped.
+    /// Errors: `Conflict` if another Tancho has it (naming its pid), `Invalid` if the path is unsuitable.
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let as_root = nix::unistd::geteuid().is_root();
         let pass = if as_root { 0o711 } else { 0o700 };
         let is_new = !path.exists();
         if is_new {
             if as_root {
-                check_passage(&future(path)?)?;
+                check_traversable(&resolve_new_folder(path)?)?;
             }
-            make_with_parents(path, pass).map_err(|error| cannot("be made", path, error))?;
+            make_with_parents(path, pass).map_err(|error| path_error("be created", path, error))?;
         }
-        let path = real_folder(path)?;
+        let path = resolve_folder(path)?;
         if !is_new {
             check_mode(&path, as_root)?;
         }
         if as_root {
-            check_passage(&path)?;
+            check_traversable(&path)?;
         }
-        let lock = lock(&path)?;
+        let lock = lock_folder(&path)?;
         let dir = Self {
             path,
             as_root,
             lock: Some(lock),
-            starting: tokio::sync::Mutex::default(),
+            postgres_start_lock: tokio::sync::Mutex::default(),
         };
         dir.make_folders()?;
         Ok(dir)
     }
 
-    /// Looks at an existing folder without taking it. Errors: `Invalid` when there is none.
-    pub fn peek(path: &Path) -> Result<Self, Problem> {
+    /// Opens an existing folder without locking it. Errors: `Invalid` if there is none.
+    pub fn open_unlocked(path: &Path) -> Result<Self, Error> {
         Ok(Self {
-            path: real_folder(path)?,
+            path: resolve_folder(path)?,
             as_root: nix::unistd::geteuid().is_root(),
             lock: None,
-            starting: tokio::sync::Mutex::default(),
+            postgres_start_lock: tokio::sync::Mutex::default(),
         })
     }
 
-    /// The folder itself.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether this process is root, so that others' processes get users of their own.
-    pub fn is_root(&self) -> bool {
+    /// True if this process is root, so that units and Postgres run as other users.
+    pub fn runs_as_root(&self) -> bool {
         self.as_root
     }
 
     /// Whether this process has taken the folder (`open`) or only looks at it (`peek`).
-    pub fn is_held(&self) -> bool {
+    pub fn is_locked(&self) -> bool {
         self.lock.is_some()
     }
 
-    /// Held by who starts the managed Postgres: one at a time in this process.
-    pub fn starting(&self) -> &tokio::sync::Mutex<()> {
-        &self.starting
+    /// The lock for starting the managed Postgres: one start at a time in this process.
+    pub fn postgres_start_lock(&self) -> &tokio::sync::Mutex<()> {
+        &self.postgres_start_lock
     }
 
-    /// The managed Postgres: `postgres` and what stands beside it with that name in front. Made by
+    /// The folder of the managed Postgres: `postgres`; further files have that name as a prefix. Created by
     /// `db::local`.
-    pub fn postgres(&self) -> PathBuf {
+    pub fn postgres_dir(&self) -> PathBuf {
         self.path.join("postgres")
     }
 
-    /// A folder a unit: its scratch home, logs and state.
-    pub fn units(&self) -> PathBuf {
+    /// One folder per unit: its scratch home, logs and state.
+    pub fn units_dir(&self) -> PathBuf {
         self.path.join("units")
     }
 
-    /// What builds made, a folder a version.
-    pub fn versions(&self) -> PathBuf {
+    /// The results of builds, one folder per version.
+    pub fn versions_dir(&self) -> PathBuf {
         self.path.join("versions")
     }
 
-    /// The folder of one app's versions, made if need be; `app` is an id, never a name from outside.
-    pub fn app_versions(&self, app: uuid::Uuid) -> io::Result<PathBuf> {
-        let folder = self.versions().join(app.to_string());
+    /// Returns the folder of one app's versions, created if necessary; `app` is an id, never a user-supplied
+    /// name.
+    pub fn make_app_versions_dir(&self, app: uuid::Uuid) -> io::Result<PathBuf> {
+        let folder = self.versions_dir().join(app.to_string());
         make_folder(&folder, if self.as_root { 0o711 } else { 0o700 })?;
         Ok(folder)
     }
 
-    /// Archives of source on their way to a build.
-    pub fn uploads(&self) -> PathBuf {
+    /// Uploaded source archives that wait for a build.
+    pub fn uploads_dir(&self) -> PathBuf {
         self.path.join("uploads")
     }
 
-    /// The git repositories of apps, their hook, and pushes under way.
-    pub fn repositories(&self) -> PathBuf {
+    /// The git repositories of apps, their hook, and pushes in progress.
+    pub fn repositories_dir(&self) -> PathBuf {
         self.path.join("repositories")
     }
 
-    /// One repository, made or not; `id` is its own, never a name from outside.
-    pub fn repository(&self, id: uuid::Uuid) -> PathBuf {
-        self.repositories().join(format!("{id}.git"))
+    /// Returns the path of a repository, which may not exist; `id` is its own id, never a user-supplied name.
+    pub fn repository_dir(&self, id: uuid::Uuid) -> PathBuf {
+        self.repositories_dir().join(format!("{id}.git"))
     }
 
-    /// Mails, as long as there is no server to send them.
-    pub fn mail(&self) -> PathBuf {
+    /// Mails, while no mail server is configured.
+    pub fn mail_dir(&self) -> PathBuf {
         self.path.join("mail")
     }
 
-    /// What builds may keep from one another; may be removed at any time.
-    pub fn cache(&self) -> PathBuf {
+    /// Build caches; may be removed at any time.
+    pub fn cache_dir(&self) -> PathBuf {
         self.path.join("cache")
     }
 
-    /// The scripts of platforms; everybody may read them.
-    pub fn platforms(&self) -> PathBuf {
+    /// The scripts of platforms; readable by every user.
+    pub fn platforms_dir(&self) -> PathBuf {
         self.path.join("platforms")
     }
 
-    /// The keys that seal, unless the settings name another file.
-    pub fn seal_keys(&self) -> PathBuf {
+    /// The key file, unless the settings name another one.
+    pub fn key_file_path(&self) -> PathBuf {
         self.path.join("seal.keys")
     }
 
-    /// This machine's name for units and versions: the host's name and what tells this folder from others
-    /// on the same host. Made once, kept in the folder, so that a host that is renamed keeps its units.
-    pub fn host_id(&self) -> Result<String, Problem> {
+    /// Returns the id of this host in units and versions: the host name and a random part that distinguishes
+    /// data folders on one host. Created once and stored in the folder, so that a renamed host keeps its
+    /// units.
+    pub fn load_or_create_host_id(&self) -> Result<String, Error> {
         let path = self.path.join("host-id");
-        let wrong = |error| cannot("be used", &path, error);
+        let wrong = |error| path_error("be used", &path, error);
         match fs::read_to_string(&path) {
             Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
@@ -166,45 +171,43 @@ impl DataDir {
             name.to_string_lossy(),
             uuid::Uuid::new_v4().as_fields().0
         );
-        self.keep("host-id", &id)?;
+        self.write_small_file("host-id", &id)?;
         Ok(id)
     }
 
-    /// The last replica that worked on this folder, which is dead, for we hold the lock; from now on it is
-    /// `this` one. `None` at the first start, and when a file that nobody can read tells it.
-    pub fn succeed(&self, this: ReplicaId) -> Result<Option<ReplicaId>, Problem> {
+    /// Records `this` replica as the owner, and returns the previous owner, which has exited because this
+    /// process holds the lock. `None` at the first start, and if the file cannot be parsed.
+    pub fn take_over(&self, this: ReplicaId) -> Result<Option<ReplicaId>, Error> {
         let last = fs::read_to_string(self.path.join("replica"));
-        self.keep("replica", &this.to_string())?;
+        self.write_small_file("replica", &this.to_string())?;
         Ok(last.ok().and_then(|id| id.trim().parse().ok()))
     }
 
-    /// Writes a small file, whole or not at all.
-    fn keep(&self, name: &str, text: &str) -> Result<(), Problem> {
-        let (path, fresh) = (self.path.join(name), self.path.join(format!(".{name}")));
-        fs::write(&fresh, text)
-            .and_then(|()| fs::rename(&fresh, &path))
-            .map_err(|error| cannot("be written", &path, error))
+    fn write_small_file(&self, name: &str, text: &str) -> Result<(), Error> {
+        let path = self.path.join(name);
+        atomic_file::write_file(&path, text.as_bytes(), 0o644, None)
+            .map_err(|error| path_error("be written", &path, error))
     }
 
-    fn make_folders(&self) -> Result<(), Problem> {
+    fn make_folders(&self) -> Result<(), Error> {
         let pass = if self.as_root { 0o711 } else { 0o700 };
         let read = if self.as_root { 0o755 } else { 0o700 };
         for (folder, mode) in [
-            (self.units(), pass),
-            (self.versions(), pass),
-            (self.cache(), pass),
-            (self.platforms(), read),
-            (self.uploads(), 0o700),
-            (self.mail(), 0o700),
-            (self.repositories(), 0o700),
+            (self.units_dir(), pass),
+            (self.versions_dir(), pass),
+            (self.cache_dir(), pass),
+            (self.platforms_dir(), read),
+            (self.uploads_dir(), 0o700),
+            (self.mail_dir(), 0o700),
+            (self.repositories_dir(), pass),
         ] {
-            make_folder(&folder, mode).map_err(|error| cannot("be made", &folder, error))?;
+            make_folder(&folder, mode).map_err(|error| path_error("be created", &folder, error))?;
         }
         Ok(())
     }
 }
 
-/// Makes a folder, or gives an existing one its mode, whatever the umask.
+/// Creates a folder, or sets the mode of an existing one, regardless of the umask.
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -213,7 +216,7 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Folders above are made as `mkdir -p` makes them; only the last one gets our mode.
+/// Creates parents as `mkdir -p` does; only the last folder gets the given mode.
 fn make_with_parents(path: &Path, mode: u32) -> io::Result<()> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
@@ -221,71 +224,74 @@ fn make_with_parents(path: &Path, mode: u32) -> io::Result<()> {
     make_folder(path, mode)
 }
 
-fn cannot(what: &str, path: &Path, error: io::Error) -> Problem {
+fn path_error(what: &str, path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => "; choose another with --data-dir",
         _ => "",
     };
-    Problem::invalid(format!("{} cannot {what}: {error}{hint}.", path.display()))
+    Error::invalid(format!("{} cannot {what}: {error}{hint}.", path.display()))
 }
 
-fn real_folder(path: &Path) -> Result<PathBuf, Problem> {
+fn resolve_folder(path: &Path) -> Result<PathBuf, Error> {
     let real = path
         .canonicalize()
-        .map_err(|error| cannot("be used as the data folder", path, error))?;
+        .map_err(|error| path_error("be used as the data folder", path, error))?;
     match real.is_dir() {
         true => Ok(real),
-        false => Err(Problem::invalid(format!(
+        false => Err(Error::invalid(format!(
             "{} is not a folder; choose another with --data-dir.",
             path.display()
         ))),
     }
 }
 
-/// A folder that was there already keeps its mode: it may be more than ours. It must do, though.
-fn check_mode(path: &Path, as_root: bool) -> Result<(), Problem> {
-    let meta = path.metadata().map_err(|error| cannot("be read", path, error))?;
+/// Checks an existing data folder. Its mode is kept, because it may hold more than Tancho's files, but it
+/// must be sufficient.
+fn check_mode(path: &Path, as_root: bool) -> Result<(), Error> {
+    let meta = path
+        .metadata()
+        .map_err(|error| path_error("be read", path, error))?;
     let (me, owner) = (nix::unistd::geteuid().as_raw(), meta.uid());
     let (shown, mode) = (path.display(), meta.mode() & 0o777);
     if owner != me {
-        return Err(Problem::invalid(format!(
+        return Err(Error::invalid(format!(
             "The data folder {shown} belongs to another user (number {owner}); choose another with --data-dir, or \
              run `chown {me} {shown}`."
         )));
     }
     let needed = if as_root { 0o711 } else { 0o700 };
     if mode & 0o022 != 0 || mode & needed != needed {
-        return Err(Problem::invalid(format!(
-            "The data folder {shown} has mode {mode:03o}, which does not do; run `chmod {needed:o} {shown}`."
+        return Err(Error::invalid(format!(
+            "The data folder {shown} has mode {mode:03o}, which is not sufficient; run `chmod {needed:o} {shown}`."
         )));
     }
     Ok(())
 }
 
-/// Where a folder that is not there yet will be, free of links.
-fn future(path: &Path) -> Result<PathBuf, Problem> {
+/// Returns the future path of a folder that does not exist yet, without symbolic links.
+fn resolve_new_folder(path: &Path) -> Result<PathBuf, Error> {
     let path =
-        std::path::absolute(path).map_err(|error| cannot("be used as the data folder", path, error))?;
+        std::path::absolute(path).map_err(|error| path_error("be used as the data folder", path, error))?;
     let there = path
         .ancestors()
         .find(|above| above.exists())
         .unwrap_or(Path::new("/"));
     let real = there
         .canonicalize()
-        .map_err(|error| cannot("be read", there, error))?;
-    // Only the folders above it matter, and those between do not exist yet.
+        .map_err(|error| path_error("be read", there, error))?;
+    // Only the folders above it matter, and those in between do not exist yet.
     Ok(real.join("new"))
 }
 
-/// As root, units run as other users: every folder above must let them pass.
-fn check_passage(path: &Path) -> Result<(), Problem> {
+/// As root, units run as other users: every folder above must be traversable for them.
+fn check_traversable(path: &Path) -> Result<(), Error> {
     for above in path.ancestors().skip(1) {
         let meta = above
             .metadata()
-            .map_err(|error| cannot("be read", above, error))?;
+            .map_err(|error| path_error("be read", above, error))?;
         if meta.mode() & 0o001 == 0 {
-            return Err(Problem::invalid(format!(
-                "Started by root, Tancho runs Postgres and apps as other users, and those cannot pass through {} \
+            return Err(Error::invalid(format!(
+                "Started by root, Tancho runs Postgres and apps as other users, and these cannot traverse {} \
                  to the data folder; choose another with --data-dir, such as /var/lib/tancho.",
                 above.display()
             )));
@@ -294,7 +300,7 @@ fn check_passage(path: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-fn lock(folder: &Path) -> Result<Flock<File>, Problem> {
+fn lock_folder(folder: &Path) -> Result<Flock<File>, Error> {
     let path = folder.join("lock");
     let file = OpenOptions::new()
         .read(true)
@@ -303,48 +309,48 @@ fn lock(folder: &Path) -> Result<Flock<File>, Problem> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(|error| cannot("be opened", &path, error))?;
+        .map_err(|error| path_error("be opened", &path, error))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut held) => {
             let pid = std::process::id();
             held.set_len(0)
                 .and_then(|()| writeln!(held, "{pid}"))
-                .map_err(|error| cannot("be written", &path, error))?;
+                .map_err(|error| path_error("be written", &path, error))?;
             Ok(held)
         }
         Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
             let mut pid = String::new();
-            // Only for the sentence; the holder may be about to write it.
+            // Only for the error message; the owner may be about to write it.
             let _ = file.take(20).read_to_string(&mut pid);
             let who = match pid.trim() {
                 "" => "Another Tancho".to_owned(),
                 pid => format!("Another Tancho (pid {pid})"),
             };
-            Err(Problem::conflict(format!(
+            Err(Error::conflict(format!(
                 "{who} is using the data folder {}; stop it first, or choose another folder with --data-dir.",
                 folder.display()
             )))
         }
-        Err((_, error)) => Err(cannot("be locked", &path, error.into())),
+        Err((_, error)) => Err(path_error("be locked", &path, error.into())),
     }
 }
 
-/// The keys that seal: from the settings, from the file they name, or from `seal.keys`, which is made when
-/// it is missing. Errors: `Invalid` when keys cannot be read or others can read them.
-pub fn load_or_create_keys(settings: &SecretsSettings, dir: &DataDir) -> Result<Keyring, Problem> {
+/// Loads the encryption keys: from the settings, from the file they name, or from `seal.keys`, which is
+/// created if missing. Errors: `Invalid` if the keys cannot be read or other users can read them.
+pub fn load_or_create_keys(settings: &SecretsSettings, dir: &DataDir) -> Result<Keyring, Error> {
     if !settings.keys.is_empty() {
-        return Keyring::parse(Secret::new(settings.keys.expose().replace(',', "\n")).expose());
+        return Keyring::parse(Secret::new(settings.keys.expose_secret().replace(',', "\n")).expose_secret());
     }
     if settings.key_file.as_os_str().is_empty() {
-        let path = dir.seal_keys();
+        let path = dir.key_file_path();
         if !path.exists() {
-            create_keys(&path).map_err(|error| cannot("be made", &path, error))?;
+            create_keys(&path).map_err(|error| path_error("be created", &path, error))?;
         }
         return read_keys(&path);
     }
     if !settings.key_file.exists() {
-        // Making one here would hide a mistyped path until the sealed values do not open.
-        return Err(Problem::invalid(format!(
+        // Creating one here would hide a mistyped path until values cannot be decrypted.
+        return Err(Error::invalid(format!(
             "The key file {} does not exist; put one line of the form 1:<64 hexadecimal digits> into it, for \
              example with `echo \"1:$(openssl rand -hex 32)\"`, and give it mode 600.",
             settings.key_file.display()
@@ -353,7 +359,8 @@ pub fn load_or_create_keys(settings: &SecretsSettings, dir: &DataDir) -> Result<
     read_keys(&settings.key_file)
 }
 
-/// Written aside and linked into place, so that a crash leaves no half a file, and the first of two wins.
+/// Written under another name and linked into place, so that a crash leaves no partial file, and the first of
+/// two processes succeeds.
 fn create_keys(path: &Path) -> io::Result<()> {
     let aside = path.with_extension(format!("new-{}", uuid::Uuid::new_v4().simple()));
     let mut file = OpenOptions::new()
@@ -362,7 +369,7 @@ fn create_keys(path: &Path) -> io::Result<()> {
         .mode(0o600)
         .open(&aside)?;
     let written = file
-        .write_all(Keyring::generate().expose().as_bytes())
+        .write_all(Keyring::generate_key_file().expose_secret().as_bytes())
         .and_then(|()| file.sync_all())
         .and_then(|()| match fs::hard_link(&aside, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -376,37 +383,37 @@ fn create_keys(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads a file of keys. Errors: `Invalid`, also when others can read it.
-pub fn read_keys(path: &Path) -> Result<Keyring, Problem> {
-    let unreadable = |error| cannot("be read", path, error);
+/// Reads a key file. Errors: `Invalid`, also if other users can read it.
+pub fn read_keys(path: &Path) -> Result<Keyring, Error> {
+    let unreadable = |error| path_error("be read", path, error);
     let file = File::open(path).map_err(unreadable)?;
     let mode = file.metadata().map_err(unreadable)?.mode();
     if mode & 0o077 != 0 {
-        return Err(Problem::invalid(format!(
-            "The key file {} can be read by others (mode {:03o}); run `chmod 600 {}`.",
+        return Err(Error::invalid(format!(
+            "The key file {} can be read by other users (mode {:03o}); run `chmod 600 {}`.",
             path.display(),
             mode & 0o777,
             path.display()
         )));
     }
     let mut text = String::new();
-    let read = file.take(LARGEST_KEY_FILE).read_to_string(&mut text);
+    let read = file.take(MAX_KEY_FILE_BYTES).read_to_string(&mut text);
     let text = Secret::new(text);
     read.map_err(unreadable)?;
-    Keyring::parse(text.expose())
-        .map_err(|problem| Problem::invalid(format!("{}: {}", path.display(), problem.words())))
+    Keyring::parse(text.expose_secret())
+        .map_err(|error| Error::invalid(format!("{}: {}", path.display(), error.message())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Settings;
-    use crate::kernel::seal::{Column, Place};
+    use crate::kernel::encryption::{AssociatedData, SealedColumn};
 
-    /// A folder that others can pass through, gone with the guard.
-    struct Temp(PathBuf);
+    /// A folder that other users can traverse; the guard deletes it.
+    struct DataDirFixture(PathBuf);
 
-    impl Temp {
+    impl DataDirFixture {
         fn new() -> Self {
             let path = std::env::temp_dir().join(format!("tancho-datadir-{}", uuid::Uuid::new_v4()));
             make_folder(&path, 0o755).unwrap();
@@ -414,7 +421,7 @@ mod tests {
         }
     }
 
-    impl Drop for Temp {
+    impl Drop for DataDirFixture {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
@@ -425,14 +432,14 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_and_what_is_in_it_have_their_modes() {
-        let temp = Temp::new();
+    fn data_folder_and_subfolders_have_their_modes() {
+        let temp = DataDirFixture::new();
         let dir = DataDir::open(&temp.0.join("a/b")).unwrap();
-        let pass = if dir.is_root() { 0o711 } else { 0o700 };
+        let pass = if dir.runs_as_root() { 0o711 } else { 0o700 };
         for (path, expected) in [
             (dir.path().to_owned(), pass),
-            (dir.units(), pass),
-            (dir.uploads(), 0o700),
+            (dir.units_dir(), pass),
+            (dir.uploads_dir(), 0o700),
             (dir.path().join("lock"), 0o600),
         ] {
             assert_eq!(mode(&path), expected, "{path:?}");
@@ -440,19 +447,19 @@ mod tests {
     }
 
     #[test]
-    fn a_second_process_is_refused_with_the_pid_of_the_first() {
-        let temp = Temp::new();
+    fn second_process_is_rejected_with_the_pid_of_the_first() {
+        let temp = DataDirFixture::new();
         let first = DataDir::open(&temp.0).unwrap();
         let words = DataDir::open(&temp.0).unwrap_err().to_string();
         assert!(words.contains(&format!("pid {}", std::process::id())), "{words}");
-        assert_eq!(DataDir::peek(&temp.0).unwrap().path(), first.path());
+        assert_eq!(DataDir::open_unlocked(&temp.0).unwrap().path(), first.path());
         drop(first);
         assert!(DataDir::open(&temp.0).is_ok());
     }
 
     #[test]
-    fn a_place_that_does_not_do_is_refused_with_what_to_do() {
-        let temp = Temp::new();
+    fn unsuitable_folder_is_refused_with_a_hint() {
+        let temp = DataDirFixture::new();
         let open = temp.0.join("open");
         make_folder(&open, 0o777).unwrap();
         let words = DataDir::open(&open).unwrap_err().to_string();
@@ -462,10 +469,10 @@ mod tests {
         assert!(
             DataDir::open(&file)
                 .unwrap_err()
-                .words()
+                .message()
                 .contains("is not a folder")
         );
-        assert!(DataDir::peek(&temp.0.join("none")).is_err());
+        assert!(DataDir::open_unlocked(&temp.0.join("none")).is_err());
         if nix::unistd::geteuid().is_root() {
             let closed = temp.0.join("closed");
             make_folder(&closed, 0o700).unwrap();
@@ -473,41 +480,41 @@ mod tests {
             assert!(words.contains("/var/lib/tancho"), "{words}");
             assert!(
                 !closed.join("data").exists(),
-                "nothing is made where it does not do"
+                "nothing is created in an unsuitable folder"
             );
         }
     }
 
     #[test]
-    fn keys_are_made_once_and_read_again() {
-        let temp = Temp::new();
+    fn keys_are_created_once_and_loaded_again() {
+        let temp = DataDirFixture::new();
         let dir = DataDir::open(&temp.0).unwrap();
         let settings = Settings::defaults().secrets;
-        let place = Place::new(Column::BEARER, &[&1]);
+        let place = AssociatedData::new(SealedColumn::BEARER, &[&1]);
         let sealed = load_or_create_keys(&settings, &dir)
             .unwrap()
-            .seal(&place, &Secret::new("x"));
-        assert_eq!(mode(&dir.seal_keys()), 0o600);
+            .encrypt(&place, &Secret::new("x"));
+        assert_eq!(mode(&dir.key_file_path()), 0o600);
         let again = load_or_create_keys(&settings, &dir).unwrap();
-        assert_eq!(again.open(&place, &sealed).unwrap().expose(), "x");
+        assert_eq!(again.decrypt(&place, &sealed).unwrap().expose_secret(), "x");
         let names = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name());
         assert_eq!(names.filter(|n| n.to_string_lossy().contains("new")).count(), 0);
     }
 
     #[test]
-    fn keys_that_others_can_read_are_refused() {
-        let temp = Temp::new();
+    fn keys_readable_by_others_are_rejected() {
+        let temp = DataDirFixture::new();
         let dir = DataDir::open(&temp.0).unwrap();
         let settings = Settings::defaults().secrets;
         load_or_create_keys(&settings, &dir).unwrap();
-        fs::set_permissions(dir.seal_keys(), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(dir.key_file_path(), fs::Permissions::from_mode(0o644)).unwrap();
         let words = load_or_create_keys(&settings, &dir).unwrap_err().to_string();
         assert!(words.contains("chmod 600"), "{words}");
     }
 
     #[test]
-    fn keys_come_from_the_settings_first_and_a_named_file_must_exist() {
-        let temp = Temp::new();
+    fn keys_in_settings_take_precedence_and_a_configured_file_must_exist() {
+        let temp = DataDirFixture::new();
         let dir = DataDir::open(&temp.0).unwrap();
         let mut settings = Settings::defaults().secrets;
         settings.key_file = temp.0.join("no.keys");
@@ -516,6 +523,6 @@ mod tests {
         settings.keys = Secret::new(format!("1:{},2:{}", "11".repeat(32), "22".repeat(32)));
         let ring = load_or_create_keys(&settings, &dir).unwrap();
         assert_eq!(format!("{ring:?}"), "Keyring(2 keys, current 2)");
-        assert!(!dir.seal_keys().exists());
+        assert!(!dir.key_file_path().exists());
     }
 }
