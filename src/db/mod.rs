@@ -1,14 +1,14 @@
-//! The database: how it is opened, brought up to date and listened to.
+//! The database: connection pool, migrations and notices.
 //!
-//! Time and uniqueness belong to it: code compares times with `now()` in SQL, and asks constraints, not
-//! itself, whether a name is free. A statement that takes part in somebody's transaction takes
-//! `tx: &mut PgConnection`; a lone read takes any executor.
+//! The database is the authority on time and uniqueness: code compares times with `now()` in SQL, and relies
+//! on constraints, not on prior checks, for unique names. A statement that is part of a transaction takes
+//! `tx: &mut PgConnection`; a single read takes any executor.
 
-pub mod listen;
 pub mod local;
+pub mod notices;
 mod retry;
 
-pub use retry::retry;
+pub use retry::retry_transaction;
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, PgPool};
 
 use crate::config::DatabaseSettings;
-use crate::kernel::problem::{Kind, Problem};
+use crate::kernel::error::{Error, ErrorKind};
 
-/// The handle to the database: a bounded set of connections, cheap to clone.
+/// The connection pool, cheap to clone.
 pub type Db = PgPool;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
-/// Opens the database. Errors: `Unavailable` when it cannot be reached in time.
-pub async fn open(options: PgConnectOptions, settings: &DatabaseSettings) -> Result<Db, Problem> {
+/// Opens the pool. Errors: `Unavailable` if the database cannot be reached in time.
+pub async fn open_pool(options: PgConnectOptions, settings: &DatabaseSettings) -> Result<Db, Error> {
     let timeout = format!("{}s", settings.statement_timeout.as_secs());
     let options = options.application_name("tancho").options([
         ("statement_timeout", timeout.as_str()),
         ("idle_in_transaction_session_timeout", "60s"),
-        // A migration says what is there already, which is no news.
+        // Migrations emit notices about existing objects, which are irrelevant.
         ("client_min_messages", "warning"),
     ]);
     let place = format!("{}:{}", options.get_host(), options.get_port());
@@ -39,7 +39,7 @@ pub async fn open(options: PgConnectOptions, settings: &DatabaseSettings) -> Res
         .min_connections(1)
         .acquire_timeout(settings.acquire_timeout)
         .idle_timeout(Duration::from_secs(300))
-        // A dead connection shows at its first use; asking before each use would double every round trip.
+        // A dead connection shows at its first use; a test before each use would double every round trip.
         .test_before_acquire(false)
         .connect_with(options)
         .await;
@@ -47,56 +47,58 @@ pub async fn open(options: PgConnectOptions, settings: &DatabaseSettings) -> Res
         Ok(db) => return Ok(db),
         Err(error) => error,
     };
-    // The set of connections only knows that it was not in time; a single one knows why.
+    // The pool only reports a timeout; a single connection reports the reason.
     if matches!(cause, sqlx::Error::PoolTimedOut)
         && let Ok(Err(error)) = tokio::time::timeout(settings.acquire_timeout, probe.connect()).await
     {
         cause = error;
     }
-    Err(Problem::unavailable(format!("The database at {place} cannot be reached.")).because(cause))
+    Err(Error::unavailable(format!("Cannot reach the database at {place}.")).with_source(cause))
 }
 
-/// Brings the schema up to date, under an advisory lock, so that replicas may start together.
-/// Errors: `Precondition` when the database was made by a newer Tancho.
-pub async fn migrate(db: &Db) -> Result<(), Problem> {
+/// Migrates the schema, under an advisory lock, so that replicas may start together. Errors: `Precondition`
+/// if the database was migrated by a newer Tancho.
+pub async fn run_migrations(db: &Db) -> Result<(), Error> {
     use sqlx::migrate::MigrateError;
     MIGRATIONS.run(db).await.map_err(|e| match e {
-        MigrateError::VersionMissing(version) => Problem::precondition(format!(
-            "The database is at schema {version}, which this Tancho does not know: it is too old for it. Start the newer release."
+        MigrateError::VersionMissing(version) => Error::precondition(format!(
+            "The database schema is at version {version}, which this release of Tancho does not support: start the newer release."
         )),
-        MigrateError::VersionMismatch(version) => Problem::precondition(format!(
-            "Schema {version} of the database differs from the one in this Tancho: it was made by another build."
+        MigrateError::VersionMismatch(version) => Error::precondition(format!(
+            "Migration {version} of the database differs from the one in this Tancho: another build applied it."
         )),
-        other => Problem::new(Kind::Unavailable, "The schema of the database could not be brought up to date.").because(other),
+        other => Error::new(ErrorKind::Unavailable, "Cannot migrate the database schema.").with_source(other),
     })
 }
 
-/// Whether the schema is the one of this Tancho, without a change to it: for what runs beside servers, which may be
-/// of another version. Errors: `Precondition`, saying which of the two is the newer one.
-pub async fn check_schema(db: &Db) -> Result<(), Problem> {
+/// Checks that the schema is the one of this Tancho, without changing it: for commands that run beside
+/// servers of possibly another version. Errors: `Precondition`, saying which of the two is newer.
+pub async fn check_schema(db: &Db) -> Result<(), Error> {
     use sqlx::migrate::{Migrate, MigrateError};
     let mut connection = db.acquire().await?;
     let applied = match connection.list_applied_migrations(&MIGRATIONS.table_name).await {
         Ok(applied) => applied.iter().map(|migration| migration.version).collect(),
         Err(MigrateError::Execute(error)) if is_missing_table(&error) => Vec::new(),
         Err(error) => {
-            return Err(Problem::unavailable("The schema of the database could not be read.").because(error));
+            return Err(
+                Error::unavailable("Cannot read the version of the database schema.").with_source(error),
+            );
         }
     };
     if let Some(unknown) = applied
         .iter()
         .find(|version| !MIGRATIONS.version_exists(**version))
     {
-        return Err(Problem::precondition(format!(
-            "The database is at schema {unknown}, which this Tancho does not know: use the newer binary, the one of its servers."
+        return Err(Error::precondition(format!(
+            "The database schema is at version {unknown}, which this binary does not support: use the newer binary of its servers."
         )));
     }
     match MIGRATIONS
         .iter()
         .find(|migration| !applied.contains(&migration.version))
     {
-        Some(missing) => Err(Problem::precondition(format!(
-            "The database does not have schema {} of this Tancho yet: start a server of this version first.",
+        Some(missing) => Err(Error::precondition(format!(
+            "The database schema is not at version {} of this Tancho yet: start a server of this release first.",
             missing.version
         ))),
         None => Ok(()),
@@ -110,8 +112,8 @@ fn is_missing_table(error: &sqlx::Error) -> bool {
         .is_some_and(|code| code == "42P01")
 }
 
-impl From<sqlx::Error> for Problem {
-    /// What may pass by itself is `Unavailable`; all else is our bug.
+impl From<sqlx::Error> for Error {
+    /// Transient errors become `Unavailable`; all others are bugs.
     fn from(error: sqlx::Error) -> Self {
         let passing = match &error {
             sqlx::Error::Io(_)
@@ -119,50 +121,54 @@ impl From<sqlx::Error> for Problem {
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed
             | sqlx::Error::Tls(_) => true,
-            sqlx::Error::Database(e) => e.code().is_some_and(|code| is_passing(&code)),
+            sqlx::Error::Database(e) => e.code().is_some_and(|code| is_transient(&code)),
             sqlx::Error::Protocol(_) => true,
             _ => false,
         };
         if passing {
-            Problem::unavailable("The database is out of reach; try again in a moment.").because(error)
+            Error::unavailable("The database is unavailable; try again in a moment.").with_source(error)
         } else {
-            Problem::internal(error)
+            Error::internal(error)
         }
     }
 }
 
-/// SQLSTATEs of a server that is starting, stopping, full or cancelled the statement, and of lost races.
-fn is_passing(code: &str) -> bool {
-    code.starts_with("08") || code.starts_with("53") || code.starts_with("57") || retry::is_lost_race(code)
+/// SQLSTATEs of a server that is starting, stopping or full, of cancelled statements, and of transaction
+/// conflicts.
+fn is_transient(code: &str) -> bool {
+    code.starts_with("08")
+        || code.starts_with("53")
+        || code.starts_with("57")
+        || retry::is_transaction_conflict(code)
 }
 
 /// True if the error is a violation of the named constraint.
-pub fn violates(error: &sqlx::Error, constraint: &str) -> bool {
+pub fn violates_constraint(error: &sqlx::Error, constraint: &str) -> bool {
     error
         .as_database_error()
         .and_then(|e| e.constraint())
         .is_some_and(|name| name == constraint)
 }
 
-/// Words a violated constraint for the user; any other error stays what it is.
-pub fn on_constraint<T>(
+/// Maps a violated constraint to an error for the user; other errors stay as they are.
+pub fn map_constraint_violation<T>(
     result: sqlx::Result<T>,
     constraint: &str,
-    problem: impl FnOnce() -> Problem,
-) -> Result<T, Problem> {
+    violation: impl FnOnce() -> Error,
+) -> Result<T, Error> {
     result.map_err(|error| {
-        if violates(&error, constraint) {
-            problem()
+        if violates_constraint(&error, constraint) {
+            violation()
         } else {
             error.into()
         }
     })
 }
 
-/// Sends a notice to all replicas once the transaction commits.
-pub async fn notify(
+/// Sends a notice to all replicas when the transaction commits.
+pub async fn send_notice(
     tx: &mut sqlx::PgConnection,
-    channel: listen::Channel,
+    channel: notices::NoticeChannel,
     payload: &str,
 ) -> sqlx::Result<()> {
     sqlx::query!("select pg_notify($1, $2)", channel.as_str(), payload)
@@ -171,14 +177,14 @@ pub async fn notify(
         .map(drop)
 }
 
-/// Asks the database for a sign of life, for a short while. Errors: `Unavailable`.
-pub async fn ping(db: &Db) -> Result<(), Problem> {
+/// Checks that the database responds within a short time. Errors: `Unavailable`.
+pub async fn ping(db: &Db) -> Result<(), Error> {
     let asked = tokio::time::timeout(
         Duration::from_secs(3),
         sqlx::query!("select 1 as one").fetch_one(db),
     );
     match asked.await {
         Ok(answered) => Ok(answered.map(drop)?),
-        Err(_) => Err(Problem::unavailable("no answer within 3 seconds")),
+        Err(_) => Err(Error::unavailable("no response within 3 seconds")),
     }
 }

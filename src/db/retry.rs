@@ -1,25 +1,26 @@
-//! Lost races. Of transactions that wait for one another Postgres ends one, and it may refuse one that was to
-//! be serializable. Such a transaction has done nothing, so it may simply be run again.
+//! Retries of transaction conflicts. Postgres aborts one of several deadlocked transactions, and may abort a
+//! serializable one. An aborted transaction had no effect, so it can be run again.
 
 use std::error::Error as StdError;
 
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
 use crate::telemetry::metrics;
 
-/// Runs of one transaction.
-const RUNS: u32 = 3;
+/// The maximum number of attempts.
+const MAX_ATTEMPTS: u32 = 3;
 
-/// Runs a short transaction, from its begin to its commit, again when it has lost a race. What `work` does
-/// must be in the database alone. Errors: `Unavailable` when it has lost each time, as for all else that passes.
-pub async fn retry<T, F>(mut work: impl FnMut() -> F) -> Result<T, Problem>
+/// Runs a short transaction, from its begin to its commit, and repeats it after a conflict. The effects of
+/// `work` must be in the database only. Errors: `Unavailable` if every attempt had a conflict, as for other
+/// transient errors.
+pub async fn retry_transaction<T, F>(mut work: impl FnMut() -> F) -> Result<T, Error>
 where
-    F: Future<Output = Result<T, Problem>>,
+    F: Future<Output = Result<T, Error>>,
 {
-    for run in 1..RUNS {
+    for run in 1..MAX_ATTEMPTS {
         match work().await {
-            Err(problem) if has_lost_race(&problem) => {
-                metrics::lost_race();
-                tracing::info!(run, problem = %problem.chain(), "a transaction has lost a race and is run again");
+            Err(error) if has_transaction_conflict(&error) => {
+                metrics::record_transaction_retry();
+                tracing::info!(run, error = %error.report(), "transaction conflict; retrying");
             }
             result => return result,
         }
@@ -27,16 +28,16 @@ where
     work().await
 }
 
-/// SQLSTATEs of transactions that would pass if they were alone.
-pub(super) fn is_lost_race(code: &str) -> bool {
+/// SQLSTATEs of transactions that would have succeeded alone.
+pub(super) fn is_transaction_conflict(code: &str) -> bool {
     matches!(code, "40001" | "40P01")
 }
 
-fn has_lost_race(problem: &Problem) -> bool {
-    let mut next: Option<&(dyn StdError + 'static)> = problem.source();
+fn has_transaction_conflict(error: &Error) -> bool {
+    let mut next: Option<&(dyn StdError + 'static)> = error.source();
     while let Some(cause) = next {
         if let Some(sqlx::Error::Database(error)) = cause.downcast_ref() {
-            return error.code().is_some_and(|code| is_lost_race(&code));
+            return error.code().is_some_and(|code| is_transaction_conflict(&code));
         }
         next = cause.source();
     }

@@ -1,30 +1,30 @@
-//! As whom the server runs.
+//! The operating system account that runs Postgres.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::unistd::User;
 
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
 
-/// A user and a group, by number.
+/// A user and a group, by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Account {
+pub(super) struct OsAccount {
     pub(super) uid: u32,
     pub(super) gid: u32,
 }
 
-impl Account {
-    /// `None`: as ourselves. As root: the owner of a folder that is there already, else `postgres`, else
-    /// `nobody`; Postgres refuses to run as root.
-    pub(super) fn for_folder(folder: &Path, as_root: bool) -> Result<Option<Self>, Problem> {
+impl OsAccount {
+    /// Chooses the account for a folder. `None`: the current user. If Tancho runs as root: the owner of an
+    /// existing folder, else `postgres`, else `nobody`; Postgres refuses to run as root.
+    pub(super) fn for_folder(folder: &Path, as_root: bool) -> Result<Option<Self>, Error> {
         if !as_root {
             return Ok(None);
         }
         if let Ok(meta) = folder.symlink_metadata() {
             if meta.uid() == 0 {
-                return Err(Problem::invalid(format!(
-                    "{0} belongs to root, as whom Postgres does not run; run `chown -R postgres: {0}`.",
+                return Err(Error::invalid(format!(
+                    "{0} belongs to root, but Postgres does not run as root; run `chown -R postgres: {0}`.",
                     folder.display()
                 )));
             }
@@ -41,8 +41,8 @@ impl Account {
                 uid: user.uid.as_raw(),
                 gid: user.gid.as_raw(),
             })),
-            None => Err(Problem::invalid(
-                "Postgres does not run as root, and there is neither a user `postgres` nor `nobody`; make one \
+            None => Err(Error::invalid(
+                "Postgres does not run as root, and there is neither a user `postgres` nor `nobody`; create one \
                  with `useradd --system postgres`, or start Tancho as another user.",
             )),
         }

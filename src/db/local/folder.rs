@@ -1,101 +1,113 @@
-//! The server's folders and files: the data, the settings, the socket.
+//! The folders and files of Postgres: data, settings, socket.
 //!
-//! Root writes nothing into the folder of the server's account after it has been made: the settings stand beside
-//! it, in Tancho's own.
+//! After creating it, root writes nothing into the folder of Postgres' account: the settings are in Tancho's
+//! own folder beside it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{
-    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown, symlink,
-};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use super::SOCKET;
-use super::account::Account;
-use super::programs::{Programs, last_line};
-use crate::datadir::DataDir;
-use crate::kernel::problem::Problem;
+use super::SOCKET_NAME;
+use super::account::OsAccount;
+use super::programs::PostgresPrograms;
+use crate::datadir::{DataDir, atomic_file};
+use crate::kernel::error::Error;
 
-/// Longest path of a socket: `sun_path` without its end.
-const LONGEST_SOCKET: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+/// The maximum length of a socket path: `sun_path` without its terminator.
+const MAX_SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
-/// Folders that `initdb` works in; renamed when whole.
-const ASIDE: &str = "postgres.new-";
-const START_LOG: &str = "start.log";
+/// The prefix of folders that `initdb` works in; renamed when complete.
+const TEMP_PREFIX: &str = "postgres.new-";
 
-/// Stands in the server's folder; everything else is in `<data>/postgres.conf`.
-const POINTER: &str = "# Tancho writes ../postgres.conf at each start. Settings of your own: `alter system set …`.\n\
+/// The file in Postgres' folder; all other settings are in `<data>/postgres.conf`.
+const INCLUDE_CONF: &str = "# Tancho writes ../postgres.conf at each start. Add your own settings below; they win.\n\
                        include '../postgres.conf'\n";
 
-fn cannot(what: &str, path: &Path, error: io::Error) -> Problem {
-    Problem::unavailable(format!("{} cannot {what}: {error}.", path.display()))
+pub(super) fn folder_error(what: &str, path: &Path, error: io::Error) -> Error {
+    Error::unavailable(format!("{} cannot {what}: {error}.", path.display()))
 }
 
-/// The version that made the folder; `None` when there is none yet. Errors: when something else is there.
-pub(super) fn version(folder: &Path) -> Result<Option<u32>, Problem> {
+/// Returns the major version that created the folder; `None` if there is no folder. Errors: if it is
+/// something else.
+pub(super) fn read_version(folder: &Path) -> Result<Option<u32>, Error> {
     match fs::read_to_string(folder.join("PG_VERSION")) {
         Ok(text) => text.trim().parse().map(Some).map_err(|_| {
-            Problem::invalid(format!(
-                "{} is of an unknown version of Postgres.",
+            Error::invalid(format!(
+                "{} was created by an unknown version of Postgres.",
                 folder.display()
             ))
         }),
         Err(_) if folder.symlink_metadata().is_err() => Ok(None),
-        Err(error) => Err(Problem::invalid(format!(
-            "{0} is there, but is no folder of a Postgres ({error}); move it away, and Tancho makes a new one.",
+        Err(error) => Err(Error::invalid(format!(
+            "{0} exists, but is not a Postgres data folder ({error}); move it away, and Tancho creates one.",
             folder.display()
         ))),
     }
 }
 
-/// Makes the folder unless it is there, aside and renamed, so that an interrupted `initdb` leaves nothing that
-/// looks whole.
-pub(super) async fn ensure(
+/// Creates the folder unless it exists. It is created under another name and renamed, so that an interrupted
+/// `initdb` leaves nothing that looks complete.
+pub(super) async fn ensure_folder(
     dir: &DataDir,
-    programs: &Programs,
-    account: Option<Account>,
-) -> Result<(), Problem> {
-    let folder = dir.postgres();
-    if version(&folder)?.is_none() {
-        tracing::info!(folder = %folder.display(), version = programs.major(), "making a Postgres");
+    programs: &PostgresPrograms,
+    account: Option<OsAccount>,
+) -> Result<(), Error> {
+    let folder = dir.postgres_dir();
+    if read_version(&folder)?.is_none() {
+        tracing::info!(folder = %folder.display(), version = programs.major_version(), "creating a Postgres data folder");
         let aside = dir
             .path()
-            .join(format!("{ASIDE}{}", uuid::Uuid::new_v4().simple()));
-        let made = match make_private(&aside, account) {
-            Ok(()) => programs.init(&aside, account).await,
-            Err(error) => Err(cannot("be made", &aside, error)),
+            .join(format!("{TEMP_PREFIX}{}", uuid::Uuid::new_v4().simple()));
+        let made = match make_private_folder(&aside, account) {
+            Ok(()) => programs.run_initdb(&aside, account).await,
+            Err(error) => Err(folder_error("be created", &aside, error)),
         };
         made?;
-        write_new(&aside.join("postgresql.conf"), POINTER, 0o600, account)
-            .and_then(|()| fs::rename(&aside, &folder))
-            .and_then(|()| File::open(dir.path())?.sync_all())
-            .or_else(|error| {
-                if folder.join("PG_VERSION").exists() {
-                    Ok(())
-                } else {
-                    Err(error)
-                }
-            })
-            .map_err(|error| cannot("be made", &folder, error))?;
+        let owner = account.map(|account| (account.uid, account.gid));
+        atomic_file::write_file(
+            &aside.join("postgresql.conf"),
+            INCLUDE_CONF.as_bytes(),
+            0o600,
+            owner,
+        )
+        .and_then(|()| fs::rename(&aside, &folder))
+        .and_then(|()| File::open(dir.path())?.sync_all())
+        .or_else(|error| {
+            if folder.join("PG_VERSION").exists() {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
+        .map_err(|error| folder_error("be made", &folder, error))?;
     }
-    remove_remains(dir.path());
+    remove_leftovers(dir.path());
     Ok(())
 }
 
-/// What interrupted attempts left. One that still runs loses its folder and ends by itself.
-fn remove_remains(data: &Path) {
+/// What interrupted attempts left: folders, and the files of earlier versions that wrote settings and the password under
+/// such names. One that still runs loses its folder and ends by itself.
+fn remove_leftovers(data: &Path) {
     for entry in fs::read_dir(data).into_iter().flatten().flatten() {
-        if entry.file_name().as_bytes().starts_with(ASIDE.as_bytes())
-            && let Err(error) = fs::remove_dir_all(entry.path())
-        {
-            tracing::debug!(path = %entry.path().display(), %error, "left for the next start");
+        if !entry.file_name().as_bytes().starts_with(TEMP_PREFIX.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        let removed = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::debug!(path = %path.display(), %error, "left for the next start");
         }
     }
 }
 
-/// A new folder for the account alone.
-fn make_private(path: &Path, account: Option<Account>) -> io::Result<()> {
+/// Creates a folder that only the account can access.
+fn make_private_folder(path: &Path, account: Option<OsAccount>) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
     match account {
@@ -104,71 +116,58 @@ fn make_private(path: &Path, account: Option<Account>) -> io::Result<()> {
     }
 }
 
-/// Writes a file aside and renames it; follows no link that stands there.
-fn write_new(path: &Path, text: &str, mode: u32, account: Option<Account>) -> io::Result<()> {
-    let aside = path.with_extension(format!("new-{}", uuid::Uuid::new_v4().simple()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&aside)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    if let Some(account) = account {
-        fchown(&file, Some(account.uid), Some(account.gid))?;
-    }
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&aside, path)
-}
-
 /// The folder of the socket, made if need be: `<data>/postgres-run`, or, where that is too long for a socket, a
 /// private one in /tmp to which `postgres-run` is a link.
-pub(super) fn socket(dir: &DataDir, account: Option<Account>) -> Result<PathBuf, Problem> {
-    let near = near_socket(dir.path());
-    let made = if fits(&near) {
+pub(super) fn prepare_socket_folder(dir: &DataDir, account: Option<OsAccount>) -> Result<PathBuf, Error> {
+    let near = socket_folder_path(dir.path());
+    let made = if fits_socket_path(&near) {
         if near.is_symlink() {
-            fs::remove_file(&near).map_err(|error| cannot("be removed", &near, error))?;
+            fs::remove_file(&near).map_err(|error| folder_error("be removed", &near, error))?;
         }
-        match is_private(&near, account) {
+        match is_private_folder(&near, account) {
             true => Ok(()),
-            false => remove_folder(&near).and_then(|()| make_private(&near, account)),
+            false => remove_folder(&near).and_then(|()| make_private_folder(&near, account)),
         }
         .map(|()| near.clone())
     } else {
-        match fs::read_link(&near).ok().filter(|far| is_private(far, account)) {
+        match fs::read_link(&near)
+            .ok()
+            .filter(|far| is_private_folder(far, account))
+        {
             Some(far) => Ok(far),
-            None => make_far(&near, account),
+            None => make_tmp_socket_folder(&near, account),
         }
     };
-    made.map_err(|error| cannot("be made the folder of Postgres' socket", &near, error))
+    made.map_err(|error| folder_error("be used as the folder of Postgres' socket", &near, error))
 }
 
-/// The folder of the socket as an earlier `socket` left it. Errors: `Unavailable` when there is none.
-pub(super) fn known_socket(dir: &DataDir) -> Result<PathBuf, Problem> {
-    let near = near_socket(dir.path());
+/// Returns the folder of the socket as `prepare_socket_folder` left it. Errors: `Unavailable` if there is
+/// none.
+pub(super) fn find_socket_folder(dir: &DataDir) -> Result<PathBuf, Error> {
+    let near = socket_folder_path(dir.path());
     let real = near.canonicalize();
-    real.map_err(|error| cannot("be used to reach Postgres", &near, error))
+    real.map_err(|error| folder_error("be used to reach Postgres", &near, error))
 }
 
-/// Removes the folder in /tmp once the server has gone; the next start makes another.
-pub(super) fn forget_far_socket(folder: &Path) {
-    let near = folder.parent().map(near_socket).unwrap_or_default();
+/// Removes the folder in /tmp after the server has stopped; the next start creates another.
+pub(super) fn remove_tmp_socket_folder(folder: &Path) {
+    let near = folder.parent().map(socket_folder_path).unwrap_or_default();
     if let Ok(far) = fs::read_link(&near) {
-        // Not with its contents: what is not empty is not ours alone.
+        // Only if it is empty: other contents are not Tancho's.
         let _ = fs::remove_dir(far);
         let _ = fs::remove_file(near);
     }
 }
 
-fn near_socket(data: &Path) -> PathBuf {
+fn socket_folder_path(data: &Path) -> PathBuf {
     data.join("postgres-run")
 }
 
-fn fits(folder: &Path) -> bool {
-    folder.join(SOCKET).as_os_str().len() <= LONGEST_SOCKET
+fn fits_socket_path(folder: &Path) -> bool {
+    folder.join(SOCKET_NAME).as_os_str().len() <= MAX_SOCKET_PATH
 }
 
-fn is_private(path: &Path, account: Option<Account>) -> bool {
+fn is_private_folder(path: &Path, account: Option<OsAccount>) -> bool {
     let uid = account.map_or_else(|| nix::unistd::geteuid().as_raw(), |account| account.uid);
     path.symlink_metadata()
         .is_ok_and(|meta| meta.is_dir() && meta.uid() == uid && meta.mode() & 0o777 == 0o700)
@@ -181,10 +180,10 @@ fn remove_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A name that nobody can foresee, and a `mkdir` that fails if it is there: nobody can put theirs in its place.
-fn make_far(near: &Path, account: Option<Account>) -> io::Result<PathBuf> {
+/// The name is unpredictable and `mkdir` fails if it exists, so another user cannot put a folder there first.
+fn make_tmp_socket_folder(near: &Path, account: Option<OsAccount>) -> io::Result<PathBuf> {
     let far = Path::new("/tmp").join(format!("tancho-{}", uuid::Uuid::new_v4().simple()));
-    make_private(&far, account)?;
+    make_private_folder(&far, account)?;
     match fs::remove_file(near) {
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => remove_folder(near)?,
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -194,59 +193,39 @@ fn make_far(near: &Path, account: Option<Account>) -> io::Result<PathBuf> {
     Ok(far)
 }
 
-/// Writes `<data>/postgres.conf`; read by the next server to start.
-pub(super) fn write_settings(dir: &DataDir, socket: &Path) -> Result<(), Problem> {
+/// Writes `<data>/postgres.conf` and `<data>/postgres.hba`; the next server start reads them.
+pub(super) fn write_settings(dir: &DataDir, socket: &Path) -> Result<(), Error> {
     let path = dir.path().join("postgres.conf");
-    let quoted = socket
-        .to_str()
-        .filter(|text| !text.contains(char::is_control))
-        .map(quote);
-    let Some(quoted) = quoted else {
-        return Err(Problem::invalid(format!(
-            "Postgres cannot work in {}, because of a character in that name; choose another with --data-dir.",
+    let rules = dir.path().join("postgres.hba");
+    let text = |path: &Path| match path.to_str() {
+        Some(text) if !text.contains(char::is_control) => Ok(text.to_owned()),
+        _ => Err(Error::invalid(format!(
+            "Postgres cannot run in {}, because of a character in the path; choose another folder with --data-dir.",
             dir.path().display()
-        )));
+        ))),
     };
-    let text = format!(
-        "{}unix_socket_directories = {quoted}\n",
-        include_str!("postgres.conf")
+    let settings = format!(
+        "{}unix_socket_directories = {}\nhba_file = {}\n",
+        include_str!("postgres.conf"),
+        quote_list_element(&text(socket)?),
+        quote_setting(&text(&rules)?),
     );
-    write_new(&path, &text, 0o644, None).map_err(|error| cannot("be written", &path, error))
+    let write = |path: &Path, text: &str| {
+        atomic_file::write_file(path, text.as_bytes(), 0o644, None)
+            .map_err(|error| folder_error("be written", path, error))
+    };
+    write(&rules, include_str!("postgres.hba"))?;
+    write(&path, &settings)
 }
 
-/// An element of a list of folders in a settings file: quoted once for the list, once for the file.
-fn quote(folder: &str) -> String {
-    let element = format!("\"{}\"", folder.replace('"', "\"\""));
-    format!("'{}'", element.replace('\\', "\\\\").replace('\'', "''"))
+/// Quotes an element of a list of folders in a settings file: once for the list, once for the file.
+fn quote_list_element(folder: &str) -> String {
+    quote_setting(&format!("\"{}\"", folder.replace('"', "\"\"")))
 }
 
-/// Why the server does not start, from the file that it wrote to last: the log of its start, or its own log,
-/// which takes over early.
-pub(super) fn last_words(folder: &Path) -> String {
-    let logs = fs::read_dir(folder.join("log")).into_iter().flatten().flatten();
-    let files = logs.map(|entry| entry.path()).chain([folder.join(START_LOG)]);
-    let newest = files.max_by_key(|path| path.metadata().and_then(|meta| meta.modified()).ok());
-    let said = newest.and_then(|path| read_end(&path).ok()).unwrap_or_default();
-    let text = String::from_utf8_lossy(&said);
-    let fatal = text
-        .lines()
-        .rfind(|line| line.contains("FATAL: ") || line.contains("PANIC: "));
-    last_line(fatal.unwrap_or(&text).as_bytes())
-}
-
-fn read_end(path: &Path) -> io::Result<Vec<u8>> {
-    const END: u64 = 16 * 1024;
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(io::SeekFrom::Start(length.saturating_sub(END)))?;
-    let mut said = Vec::new();
-    file.take(END).read_to_end(&mut said)?;
-    Ok(said)
-}
-
-/// Each start has a log of its own, so it does not grow.
-pub(super) fn remove_start_log(folder: &Path) {
-    let _ = fs::remove_file(folder.join(START_LOG));
+/// Quotes a string in a settings file.
+fn quote_setting(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 #[cfg(test)]
@@ -255,15 +234,41 @@ mod tests {
 
     #[test]
     fn folders_are_quoted_for_the_list_and_for_the_file() {
-        assert_eq!(quote("/a b,c"), "'\"/a b,c\"'");
-        assert_eq!(quote("/it's \"so\""), "'\"/it''s \"\"so\"\"\"'");
+        assert_eq!(quote_list_element("/a b,c"), "'\"/a b,c\"'");
+        assert_eq!(quote_list_element("/it's \"so\""), "'\"/it''s \"\"so\"\"\"'");
+    }
+
+    #[test]
+    fn leftovers_of_interrupted_starts_are_removed_and_nothing_else() {
+        let data = std::env::temp_dir().join(format!("tancho-leftovers-{}", uuid::Uuid::new_v4()));
+        for folder in ["postgres.new-1", "postgres", "postgres-run"] {
+            fs::create_dir_all(data.join(folder)).unwrap();
+        }
+        for file in [
+            "postgres.new-1/PG_VERSION",
+            "postgres.new-2",
+            "postgres.conf",
+            "postgres.pgpass",
+        ] {
+            fs::write(data.join(file), "x").unwrap();
+        }
+        symlink(data.join("postgres"), data.join("postgres.new-3")).unwrap();
+        remove_leftovers(&data);
+        let entries = fs::read_dir(&data).unwrap();
+        let mut left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(
+            left,
+            ["postgres", "postgres-run", "postgres.conf", "postgres.pgpass"]
+        );
+        fs::remove_dir_all(&data).unwrap();
     }
 
     #[test]
     fn the_longest_path_of_a_socket_still_fits() {
         let folder = |length: usize| PathBuf::from(format!("/{}", "x".repeat(length - 1)));
-        let longest = LONGEST_SOCKET - SOCKET.len() - 1;
-        assert!(fits(&folder(longest)));
-        assert!(!fits(&folder(longest + 1)));
+        let longest = MAX_SOCKET_PATH - SOCKET_NAME.len() - 1;
+        assert!(fits_socket_path(&folder(longest)));
+        assert!(!fits_socket_path(&folder(longest + 1)));
     }
 }

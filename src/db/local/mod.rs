@@ -1,22 +1,35 @@
-//! The managed Postgres: a server of Tancho's own under the data folder, for those who bring none.
+//! The managed Postgres: a server that Tancho runs under the data folder when no external database is
+//! configured.
 //!
-//! States of the folder: absent → made aside by `initdb` → renamed into place (so a folder that is there is
-//! whole) → running or stopped. States of the server: stopped → starting (perhaps recovering) → ready →
-//! stopping.
+//! States of the folder: absent → created under another name by `initdb` → renamed (so an existing folder is
+//! complete) → in use or stopped. States of the server: stopped → set up, if necessary → starting (perhaps
+//! recovering) → ready → stopping.
 //!
-//! It listens on a Unix socket in a folder of its own, never on TCP, and only its account and root get there.
-//! It is detached: own session, no descriptor of ours. So the end of Tancho, by Ctrl-C or SIGKILL, is
-//! not its end, and the next start finds it by its pid file and goes on with it. Commits are durable: `fsync`
-//! stays on. Started by root, it runs as `postgres`, or as `nobody` where there is no such user.
+//! It listens on a Unix socket in a private folder, never on TCP; only its account and root can reach the
+//! socket. Where Tancho is not root, that account also runs the units. Therefore only one role can log in, by
+//! a password in a file that only Tancho reads, and that role is not a superuser ([`roles`]): it cannot read
+//! files or run programs. Folders of earlier versions are converted at their next start.
 //!
-//! There is never a second server on the folder: the lock of `DataDir` and Postgres' own both see to it.
-//! Nothing here supervises; when `health` fails, call `start` again. The socket stays where it is, so the
-//! connect options stay good.
+//! The server is detached: it has its own session and none of Tancho's file descriptors. So it survives the
+//! end of Tancho, by Ctrl-C or SIGKILL, and the next start finds it by its pid file and takes it over.
+//! Commits are durable: `fsync` stays on. When started by root, it runs as `postgres`, or as `nobody` if
+//! there is no such user.
+//!
+//! A slow start is not a failure: Tancho waits as long as a process lives, up to
+//! `database.start_timeout_seconds`. A server that was killed from outside, without a reason in its log, is
+//! launched again.
+//!
+//! There is never a second server on the folder: the lock of `DataDir` and Postgres' own lock both prevent
+//! it. This module does not supervise; when `check_health` fails, call `start_or_take_over` again. Socket and
+//! password stay the same, so the connect options stay valid.
 
 mod account;
 mod folder;
+mod password;
 mod process;
 mod programs;
+mod roles;
+mod start_log;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -27,224 +40,354 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use self::account::Account;
+use self::account::OsAccount;
 use self::process::Postmaster;
-use self::programs::Programs;
+use self::programs::PostgresPrograms;
+use self::start_log::StartLog;
+use self::store::ProbeResult;
 use crate::datadir::DataDir;
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
+use crate::kernel::secret::Secret;
 
-/// Only a name of the socket: nothing listens on a port.
+/// Only part of the socket's file name: nothing listens on a port.
 const PORT: u16 = 5432;
-const SOCKET: &str = ".s.PGSQL.5432";
-const NAME: &str = "tancho";
+const SOCKET_NAME: &str = ".s.PGSQL.5432";
+/// The role that Tancho uses, and the name of its database.
+const ROLE_NAME: &str = "tancho";
+/// The superuser that Postgres requires; nobody logs in as it.
+const SUPERUSER: &str = "tancho_superuser";
 
-/// Long enough for the recovery of a large log after a crash.
-const START: Duration = Duration::from_secs(120);
-/// How long processes that a killed server left behind may take to notice.
-const LEFTOVERS: Duration = Duration::from_secs(5);
+/// How long processes that a killed server left behind may take to exit.
+const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server may take to flush before it gets an immediate shutdown.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an immediate shutdown may take.
-const QUIT: Duration = Duration::from_secs(5);
-const ASK: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(10);
+const QUIT_TIMEOUT: Duration = Duration::from_secs(30);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long no process may be found before a launched server counts as gone.
+const GONE_AFTER: Duration = Duration::from_secs(1);
+/// The maximum number of launches per start, if each server is killed from outside.
+const MAX_LAUNCHES: u32 = 3;
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A server that has answered.
+/// A server that has accepted a connection.
 #[derive(Debug)]
 pub struct LocalPostgres {
     folder: PathBuf,
     socket: PathBuf,
+    password: Secret,
     pid: i32,
 }
 
 impl LocalPostgres {
-    /// Makes the folder if there is none, takes over the server that runs on it or starts one, makes the
-    /// database if it is missing. Asks for a folder opened with `DataDir::open`.
-    /// Errors: `Unavailable` with Postgres' own words, `Invalid` when programs are missing or do not fit.
-    pub async fn start(dir: &DataDir) -> Result<Self, Problem> {
-        if !dir.is_held() {
-            return Err(Problem::internal(
-                "a Postgres may be started by the holder of the data folder only",
+    /// Creates the folder if there is none, takes over the server running on it or starts one, and sets up
+    /// its role and database if necessary. `patience` is the time a slow start may take. Requires a folder
+    /// opened with `DataDir::open`. Errors: `Unavailable` with Postgres' own message, `Invalid` when programs
+    /// are missing or have the wrong version.
+    pub async fn start_or_take_over(dir: &DataDir, patience: Duration) -> Result<Self, Error> {
+        if !dir.is_locked() {
+            return Err(Error::internal(
+                "the managed Postgres may only be started by the holder of the data folder's lock",
             ));
         }
-        let _one_at_a_time = dir.starting().lock().await;
-        let folder = dir.postgres();
-        let account = Account::for_folder(&folder, dir.is_root())?;
+        let _one_at_a_time = dir.postgres_start_lock().lock().await;
+        let folder = dir.postgres_dir();
+        let account = OsAccount::for_folder(&folder, dir.runs_as_root())?;
         // A running server needs no programs; they may be in the middle of an upgrade.
-        let programs = match Postmaster::find(&folder) {
+        let programs = match Postmaster::find_running(&folder) {
             Some(_) => None,
-            None => Some(Programs::find(account, folder::version(&folder)?).await?),
+            None => Some(
+                PostgresPrograms::find_programs(account, folder::read_version(&folder)?, patience).await?,
+            ),
         };
         if let Some(programs) = &programs {
-            folder::ensure(dir, programs, account).await?;
+            folder::ensure_folder(dir, programs, account).await?;
         }
-        let socket = folder::socket(dir, account)?;
-        let starting = Starting {
+        let socket = folder::prepare_socket_folder(dir, account)?;
+        let known = password::read_password(dir)?;
+        let needs_set_up = known.is_none();
+        let password = match known {
+            Some(known) => known,
+            None => password::create_password(dir)?,
+        };
+        let starting = ServerStart {
             dir,
             folder: &folder,
             socket: &socket,
+            password: &password,
             account,
+            patience,
         };
-        let pid = starting.run(programs).await?;
-        Ok(Self { folder, socket, pid })
+        let pid = starting.run_until_ready(programs, needs_set_up).await?;
+        Ok(Self {
+            folder,
+            socket,
+            password,
+            pid,
+        })
     }
 
-    /// The server that runs on the folder, without starting one. Errors: `Unavailable` when there is none
-    /// or it does not answer.
-    pub async fn connect_running(dir: &DataDir) -> Result<Self, Problem> {
-        match Self::find(dir)? {
-            Some(running) => running.health().await.map(|()| running),
-            None => Err(Problem::unavailable(format!(
+    /// Connects to the server running on the folder, without starting one. Errors: `Unavailable` if there is
+    /// none or it does not respond.
+    pub async fn connect_running(dir: &DataDir) -> Result<Self, Error> {
+        password::read_password(dir)?;
+        match Self::find_running(dir)? {
+            Some(running) => running.check_health().await.map(|()| running),
+            None => Err(Error::unavailable(format!(
                 "Tancho's Postgres is not running in {}; start it with `tancho`.",
                 dir.path().display()
             ))),
         }
     }
 
-    /// The server that runs on the folder, whether it answers or not.
-    pub fn find(dir: &DataDir) -> Result<Option<Self>, Problem> {
-        let folder = dir.postgres();
-        let Some(postmaster) = Postmaster::find(&folder) else {
+    /// Finds the server running on the folder, whether it responds or not.
+    pub fn find_running(dir: &DataDir) -> Result<Option<Self>, Error> {
+        let folder = dir.postgres_dir();
+        let Some(postmaster) = Postmaster::find_running(&folder) else {
             return Ok(None);
         };
-        let socket = folder::known_socket(dir)?;
+        let socket = folder::find_socket_folder(dir)?;
         Ok(Some(Self {
             folder,
             socket,
+            // Without a password it rejects connections, but it can be stopped.
+            password: password::read_password(dir).ok().flatten().unwrap_or_default(),
             pid: postmaster.pid,
         }))
     }
 
-    /// How to connect. Nothing of it changes when the server is started again.
+    /// Returns the connect options. They do not change when the server is restarted.
     pub fn connect_options(&self) -> PgConnectOptions {
-        options(&self.socket).database(NAME)
+        build_connect_options(&self.socket, &self.password)
     }
 
-    /// The server's process.
+    /// Returns the process id of the server.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Asks for an answer. Errors: `Unavailable`.
-    pub async fn health(&self) -> Result<(), Problem> {
-        let answer = tokio::time::timeout(ASK, store::ask(&self.connect_options())).await;
+    /// Checks that the server responds. Errors: `Unavailable`.
+    pub async fn check_health(&self) -> Result<(), Error> {
+        let answer =
+            tokio::time::timeout(PROBE_TIMEOUT, store::probe_connection(&self.connect_options())).await;
         let silent = || {
-            Problem::unavailable("Tancho's Postgres does not answer; its log is in the folder postgres/log.")
+            Error::unavailable("Tancho's Postgres does not respond; its log is in the folder postgres/log.")
         };
         match answer {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(silent().because(error)),
-            Err(_) => Err(silent()),
+            Ok(Ok(ProbeResult::Ready)) => Ok(()),
+            Ok(Err(error)) => Err(silent().with_source(error)),
+            Ok(Ok(ProbeResult::NotYet)) | Err(_) => Err(silent()),
+            Ok(Ok(ProbeResult::NeedsSetup)) => Err(Error::unavailable(
+                "Tancho's Postgres rejects the password in postgres.pgpass; restart Tancho to repair it.",
+            )),
         }
     }
 
-    /// Stops it: connections are ended and everything is written; after `patience`, it is told to quit at
-    /// once, which costs a recovery at the next start but no commit. Errors: `Unavailable` if it still runs.
-    pub async fn stop(&self, patience: Duration) -> Result<(), Problem> {
-        for (signal, patience) in [(Signal::SIGINT, patience), (Signal::SIGQUIT, QUIT)] {
-            let Some(postmaster) = Postmaster::find(&self.folder) else {
-                break;
-            };
-            postmaster.signal(signal);
-            if is_empty_within(&self.folder, patience).await {
-                break;
-            }
-        }
-        if !is_empty_within(&self.folder, LEFTOVERS).await {
-            return Err(Problem::unavailable(format!(
+    /// Stops the server: it ends connections and flushes; after `patience` it gets an immediate shutdown,
+    /// which costs a recovery at the next start but no commit. Errors: `Unavailable` if it still runs.
+    pub async fn shut_down(&self, patience: Duration) -> Result<(), Error> {
+        if !stop_server(&self.folder, patience).await {
+            return Err(Error::unavailable(format!(
                 "Tancho's Postgres (pid {}) does not stop; end it with `kill -9 {}`.",
                 self.pid, self.pid
             )));
         }
-        folder::forget_far_socket(&self.folder);
+        folder::remove_tmp_socket_folder(&self.folder);
         Ok(())
     }
 }
 
-fn options(socket: &Path) -> PgConnectOptions {
+/// Stops the server on the folder, if there is one. Returns true if no process is left.
+async fn stop_server(folder: &Path, patience: Duration) -> bool {
+    for (signal, patience) in [(Signal::SIGINT, patience), (Signal::SIGQUIT, QUIT_TIMEOUT)] {
+        let Some(postmaster) = Postmaster::find_running(folder) else {
+            break;
+        };
+        postmaster.send_signal(signal);
+        if wait_until_empty(folder, patience).await {
+            break;
+        }
+    }
+    wait_until_empty(folder, LEFTOVERS_TIMEOUT).await
+}
+
+fn build_connect_options(socket: &Path, password: &Secret) -> PgConnectOptions {
     PgConnectOptions::new_without_pgpass()
         .socket(socket)
         .port(PORT)
-        .username(NAME)
+        .username(ROLE_NAME)
+        .password(password.expose_secret())
+        .database(ROLE_NAME)
         .ssl_mode(PgSslMode::Disable)
 }
 
-/// Waits until no process of a server is left on the folder.
-async fn is_empty_within(folder: &Path, patience: Duration) -> bool {
+/// Waits until no server process is left on the folder.
+async fn wait_until_empty(folder: &Path, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
-    while Postmaster::find(folder).is_some() || process::is_busy(folder) {
+    while Postmaster::find_running(folder).is_some() || process::is_busy(folder) {
         if Instant::now() >= deadline {
             return false;
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     true
 }
 
-/// One start, from whatever state the folder is in to a server that answers.
-struct Starting<'a> {
+/// One start, from any state of the folder to a server that responds.
+struct ServerStart<'a> {
     dir: &'a DataDir,
     folder: &'a Path,
     socket: &'a Path,
-    account: Option<Account>,
+    password: &'a Secret,
+    account: Option<OsAccount>,
+    patience: Duration,
 }
 
-impl Starting<'_> {
-    async fn run(&self, mut programs: Option<Programs>) -> Result<i32, Problem> {
-        let deadline = Instant::now() + START;
-        let mut is_launched = false;
+/// The progress of a start.
+struct StartProgress {
+    programs: Option<PostgresPrograms>,
+    /// Role, password and database must be set up before the next launch.
+    needs_setup: bool,
+    setup_done: bool,
+    launches: u32,
+    log: StartLog,
+}
+
+impl ServerStart<'_> {
+    async fn run_until_ready(
+        &self,
+        programs: Option<PostgresPrograms>,
+        needs_set_up: bool,
+    ) -> Result<i32, Error> {
+        let deadline = Instant::now() + self.patience;
+        let mut progress = StartProgress {
+            programs,
+            needs_setup: needs_set_up,
+            setup_done: false,
+            launches: 0,
+            log: StartLog::default(),
+        };
         loop {
-            if let Some(postmaster) = Postmaster::find(self.folder) {
-                if postmaster.is_ready && self.answers().await? {
-                    return Ok(postmaster.pid);
+            match Postmaster::find_running(self.folder) {
+                Some(_) if progress.needs_setup => self.stop_for_setup().await?,
+                Some(postmaster) if postmaster.is_ready => match self.probe_server().await? {
+                    ProbeResult::Ready => return Ok(postmaster.pid),
+                    ProbeResult::NotYet => {}
+                    ProbeResult::NeedsSetup if progress.setup_done => {
+                        return Err(Error::unavailable(
+                            "Tancho's Postgres rejects its own role; its log is in the folder postgres/log.",
+                        ));
+                    }
+                    ProbeResult::NeedsSetup => progress.needs_setup = true,
+                },
+                Some(_) => {}
+                None if progress.launches > 0 && !self.is_gone().await => {}
+                None => {
+                    self.check_failure(&progress)?;
+                    self.launch_server(&mut progress).await?;
                 }
-            } else if is_launched {
-                if !process::is_busy(self.folder) {
-                    return Err(self.refused());
-                }
-            } else {
-                let found = match programs.take() {
-                    Some(found) => found,
-                    None => Programs::find(self.account, folder::version(self.folder)?).await?,
-                };
-                self.launch(&found).await?;
-                is_launched = true;
             }
             if Instant::now() >= deadline {
-                return Err(self.refused());
+                return Err(Error::unavailable(format!(
+                    "Tancho's Postgres in {} was not ready after {} seconds (`database.start_timeout_seconds`) and \
+                     is still starting; {}.",
+                    self.folder.display(),
+                    self.patience.as_secs(),
+                    progress.log.last_lines(self.folder)
+                )));
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Whether a ready server answers; it may have begun to stop. Makes the database if it is missing.
-    async fn answers(&self) -> Result<bool, Problem> {
-        let answer = tokio::time::timeout(ASK, store::ensure_database(&options(self.socket), NAME)).await;
+    /// True if a launched server is really gone: processes may start and exit while they are listed.
+    async fn is_gone(&self) -> bool {
+        let until = Instant::now() + GONE_AFTER;
+        while Instant::now() < until {
+            if Postmaster::find_running(self.folder).is_some() || process::is_busy(self.folder) {
+                return false;
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        true
+    }
+
+    /// Checks whether another launch makes sense. Errors: the reason that the last server logged, if it
+    /// failed by itself.
+    fn check_failure(&self, progress: &StartProgress) -> Result<(), Error> {
+        // A server stopped by Tancho has not failed.
+        if progress.launches == 0 || progress.needs_setup {
+            return Ok(());
+        }
+        let place = self.folder.display();
+        if let Some(reason) = progress.log.find_reason(self.folder) {
+            return Err(Error::unavailable(format!(
+                "Tancho's Postgres does not start in {place}: {}.",
+                reason.trim_end_matches('.')
+            )));
+        }
+        let words = progress.log.last_lines(self.folder);
+        if progress.launches >= MAX_LAUNCHES {
+            return Err(Error::unavailable(format!(
+                "Tancho's Postgres does not start in {place}: something kills it each time (is there enough memory?); \
+                 {words}."
+            )));
+        }
+        tracing::warn!(%words, "the managed Postgres was killed while starting; restarting it");
+        Ok(())
+    }
+
+    /// Probes a ready server; it may have begun to stop.
+    async fn probe_server(&self) -> Result<ProbeResult, Error> {
+        let answer = tokio::time::timeout(
+            PROBE_TIMEOUT,
+            store::probe_connection(&build_connect_options(self.socket, self.password)),
+        )
+        .await;
         match answer {
-            Ok(Ok(())) => Ok(true),
-            Ok(Err(error)) if store::is_passing(&error) => Ok(false),
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
-                let words = "Tancho's Postgres refuses to work; its log is in the folder postgres/log.";
-                Err(Problem::unavailable(words).because(error))
+                let words = "Tancho's Postgres returns an error; its log is in the folder postgres/log.";
+                Err(Error::unavailable(words).with_source(error))
             }
-            Err(_) => Ok(false),
+            Err(_) => Ok(ProbeResult::NotYet),
         }
     }
 
-    async fn launch(&self, programs: &Programs) -> Result<(), Problem> {
-        if !is_empty_within(self.folder, LEFTOVERS).await {
-            process::quit_leftovers(self.folder);
-            is_empty_within(self.folder, LEFTOVERS).await;
+    async fn stop_for_setup(&self) -> Result<(), Error> {
+        tracing::info!("stopping the managed Postgres briefly to set up its role and password");
+        match stop_server(self.folder, STOP_TIMEOUT).await {
+            true => Ok(()),
+            false => Err(Error::unavailable(
+                "Tancho's Postgres does not stop, so its role cannot be set up; stop it and start Tancho again.",
+            )),
+        }
+    }
+
+    async fn launch_server(&self, progress: &mut StartProgress) -> Result<(), Error> {
+        let programs = match progress.programs.take() {
+            Some(found) => found,
+            None => {
+                PostgresPrograms::find_programs(
+                    self.account,
+                    folder::read_version(self.folder)?,
+                    self.patience,
+                )
+                .await?
+            }
+        };
+        if !wait_until_empty(self.folder, LEFTOVERS_TIMEOUT).await {
+            process::signal_leftovers(self.folder);
+            wait_until_empty(self.folder, LEFTOVERS_TIMEOUT).await;
         }
         process::remove_stale_locks(self.folder, self.socket);
         folder::write_settings(self.dir, self.socket)?;
-        folder::remove_start_log(self.folder);
-        programs.start(self.folder, self.account).await
-    }
-
-    fn refused(&self) -> Problem {
-        let said = folder::last_words(self.folder);
-        Problem::unavailable(format!(
-            "Tancho's Postgres does not start in {}: {said}",
-            self.folder.display()
-        ))
+        if progress.needs_setup {
+            roles::set_up_roles(&programs, self.folder, self.account, self.password).await?;
+            (progress.needs_setup, progress.setup_done) = (false, true);
+        }
+        progress.log = StartLog::record_positions(self.folder);
+        progress.launches += 1;
+        programs.start_server(self.folder, self.account).await
     }
 }
