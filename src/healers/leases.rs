@@ -1,4 +1,4 @@
-//! The healer of durable work: nothing may lie still for want of an owner.
+//! The healer of sagas: ensures that no saga stays without an owner.
 
 use std::time::Duration;
 
@@ -6,30 +6,30 @@ use async_trait::async_trait;
 
 use crate::core::Core;
 use crate::db;
-use crate::db::listen::Channel;
-use crate::kernel::call::Call;
-use crate::kernel::problem::Problem;
-use crate::sagas::{self, Lane, Reconciler, Report, Unsettled};
+use crate::db::notices::NoticeChannel;
+use crate::kernel::error::Error;
+use crate::kernel::request_context::RequestContext;
+use crate::sagas::{self, ReconcileReport, Reconciler, SagaQueue, UnsettledSaga};
 
-/// Wakes the workers, who take over what has an ended lease, and says what is open.
-pub struct Leases {
+/// Wakes the workers, which claim sagas with expired leases, and reports what is open.
+pub struct SagaLeaseHealer {
     core: Core,
 }
 
-impl Leases {
-    /// The healer.
+impl SagaLeaseHealer {
+    /// Creates the healer.
     pub fn new(core: &Core) -> Self {
         Self { core: core.clone() }
     }
 }
 
 #[async_trait]
-impl Reconciler for Leases {
+impl Reconciler for SagaLeaseHealer {
     fn name(&self) -> &'static str {
         "leases"
     }
 
-    fn channels(&self) -> &'static [Channel] {
+    fn channels(&self) -> &'static [NoticeChannel] {
         &[]
     }
 
@@ -37,17 +37,17 @@ impl Reconciler for Leases {
         Duration::from_secs(30)
     }
 
-    async fn round(&self) -> Result<Report, Problem> {
-        let counts = sagas::counts(&self.core.db).await?;
-        let mut report = Report::default();
+    async fn run_round(&self) -> Result<ReconcileReport, Error> {
+        let counts = sagas::count_sagas(&self.core.db).await?;
+        let mut report = ReconcileReport::default();
         if counts.overdue > 0 {
             let mut tx = self.core.db.begin().await?;
-            for lane in [Lane::People, Lane::Housekeeping] {
-                db::notify(&mut tx, Channel::Saga, lane.as_str()).await?;
+            for queue in [SagaQueue::Interactive, SagaQueue::Background] {
+                db::send_notice(&mut tx, NoticeChannel::Saga, queue.as_str()).await?;
             }
             tx.commit().await?;
             report.done.push(format!(
-                "told the workers of {} operations without an owner",
+                "notified the workers of {} operations without an owner",
                 counts.overdue
             ));
         }
@@ -64,24 +64,24 @@ impl Reconciler for Leases {
         if counts.open > 0 {
             report
                 .done
-                .push(format!("found {} operations under way", counts.open));
+                .push(format!("found {} running operations", counts.open));
         }
         Ok(report)
     }
 
-    async fn open(&self) -> Result<Vec<String>, Problem> {
-        let sagas = sagas::operator::unsettled(&self.core.db, &Call::internal()).await?;
-        let line = |saga: &Unsettled| {
+    async fn list_open_work(&self) -> Result<Vec<String>, Error> {
+        let sagas = sagas::operator::list_unsettled(&self.core.db, &RequestContext::new_internal()).await?;
+        let describe = |saga: &UnsettledSaga| {
             let about = match saga.target_value.is_empty() {
                 true => String::new(),
                 false => format!(" of {} {}", saga.target_kind, saga.target_value),
             };
             let then = match saga.is_stuck() {
                 true => "waits for an operator".to_owned(),
-                false => format!("has failed {} times and is tried again", saga.attempts),
+                false => format!("has failed {} times and is retried", saga.attempts),
             };
             format!("{}{about} ({}) {then}: {}", saga.kind, saga.id, saga.last_problem)
         };
-        Ok(sagas.iter().map(line).collect())
+        Ok(sagas.iter().map(describe).collect())
     }
 }

@@ -1,68 +1,67 @@
-//! Healers: the reconcilers under the name that operators and the old agent know them by. A healer runs
-//! one round now and says what it did.
+//! Healers: the reconcilers, under the name by which operators and the old agent know them. Running a healer
+//! runs one round at once and reports what it did.
 //!
-//! They are the very reconcilers that the server runs by itself, so a healer does nothing that would not
-//! happen anyway a little later; that is why a `GET` may run it, as often as one likes. Two of the same
-//! name never run at once on one replica. A healer takes no input and changes no wish of anybody.
+//! They are the same reconcilers that the server runs by itself, so a healer does nothing that would not
+//! happen a little later anyway. That is why a `GET` may run it, as often as a client likes. Two rounds of
+//! the same healer never run at once on one replica. A healer takes no input and changes no desired state.
 
 pub mod classic;
 mod leases;
-pub mod modern;
 mod retention;
-mod routes;
+mod routers;
 
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-pub use leases::Leases;
-pub use retention::Retention;
-pub use routes::Routes;
+pub use leases::SagaLeaseHealer;
+pub use retention::EventRetentionHealer;
+pub use routers::RouterHealer;
 
-use crate::kernel::call::Call;
+use crate::kernel::error::Error;
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::Problem;
-use crate::sagas::{Reconciler, Report};
+use crate::kernel::request_context::RequestContext;
+use crate::sagas::{ReconcileReport, Reconciler};
 
-/// All healers of this process, in the order of their making.
+/// All healers of this process, in the order of their registration.
 #[derive(Clone, Default)]
-pub struct Healers(Arc<[Healer]>);
+pub struct HealerRegistry(Arc<[RegisteredHealer]>);
 
-struct Healer {
+struct RegisteredHealer {
     reconciler: Arc<dyn Reconciler>,
     /// Held during a round.
-    turn: Mutex<()>,
+    round_lock: Mutex<()>,
 }
 
-impl Healers {
-    /// Healers from reconcilers; the names are theirs.
+impl HealerRegistry {
+    /// Creates healers from reconcilers, under the names of the reconcilers.
     pub fn new(reconcilers: Vec<Arc<dyn Reconciler>>) -> Self {
-        let healer = |reconciler| Healer {
+        let healer = |reconciler| RegisteredHealer {
             reconciler,
-            turn: Mutex::default(),
+            round_lock: Mutex::default(),
         };
         Self(reconcilers.into_iter().map(healer).collect())
     }
 
-    /// Their names.
-    pub fn names(&self) -> Vec<&'static str> {
+    /// Returns the names of the healers.
+    pub fn list_names(&self) -> Vec<&'static str> {
         self.0.iter().map(|healer| healer.reconciler.name()).collect()
     }
 
-    /// One round of a healer; for who may read about healers also what it is not done with, which names things of
-    /// anybody. Errors: `NotFound`; what the round met, as `Failed` or what it is.
-    pub async fn run(&self, call: &Call, name: &str) -> Result<Report, Problem> {
+    /// Runs one round of a healer. For callers who may read healers, the report also lists the open work,
+    /// which names the resources of all users. Errors: `NotFound`; the error of the round.
+    pub async fn run_healer(&self, call: &RequestContext, name: &str) -> Result<ReconcileReport, Error> {
         let found = self.0.iter().find(|healer| healer.reconciler.name() == name);
         let healer = found.ok_or_else(|| {
-            Problem::not_found(format!(
-                "There is no such healer; there are {}.",
-                self.names().join(", ")
+            Error::not_found(format!(
+                "There is no such healer; available healers: {}.",
+                self.list_names().join(", ")
             ))
         })?;
-        let _turn = healer.turn.lock().await;
-        let mut report = healer.reconciler.round().await?;
-        if call.may_globally(Permission::HEALER_READ) {
-            report.done.extend(healer.reconciler.open().await?);
+        let _guard = healer.round_lock.lock().await;
+        let mut report = healer.reconciler.run_round().await?;
+        if call.has_global_permission(Permission::HEALER_READ) {
+            report.done.extend(healer.reconciler.list_open_work().await?);
         }
         Ok(report)
     }

@@ -1,37 +1,37 @@
-//! The healer of room: events that are older than they have to be go.
+//! The healer of event retention: deletes expired events.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::core::Core;
-use crate::db::listen::Channel;
+use crate::db::notices::NoticeChannel;
 use crate::events;
-use crate::kernel::problem::Problem;
-use crate::sagas::{Reconciler, Report};
+use crate::kernel::error::Error;
+use crate::sagas::{ReconcileReport, Reconciler};
 
-/// Events in one transaction.
-const BATCH: i32 = 500;
+/// Maximum number of events in one transaction.
+const BATCH_SIZE: i32 = 500;
 
-/// Deletes old events, if the settings say when they are old.
-pub struct Retention {
+/// Deletes events that are older than the configured number of days, if there is one.
+pub struct EventRetentionHealer {
     core: Core,
 }
 
-impl Retention {
-    /// The healer.
+impl EventRetentionHealer {
+    /// Creates the healer.
     pub fn new(core: &Core) -> Self {
         Self { core: core.clone() }
     }
 }
 
 #[async_trait]
-impl Reconciler for Retention {
+impl Reconciler for EventRetentionHealer {
     fn name(&self) -> &'static str {
         "retention"
     }
 
-    fn channels(&self) -> &'static [Channel] {
+    fn channels(&self) -> &'static [NoticeChannel] {
         &[]
     }
 
@@ -39,16 +39,16 @@ impl Reconciler for Retention {
         Duration::from_secs(3600)
     }
 
-    async fn round(&self) -> Result<Report, Problem> {
+    async fn run_round(&self) -> Result<ReconcileReport, Error> {
         let days = self.core.settings.events.keep_days;
         if days == 0 {
-            return Ok(Report::default());
+            return Ok(ReconcileReport::default());
         }
-        let gone = events::expire(&self.core.db, days, BATCH).await?;
-        let line = format!("deleted {gone} events that ended more than {days} days ago");
-        Ok(Report {
-            done: if gone > 0 { vec![line] } else { Vec::new() },
-            again: gone == i64::from(BATCH),
+        let deleted = events::delete_expired_events(&self.core.db, days, BATCH_SIZE).await?;
+        let line = format!("deleted {deleted} events that ended more than {days} days ago");
+        Ok(ReconcileReport {
+            done: if deleted > 0 { vec![line] } else { Vec::new() },
+            has_more: deleted == i64::from(BATCH_SIZE),
         })
     }
 }

@@ -1,110 +1,147 @@
-//! Durable operations: what a user asked for that has steps outside the database.
+//! Sagas: durable operations with steps outside the database.
 //!
-//! A saga is a row with a kind, its data and the number of the step it is at. A replica claims it with
-//! a **lease** on the database's clock and gets a **fence**, a number that grows with each claim; every
-//! later write names the fence, so a replica that lost its lease changes nothing more. When a replica
-//! dies, the lease ends and another one (or the next start) goes on at the recorded step.
+//! A saga is a row with a kind, its data and the name of its current step. A replica claims it with a
+//! **lease** on the database's clock and gets a **fence**, a number that grows with each claim. Every later
+//! write names the fence, so a replica that has lost its lease changes nothing more. When a replica dies, its
+//! lease expires and another one (or the next start) continues at the recorded step.
 //!
-//! States: `forward` → `done`; or, when a step gives up or the event is cancelled, `undoing` → `undone`;
-//! `stuck` is an undo that failed for good and waits for an operator (`operator`).
+//! A step is a variant of the saga's enum (`saga_steps!`), and its data is a type. The effect of a step and
+//! its progress are written in one transaction: `StepContext::checkpoint`. A row at a step, or with data,
+//! that this version does not know was written by a newer one, and is left to it (`unreadable`).
 //!
-//! What a step promises: it may be run twice (the process can die between its effect and its record),
-//! and its undo may be run though the step never ran, or ran in part. A step that says that it is forward
-//! only is repeated, with pauses, until it is done; a user's wish to cancel comes too late for it.
-//! What this module promises: each step runs at least once in order; on failure the undos run from the
-//! failed step backwards; the saga's end and its event's end are one transaction.
+//! States: `forward` → `done`; or, when a step gives up or the event is cancelled, `undoing` → `undone`.
+//! `stuck` is a saga whose undo, or whose forward-only step, failed for good; it waits for an operator
+//! (`operator`).
 //!
-//! Two lanes, *people* and *housekeeping*, have workers of their own, so that neither starves the other.
+//! Requirements on a step: it may run twice (the process can die between its effect and its record), and its
+//! undo may run although the step never ran, or ran in part. A step that is forward only is repeated, with
+//! pauses, until it succeeds; a user cannot cancel it any more.
+//!
+//! A saga whose steps need files of one host is bound to that host (`Saga::host`, or `StepContext::pin_to_host` after
+//! a step has created them), never to the host that answered the request.
+//!
+//! Promises of this module: each step runs at least once, in order; on failure, the undos run from the failed
+//! step backwards; the end of the saga and the end of its event are one transaction.
+//!
+//! The two queues, *interactive* and *background*, have separate workers, so that neither starves the other.
+//!
+//! **Workers are shared fairly by key** (`workers`). The share key of a saga is the user of the request; for
+//! what an app's token or Tancho itself began, it is the user who owns the app. Users are what an attacker
+//! can multiply least: apps, services, binds and tokens cost one request each, whereas accounts are limited
+//! by who may register, and how often from one address.
+//!
+//! **A waiting saga holds no worker.** A step waits only with `StepContext::wait_until` (for a condition that
+//! notices announce) or `StepContext::without_worker` (for anything else: a build, the response of a
+//! service). Both end with `StepError::Interrupted` when the work is to stop; the engine finds out why.
 
-mod drill;
+mod execution;
+mod failpoints;
+mod keyed_tasks;
+mod leases;
+pub mod modern;
 pub mod operator;
 mod reconcile;
-mod run;
 mod runner;
+mod start;
+mod step_context;
+mod steps;
 mod store;
+mod unreadable;
+mod workers;
 
 use async_trait::async_trait;
-use serde::Serialize;
 use sqlx::PgConnection;
 
-pub use reconcile::{Reconciler, Report, supervise};
-pub use run::{Run, StepError};
-pub use runner::{Registry, Runner};
-pub use store::{Counts, Unsettled, counts, release_claims};
+pub use keyed_tasks::KeyedTasks;
+pub use operator::UnsettledSaga;
+pub use reconcile::{ReconcileReport, Reconciler, run_reconciler};
+pub use runner::{SagaRegistry, SagaRunner};
+pub use start::{enqueue_saga, move_saga, start_saga};
+pub use step_context::{StepContext, StepError};
+pub(crate) use steps::saga_steps;
+pub use steps::{SagaData, SagaStep};
+pub use store::{SagaCounts, count_sagas, release_claims};
 
-use crate::db::{self, listen::Channel};
-use crate::events::Outcome;
-use crate::kernel::ids::{EventId, SagaId};
-use crate::kernel::problem::Problem;
+use crate::events::EventOutcome;
+use crate::kernel::error::Error;
+use crate::kernel::ids::AppId;
 
-/// Which workers run a saga.
+/// The queue of a saga, which selects its workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// Somebody waits for it.
-    People,
-    /// Nobody does.
-    Housekeeping,
+pub enum SagaQueue {
+    /// Users wait for it.
+    Interactive,
+    /// Nobody waits for it.
+    Background,
 }
 
-impl Lane {
+impl SagaQueue {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Lane::People => "people",
-            Lane::Housekeeping => "housekeeping",
+            SagaQueue::Interactive => "people",
+            SagaQueue::Background => "housekeeping",
         }
     }
 }
 
-/// A kind of saga. The implementor holds what its steps need.
+/// A kind of saga. The implementor holds the dependencies of its steps.
 #[async_trait]
 pub trait Saga: Send + Sync + 'static {
-    /// The name under which its rows are kept; never changed.
-    fn kind(&self) -> &'static str;
+    /// The name of the kind in its rows; never changed.
+    const KIND: &'static str;
 
-    /// Who waits for it.
-    fn lane(&self) -> Lane {
-        Lane::People
+    /// The steps, in order.
+    type Step: SagaStep;
+
+    /// The data that the steps read and write.
+    type Data: SagaData;
+
+    /// Returns the queue of the saga.
+    fn queue(_data: &Self::Data) -> SagaQueue {
+        SagaQueue::Interactive
     }
 
-    /// The steps in order, by name. New steps go to the end or get a new kind: rows remember numbers.
-    fn steps(&self) -> &'static [&'static str];
+    /// Returns the only host that may run the saga, because it needs files on its disk. `None`: any host.
+    fn host(_data: &Self::Data) -> Option<&str> {
+        None
+    }
 
-    /// Does a step. It may run again after a crash.
-    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError>;
+    /// Returns the app whose owner shares the workers, for a saga without an event.
+    fn app(_data: &Self::Data) -> Option<AppId> {
+        None
+    }
 
-    /// Takes a step back, whether it was done, done in part or not at all.
-    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError>;
+    /// Runs a step. It may run again after a crash. Changes of `data` are stored when the step ends,
+    /// successfully or not.
+    async fn run_step(
+        &self,
+        step: Self::Step,
+        data: &mut Self::Data,
+        ctx: &StepContext,
+    ) -> Result<(), StepError>;
 
-    /// Whether there is no way back any more: what fails here is repeated instead of undone. Asked before a
-    /// step and when it has failed, of what the saga has written down by then.
-    fn forward_only(&self, _step: &'static str, _run: &Run) -> bool {
+    /// Undoes a step, whether it was done, done in part or not at all.
+    async fn undo_step(
+        &self,
+        step: Self::Step,
+        data: &mut Self::Data,
+        ctx: &StepContext,
+    ) -> Result<(), StepError>;
+
+    /// Returns whether there is no way back any more: a failed step is repeated instead of undone. Called
+    /// before a step and after its failure, with the data that the saga has stored by then.
+    fn is_forward_only(&self, _step: Self::Step, _data: &Self::Data) -> bool {
         false
     }
 
-    /// Last words, in the transaction that ends the saga and its event.
-    async fn ended(&self, _tx: &mut PgConnection, _run: &Run, _outcome: &Outcome) -> Result<(), Problem> {
+    /// Writes additional changes in the transaction that ends the saga and its event.
+    async fn on_finish(
+        &self,
+        _tx: &mut PgConnection,
+        _data: &Self::Data,
+        _ctx: &StepContext,
+        _outcome: &EventOutcome,
+    ) -> Result<(), Error> {
         Ok(())
     }
-}
-
-/// A saga to be enqueued.
-#[derive(Debug)]
-pub struct NewSaga<'a, D: Serialize> {
-    pub kind: &'static str,
-    pub lane: Lane,
-    /// The event that it ends.
-    pub event: Option<&'a EventId>,
-    /// Only this host may run it.
-    pub host: Option<&'a str>,
-    /// What the steps read; no secrets.
-    pub data: &'a D,
-}
-
-/// Puts a saga into the caller's transaction; it starts once that commits.
-pub async fn enqueue<D: Serialize>(tx: &mut PgConnection, new: NewSaga<'_, D>) -> Result<SagaId, Problem> {
-    let id = SagaId::new();
-    let data = serde_json::to_value(new.data).map_err(Problem::internal)?;
-    store::insert(tx, id, new.kind, new.lane, new.event, new.host, &data).await?;
-    db::notify(tx, Channel::Saga, new.lane.as_str()).await?;
-    Ok(id)
 }

@@ -1,82 +1,187 @@
-//! Sagas in SQL. Every write after the claim names the fence.
+//! SQL statements for sagas. Every write after the claim names the fence.
 
-use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor};
+use uuid::Uuid;
 
-use crate::kernel::ids::{EventId, ReplicaId, SagaId};
-use crate::sagas::Lane;
+use crate::kernel::ids::{AppId, EventId, ReplicaId, SagaId};
+use crate::sagas::SagaQueue;
+use crate::sagas::workers::ClaimAdmission;
 
-/// How long a claim holds without being renewed, in seconds. With the poll it bounds how long a dead
-/// replica's work lies still.
+/// How long a claim lasts without renewal, in seconds. Together with the poll interval it bounds how long the
+/// work of a dead replica is interrupted.
 pub(super) const LEASE_SECONDS: f64 = 8.0;
 
-pub(super) struct Claimed {
+pub(super) struct ClaimedSaga {
     pub(super) saga_id: SagaId,
     pub(super) kind: String,
     pub(super) event_id: Option<String>,
     pub(super) state: String,
-    pub(super) step: i32,
+    pub(super) step: String,
     pub(super) data: Value,
     pub(super) attempts: i32,
     pub(super) problem_kind: Option<String>,
     pub(super) problem: String,
     pub(super) fence: i64,
     pub(super) given_up: bool,
+    pub(super) share_key: String,
 }
 
-pub(super) async fn insert(
-    tx: &mut PgConnection,
-    id: SagaId,
-    kind: &str,
-    lane: Lane,
-    event: Option<&EventId>,
-    host: Option<&str>,
-    data: &Value,
-) -> sqlx::Result<()> {
+/// A saga to insert.
+pub(super) struct NewSagaRow<'a> {
+    pub(super) id: SagaId,
+    pub(super) kind: &'a str,
+    pub(super) queue: SagaQueue,
+    pub(super) step: &'a str,
+    pub(super) event: Option<&'a EventId>,
+    pub(super) host: Option<&'a str>,
+    pub(super) share_key: &'a str,
+    pub(super) data: &'a Value,
+}
+
+pub(super) async fn insert_saga(tx: &mut PgConnection, new: &NewSagaRow<'_>) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into saga (saga_id, kind, lane, event_id, host, data) values ($1, $2, $3, $4, $5, $6)",
-        id.0,
-        kind,
-        lane.as_str(),
-        event.map(EventId::as_str),
-        host,
-        data,
+        "insert into saga (saga_id, kind, lane, step, event_id, host, data, share_key)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        new.id.0,
+        new.kind,
+        new.queue.as_str(),
+        new.step,
+        new.event.map(EventId::as_str),
+        new.host,
+        new.data,
+        new.share_key,
     )
     .execute(tx)
     .await
     .map(drop)
 }
 
-/// Claims the saga that has waited longest, among the kinds that this replica knows.
-pub(super) async fn claim(
+/// Returns the share key of an event: its user; for a team token the user who created it, or else its team;
+/// for what an app's token or Tancho itself began, the user who owns the app, or else the target of the event.
+pub(super) async fn find_event_share_key(
+    tx: &mut PgConnection,
+    event: &EventId,
+) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar!(
+        r#"select coalesce(
+                      case e.owner_kind
+                          when 'user' then 'user/' || lower(e.owner_name)
+                          when 'token' then (
+                              select coalesce('user/' || lower(u.email), 'team/' || t.name)
+                              from team_token k join team t using (team_id)
+                              left join user_account u on u.user_id = k.creator_id
+                              where k.name = e.owner_name)
+                      end,
+                      'user/' || lower(a.owner), e.target_kind || '/' || e.target_value) as "key!"
+           from event e
+           left join app a on (e.owner_kind = 'app' and a.name = e.owner_name)
+                           or (e.owner_kind <> 'app' and e.target_kind = 'app' and a.name = e.target_value)
+           where e.event_id = $1"#,
+        event.as_str(),
+    )
+    .fetch_optional(tx)
+    .await
+}
+
+/// Returns the share key of what Tancho does for an app by itself: the user who owns the app.
+pub(super) async fn find_app_share_key(tx: &mut PgConnection, app: AppId) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar!(
+        r#"select 'user/' || lower(owner) as "key!" from app where app_id = $1"#,
+        app.0
+    )
+    .fetch_optional(tx)
+    .await
+}
+
+/// The sagas that a replica may claim.
+pub(super) struct ClaimFilter<'a> {
+    pub(super) queue: SagaQueue,
+    /// The kinds that the replica knows.
+    pub(super) kinds: &'a [String],
+    pub(super) host: &'a str,
+    pub(super) admission: &'a ClaimAdmission,
+    /// The sagas that the replica cannot read.
+    pub(super) excluded: &'a [Uuid],
+}
+
+/// Claims a saga of the kinds that this replica knows: among the keys below their share, the one with the
+/// fewest active sagas here; among its sagas, the one that has waited longest.
+pub(super) async fn claim_saga(
     db: impl PgExecutor<'_>,
-    lane: Lane,
-    kinds: &[String],
-    host: &str,
     by: ReplicaId,
-) -> sqlx::Result<Option<Claimed>> {
+    filter: &ClaimFilter<'_>,
+) -> sqlx::Result<Option<ClaimedSaga>> {
     sqlx::query_as!(
-        Claimed,
+        ClaimedSaga,
         r#"update saga set claimed_by = $4, fence = fence + 1, lease_until = now() + make_interval(secs => $5)
            where saga_id = (
-               select saga_id from saga
-               where ended_at is null and lane = $1 and wake_at <= now() and kind = any($2)
-                 and (host is null or host = $3) and (lease_until is null or lease_until < now())
-               order by wake_at, saga_id for update skip locked limit 1)
+               select s.saga_id from saga s
+               left join unnest($6::text[], $7::integer[]) as working (key, active) on working.key = s.share_key
+               where s.ended_at is null and s.lane = $1 and s.wake_at <= now() and s.kind = any($2)
+                 and (s.host is null or s.host = $3) and (s.lease_until is null or s.lease_until < now())
+                 and s.share_key <> all ($8) and s.saga_id <> all ($9)
+               order by coalesce(working.active, 0), s.wake_at, s.saga_id for update of s skip locked limit 1)
            returning saga_id as "saga_id: SagaId", kind, event_id, state, step, data, attempts, problem_kind, problem, fence,
-                     given_up_at is not null as "given_up!""#,
-        lane.as_str(),
-        kinds,
-        host,
+                     given_up_at is not null as "given_up!", share_key"#,
+        filter.queue.as_str(),
+        filter.kinds,
+        filter.host,
         by.0,
         LEASE_SECONDS,
+        &filter.admission.keys,
+        &filter.admission.active,
+        &filter.admission.full,
+        filter.excluded,
     )
     .fetch_optional(db)
     .await
 }
 
-/// Ends the claims of a replica that is known to be dead, so that nobody waits for its leases.
+/// Releases the claim of a saga that its claimer cannot read, for other replicas, which may claim it after
+/// `delay` seconds.
+pub(super) async fn leave_unreadable(
+    db: impl PgExecutor<'_>,
+    id: SagaId,
+    fence: i64,
+    why: &str,
+    delay: f64,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update saga set lease_until = null, last_problem = $3,
+                wake_at = case when $4::float8 > 0 then now() + make_interval(secs => $4) else wake_at end
+         where saga_id = $1 and fence = $2 and ended_at is null",
+        id.0,
+        fence,
+        why,
+        delay,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Marks a saga as stuck that no replica can read and an operator has given up. Returns false if the claim is
+/// lost.
+pub(super) async fn mark_unreadable_stuck(
+    tx: &mut PgConnection,
+    id: SagaId,
+    fence: i64,
+    why: &str,
+) -> sqlx::Result<bool> {
+    sqlx::query!(
+        "update saga set stuck_state = state, state = 'stuck', ended_at = now(), lease_until = null, last_problem = $3
+         where saga_id = $1 and fence = $2 and ended_at is null",
+        id.0,
+        fence,
+        why,
+    )
+    .execute(tx)
+    .await
+    .map(|done| done.rows_affected() == 1)
+}
+
+/// Releases the claims of a replica that is known to be dead, so that nobody waits for its leases.
 pub async fn release_claims(db: impl PgExecutor<'_>, dead: ReplicaId) -> sqlx::Result<()> {
     sqlx::query!(
         "update saga set lease_until = null where claimed_by = $1 and ended_at is null",
@@ -87,22 +192,39 @@ pub async fn release_claims(db: impl PgExecutor<'_>, dead: ReplicaId) -> sqlx::R
     .map(drop)
 }
 
-/// Renews the lease; false when somebody else has the saga now.
-pub(super) async fn renew(db: impl PgExecutor<'_>, id: SagaId, fence: i64) -> sqlx::Result<bool> {
-    sqlx::query!(
-        "update saga set lease_until = now() + make_interval(secs => $3)
-         where saga_id = $1 and fence = $2 and ended_at is null",
-        id.0,
-        fence,
+/// Renews leases. Returns the lost ones: another replica has the saga now, or it has ended.
+pub(super) async fn renew_leases(
+    db: impl PgExecutor<'_>,
+    ids: &[SagaId],
+    fences: &[i64],
+) -> sqlx::Result<Vec<(SagaId, i64)>> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    // A row that is locked by the transaction of a step is still held by this replica; it must not delay the
+    // others.
+    let lost = sqlx::query!(
+        r#"with held as (select * from unnest($1::uuid[], $2::bigint[]) as held (saga_id, fence)),
+                renewed as (
+                    update saga set lease_until = now() + make_interval(secs => $3)
+                    where saga_id in (
+                        select s.saga_id from saga s join held h on h.saga_id = s.saga_id and h.fence = s.fence
+                        where s.ended_at is null for no key update of s skip locked))
+           select h.saga_id as "saga_id!", h.fence as "fence!" from held h
+           where not exists (select from saga s
+                             where s.saga_id = h.saga_id and s.fence = h.fence and s.ended_at is null)"#,
+        &ids,
+        fences,
         LEASE_SECONDS,
     )
-    .execute(db)
-    .await
-    .map(|done| done.rows_affected() == 1)
+    .fetch_all(db)
+    .await?;
+    Ok(lost
+        .into_iter()
+        .map(|row| (SagaId(row.saga_id), row.fence))
+        .collect())
 }
 
-/// Holds the saga's row in this transaction if the fence still stands.
-pub(super) async fn hold(tx: &mut PgConnection, id: SagaId, fence: i64) -> sqlx::Result<bool> {
+/// Locks the row of the saga in this transaction, if the fence is still valid.
+pub(super) async fn lock_fenced(tx: &mut PgConnection, id: SagaId, fence: i64) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         "select 1 from saga where saga_id = $1 and fence = $2 and ended_at is null for update",
         id.0,
@@ -113,26 +235,26 @@ pub(super) async fn hold(tx: &mut PgConnection, id: SagaId, fence: i64) -> sqlx:
     .map(|row| row.is_some())
 }
 
-/// What is written when a step ends.
-pub(super) struct Progress<'a> {
+/// What is written at the end of a step.
+pub(super) struct StepProgress<'a> {
     pub(super) state: &'a str,
-    pub(super) step: i32,
+    pub(super) step: &'a str,
     pub(super) data: &'a Value,
     pub(super) attempts: i32,
     pub(super) problem_kind: Option<&'a str>,
     pub(super) problem: &'a str,
-    /// What the last try met; empty when it met nothing.
+    /// The error of the last attempt; empty if there was none.
     pub(super) last_problem: &'a str,
     pub(super) wake_in_seconds: f64,
-    /// Gives the claim back, so that whoever comes first goes on.
+    /// Releases the claim, so that any replica may continue.
     pub(super) release: bool,
 }
 
-pub(super) async fn save(
+pub(super) async fn save_progress(
     db: impl PgExecutor<'_>,
     id: SagaId,
     fence: i64,
-    progress: &Progress<'_>,
+    progress: &StepProgress<'_>,
 ) -> sqlx::Result<bool> {
     sqlx::query!(
         "update saga set state = $3, step = $4, data = $5, attempts = $6, problem_kind = $7, problem = $8,
@@ -159,21 +281,24 @@ pub(super) async fn save(
     .map(|done| done.rows_affected() == 1)
 }
 
-/// How many sagas are open, and how many have waited for more than a lease without an owner.
+/// The number of open sagas, and of those that have waited for long although no other saga of their share key
+/// is active.
 #[derive(Clone, Copy, Debug)]
-pub struct Counts {
+pub struct SagaCounts {
     pub open: i64,
     pub overdue: i64,
     pub stuck: i64,
 }
 
-/// For healers and health checks.
-pub async fn counts(db: impl PgExecutor<'_>) -> sqlx::Result<Counts> {
+/// Counts sagas, for healers and health checks.
+pub async fn count_sagas(db: impl PgExecutor<'_>) -> sqlx::Result<SagaCounts> {
     sqlx::query_as!(
-        Counts,
+        SagaCounts,
         r#"select count(*) filter (where ended_at is null) as "open!",
                   count(*) filter (where ended_at is null and wake_at < now() - interval '30 seconds'
-                                   and (lease_until is null or lease_until < now())) as "overdue!",
+                                   and (lease_until is null or lease_until < now())
+                                   and not exists (select from saga b where b.share_key = saga.share_key
+                                                   and b.lease_until > now() and b.ended_at is null)) as "overdue!",
                   count(*) filter (where state = 'stuck') as "stuck!"
            from saga where ended_at is null or (state = 'stuck' and given_up_at is null)"#
     )
@@ -181,107 +306,28 @@ pub async fn counts(db: impl PgExecutor<'_>) -> sqlx::Result<Counts> {
     .await
 }
 
-/// Keeps the data in a transaction that already holds the row.
-pub(super) async fn save_data(tx: &mut PgConnection, id: SagaId, data: &Value) -> sqlx::Result<()> {
-    sqlx::query!("update saga set data = $2 where saga_id = $1", id.0, data)
-        .execute(tx)
-        .await
-        .map(drop)
-}
-
-/// A saga that does not end by itself, or not at once.
-#[derive(Clone, Debug)]
-pub struct Unsettled {
-    pub id: SagaId,
-    pub kind: String,
-    /// `stuck`, or `forward` or `undoing` with a failed try behind it.
-    pub state: String,
-    pub attempts: i32,
-    /// Why it is being undone; empty if it is not.
-    pub problem: String,
-    /// What the last try met.
-    pub last_problem: String,
-    /// What its event is about; empty without one.
-    pub target_kind: String,
-    pub target_value: String,
-    pub created_at: DateTime<Utc>,
-    /// When it is tried again; of no meaning when it is stuck.
-    pub wake_at: DateTime<Utc>,
-    pub lane: String,
-    /// A worker has it just now.
-    pub at_work: bool,
-}
-
-impl Unsettled {
-    /// Whether it waits for an operator.
-    pub fn is_stuck(&self) -> bool {
-        self.state == "stuck"
-    }
-}
-
-pub(super) async fn list_unsettled(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<Vec<Unsettled>> {
-    sqlx::query_as!(
-        Unsettled,
-        r#"select s.saga_id as "id: SagaId", s.kind, s.state, s.attempts, s.problem, s.last_problem,
-                  coalesce(e.target_kind, '') as "target_kind!", coalesce(e.target_value, '') as "target_value!",
-                  s.created_at, s.wake_at, s.lane, coalesce(s.lease_until > now(), false) as "at_work!"
-           from saga s left join event e using (event_id)
-           where (s.state = 'stuck' and s.given_up_at is null) or (s.ended_at is null and s.attempts > 0)
-           order by s.created_at, s.saga_id limit $1"#,
-        limit,
-    )
-    .fetch_all(db)
-    .await
-}
-
-/// Holds a saga of `list_unsettled`.
-pub(super) async fn hold_unsettled(tx: &mut PgConnection, id: SagaId) -> sqlx::Result<Option<Unsettled>> {
-    sqlx::query_as!(
-        Unsettled,
-        r#"select s.saga_id as "id: SagaId", s.kind, s.state, s.attempts, s.problem, s.last_problem,
-                  coalesce(e.target_kind, '') as "target_kind!", coalesce(e.target_value, '') as "target_value!",
-                  s.created_at, s.wake_at, s.lane, coalesce(s.lease_until > now(), false) as "at_work!"
-           from saga s left join event e using (event_id)
-           where s.saga_id = $1
-             and ((s.state = 'stuck' and s.given_up_at is null) or (s.ended_at is null and s.attempts > 0))
-           for update of s"#,
-        id.0,
+/// Returns the data of a saga that has not ended, and locks it until the transaction ends.
+pub(super) async fn lock_data(tx: &mut PgConnection, id: SagaId) -> sqlx::Result<Option<Value>> {
+    sqlx::query_scalar!(
+        "select data from saga where saga_id = $1 and ended_at is null for update",
+        id.0
     )
     .fetch_optional(tx)
     .await
 }
 
-/// What was stuck goes on, forward or back, with all tries before it, and ends this event.
-pub(super) async fn revive(tx: &mut PgConnection, id: SagaId, event: &EventId) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update saga set state = coalesce(stuck_state, 'undoing'), ended_at = null,
-                problem_kind = case when stuck_state = 'forward' then null else problem_kind end,
-                problem = case when stuck_state = 'forward' then '' else problem end, attempts = 0, wake_at = now(), event_id = $2,
-                lease_until = null, fence = fence + 1
-         where saga_id = $1",
-        id.0,
-        event.as_str(),
-    )
-    .execute(tx)
-    .await
-    .map(drop)
-}
-
-/// Has the next try at once.
-pub(super) async fn wake(tx: &mut PgConnection, id: SagaId) -> sqlx::Result<()> {
-    sqlx::query!("update saga set wake_at = now() where saga_id = $1", id.0)
+/// Sets the only host that may run a saga; `None`: any.
+pub(super) async fn set_saga_host(tx: &mut PgConnection, id: SagaId, host: Option<&str>) -> sqlx::Result<()> {
+    sqlx::query!("update saga set host = $2 where saga_id = $1", id.0, host)
         .execute(tx)
         .await
         .map(drop)
 }
 
-/// Wants no more tries than one.
-pub(super) async fn give_up(tx: &mut PgConnection, id: SagaId) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update saga set given_up_at = now(), wake_at = now() where saga_id = $1",
-        id.0
-    )
-    .execute(tx)
-    .await
-    .map(drop)
+/// Stores the data in a transaction that already holds the row.
+pub(super) async fn save_data(tx: &mut PgConnection, id: SagaId, data: &Value) -> sqlx::Result<()> {
+    sqlx::query!("update saga set data = $2 where saga_id = $1", id.0, data)
+        .execute(tx)
+        .await
+        .map(drop)
 }
