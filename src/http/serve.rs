@@ -1,8 +1,9 @@
-//! The API's connections: how many, how slow, how large a head. What a request may do is for the layers
-//! around the handlers; here is what happens before there is one, and when a client does not read.
+//! The API's connections: bounds on their number, on slow clients and on request heads. The layers around the
+//! handlers bound the requests; this module handles what comes before a request exists, and clients that do
+//! not read.
 //!
-//! The same watch as the router's ([`crate::proxy::Front`]): a request whose length can be read in two ways
-//! is refused with 400, so that nobody smuggles one past a load balancer in front of us.
+//! Connections are watched like the router's ([`crate::net::ClientIo`]): a request with ambiguous length is
+//! refused with 400, so that no request can be smuggled past a load balancer in front of this server.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -14,8 +15,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
-use http_body::Frame;
-use hyper::body::{Body as HttpBody, Incoming, SizeHint};
+use hyper::body::Incoming;
+use hyper::header::TRANSFER_ENCODING;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,76 +25,121 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::proxy::{Front, Limits, Watch, Watchdog, sniff};
+use crate::config::{ApiSettings, IpNetwork};
+use crate::http::holding::HoldingBody;
+use crate::http::local_peers::LocalAddress;
+use crate::net::{
+    ClientIo, ConnState, ConnTimeouts, ConnWatchdog, ConnectionShares, close_if_body_is_unread,
+    detect_protocol, reject_connection,
+};
 
 /// For a head from its first byte, and for the first byte of a new connection.
-const HEAD: Duration = Duration::from_secs(15);
-/// Between requests; longer than load balancers keep theirs.
-const IDLE: Duration = Duration::from_secs(75);
-/// Answers that follow a log may be silent for as long as the log is.
-const BUSY: Duration = Duration::from_secs(365 * 24 * 3600);
-const LARGEST_HEAD: usize = 32 * 1024;
-const MOST_STREAMS: u32 = 128;
-/// For the first byte of a connection when the server is stopping.
-const LATE: Duration = Duration::from_secs(1);
-/// After `accept` failed (no descriptor left): time for others to close.
-const PAUSE: Duration = Duration::from_millis(50);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between requests; longer than the idle time-outs of load balancers.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// A response that follows a log may be silent for as long as the log is.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+const MAX_STREAMS: u32 = 128;
+/// For connections that the kernel has already accepted, and for their first byte, when the server is
+/// stopping.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// After `accept` failed (no descriptors left): time for other connections to close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Bounds of one server.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// Connections at once; more have to wait.
-    pub connections: usize,
-    limits: Limits,
+/// For an address over its connection limit.
+const ADDRESS_LIMIT_RESPONSE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: text/plain; charset=utf-8\r\ncontent-length: 76\r\n\
+    retry-after: 1\r\nconnection: close\r\n\r\n\
+    There are too many connections from your address; close some and try again.\n";
+
+/// The limits of one server.
+#[derive(Clone, Debug)]
+pub struct ServerLimits {
+    /// The maximum number of concurrent connections; further ones wait.
+    pub max_connections: usize,
+    /// The maximum from one address; further ones are refused.
+    max_per_address: usize,
+    trusted_proxies: Vec<IpNetwork>,
+    timeouts: ConnTimeouts,
 }
 
-impl Bounds {
-    /// The usual times.
-    pub fn new(connections: usize) -> Self {
-        let (head, idle, busy) = (HEAD, IDLE, BUSY);
+impl ServerLimits {
+    /// Creates limits with the default time-outs and no limit per address.
+    pub fn new(max_connections: usize) -> Self {
+        let (head, idle, busy) = (HEAD_TIMEOUT, IDLE_TIMEOUT, BUSY_TIMEOUT);
         Self {
-            connections,
-            limits: Limits { head, idle, busy },
+            max_connections,
+            max_per_address: max_connections,
+            trusted_proxies: Vec::new(),
+            timeouts: ConnTimeouts { head, idle, busy },
         }
     }
 
-    /// With shorter times, for tests.
+    /// Creates limits from the settings.
+    pub fn from_settings(settings: &ApiSettings) -> Self {
+        let trusted = settings.trusted_proxies.clone();
+        Self::new(settings.max_connections).with_address_limit(settings.connections_per_address(), trusted)
+    }
+
+    /// Sets the limit for each address outside of the trusted networks.
     #[must_use]
-    pub fn within(mut self, head: Duration, idle: Duration) -> Self {
-        (self.limits.head, self.limits.idle) = (head, idle);
+    pub fn with_address_limit(mut self, connections: usize, trusted: Vec<IpNetwork>) -> Self {
+        (self.max_per_address, self.trusted_proxies) = (connections, trusted);
+        self
+    }
+
+    /// Sets shorter time-outs, for tests.
+    #[must_use]
+    pub fn with_timeouts(mut self, head: Duration, idle: Duration) -> Self {
+        (self.timeouts.head, self.timeouts.idle) = (head, idle);
         self
     }
 }
 
-/// Serves a listener until `stop`, then lets requests under way finish.
-pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(bounds.connections));
+/// Serves a listener until `stop`, then lets requests in flight finish.
+pub async fn serve_api(listener: TcpListener, app: Router, bounds: ServerLimits, stop: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(bounds.max_connections));
+    let shares = ConnectionShares::new(
+        bounds.max_connections,
+        bounds.max_per_address,
+        &bounds.trusted_proxies,
+    );
     let tasks = TaskTracker::new();
+    let grace_over = wait_for_stop_grace(&stop);
+    tokio::pin!(grace_over);
     loop {
         let accepted = async {
-            let place = Arc::clone(&room).acquire_owned().await;
-            (listener.accept().await, place)
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (listener.accept().await, slot)
         };
-        // When it is told to stop, those whom the kernel has let in already are still served: a load balancer
-        // may have sent its request, and must not send one that changes something twice.
-        let (accepted, place) = tokio::select! {
+        // When stopping, connections that the kernel has already accepted are still served: a load balancer
+        // may have sent a request on one, and must not send it again if it changes something. This is limited
+        // in time, because `accept` may be ready for ever: connections keep coming, or no descriptors are
+        // left.
+        let (accepted, slot) = tokio::select! {
             biased;
+            () = &mut grace_over => break,
             accepted = accepted => accepted,
             () = stop.cancelled() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Some(share) = shares.try_admit(peer.ip()) else {
+                    reject_connection(stream, ADDRESS_LIMIT_RESPONSE);
+                    continue;
+                };
                 let (app, stop) = (app.clone(), stop.clone());
                 tasks.spawn(async move {
-                    if let Err(cause) = converse(stream, peer, app, bounds.limits, stop).await {
-                        tracing::debug!(cause, "a client's connection ended");
+                    if let Err(cause) = serve_connection(stream, peer, app, bounds.timeouts, stop).await {
+                        tracing::debug!(error = cause, "client connection ended with an error");
                     }
-                    drop(place);
+                    drop((slot, share));
                 });
             }
             Err(cause) => {
-                tracing::debug!(%cause, "cannot accept a connection");
-                tokio::time::sleep(PAUSE).await;
+                tracing::debug!(error = %cause, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -102,61 +148,71 @@ pub async fn serve(listener: TcpListener, app: Router, bounds: Bounds, stop: Can
     tasks.wait().await;
 }
 
-/// What a connection's socket and its requests tell the watchdog.
-#[derive(Clone, Default)]
-struct Shared(Arc<Watch>);
+/// Returns `STOP_GRACE` after the server began to stop.
+async fn wait_for_stop_grace(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(STOP_GRACE).await;
+}
 
-impl AsRef<Watch> for Shared {
-    fn as_ref(&self) -> &Watch {
+/// The state that a connection's socket and requests share with the watchdog.
+#[derive(Clone, Default)]
+struct SharedConnState(Arc<ConnState>);
+
+impl AsRef<ConnState> for SharedConnState {
+    fn as_ref(&self) -> &ConnState {
         &self.0
     }
 }
 
-async fn converse(
+async fn serve_connection(
     mut stream: TcpStream,
     peer: SocketAddr,
     app: Router,
-    limits: Limits,
+    limits: ConnTimeouts,
     stop: CancellationToken,
 ) -> Result<(), String> {
-    // Answers are small; waiting to fill a packet only costs time.
+    // Responses are small; delaying them to fill a packet only costs time.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let late = async {
-        stop.cancelled().await;
-        tokio::time::sleep(LATE).await;
-    };
+    let late = wait_for_stop_grace(&stop);
     let sniffed = tokio::select! {
-        sniffed = tokio::time::timeout(limits.head, sniff(&mut stream)) => sniffed,
+        sniffed = tokio::time::timeout(limits.head, detect_protocol(&mut stream)) => sniffed,
         () = late => return Ok(()),
     };
     let (early, is_http2) = match sniffed {
-        Err(_) => return Err("the client said nothing".into()),
+        Err(_) => return Err("the client sent nothing".into()),
         Ok(sniffed) => sniffed.map_err(|error| error.to_string())?,
     };
     if early.is_empty() {
         return Ok(());
     }
-    let shared = Shared::default();
-    let io = TokioIo::new(Front::new(stream, early, !is_http2, shared.clone()));
+    let local = stream.local_addr().map_err(|error| error.to_string())?;
+    let shared = SharedConnState::default();
+    let io = TokioIo::new(ClientIo::new(stream, early, !is_http2, shared.clone()));
     let watch = shared.clone();
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let busy = Busy::new(watch.clone());
+        let busy = ActiveRequest::new(watch.clone());
+        let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(LocalAddress(local));
         let answer = app.clone().oneshot(request);
+        let conn = watch.clone();
         async move {
-            answer
-                .await
-                .map(|answer| answer.map(|body| Watched { body, _busy: busy }))
+            answer.await.map(|mut answer| {
+                if !is_http2 {
+                    close_if_body_is_unread(&conn.0, is_chunked, &mut answer);
+                }
+                answer.map(|body| HoldingBody::new(body, busy))
+            })
         }
     });
     if is_http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .max_concurrent_streams(MOST_STREAMS)
-            .max_header_list_size(LARGEST_HEAD as u32)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD_BYTES as u32)
             .serve_connection(io, service);
-        watched(
+        drive_connection(
             connection,
             http2::Connection::graceful_shutdown,
             &shared.0,
@@ -167,10 +223,10 @@ async fn converse(
     } else {
         let connection = http1::Builder::new()
             .header_read_timeout(None)
-            .max_header_size(LARGEST_HEAD)
+            .max_header_size(MAX_HEAD_BYTES)
             .serve_connection(io, service)
             .with_upgrades();
-        watched(
+        drive_connection(
             connection,
             http1::UpgradeableConnection::graceful_shutdown,
             &shared.0,
@@ -181,28 +237,29 @@ async fn converse(
     }
 }
 
-/// Drives a connection until it ends, or its watchdog ends it.
-async fn watched<C, E>(
+/// Drives a connection until it ends or its watchdog closes it.
+async fn drive_connection<C, E>(
     connection: C,
     shut: impl Fn(Pin<&mut C>),
-    watch: &Watch,
-    limits: Limits,
+    watch: &ConnState,
+    limits: ConnTimeouts,
     stop: CancellationToken,
 ) -> Result<(), String>
 where
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
-    let mut watchdog = Watchdog::new(limits);
+    let mut watchdog = ConnWatchdog::new(limits);
     let mut stopping = Some(Box::pin(stop.cancelled_owned()));
     tokio::pin!(connection);
     poll_fn(|cx| {
-        // First, so that a request that has come is taken before its connection is told to take no more.
+        // First, so that a request that has arrived is accepted before the connection is asked to accept no
+        // more.
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(ended.map_err(|error| error.to_string()));
         }
-        if let Some(told) = &mut stopping
-            && told.as_mut().poll(cx).is_ready()
+        if let Some(stopped) = &mut stopping
+            && stopped.as_mut().poll(cx).is_ready()
         {
             stopping = None;
             shut(connection.as_mut());
@@ -211,50 +268,84 @@ where
             }
         }
         watchdog
-            .poll(cx, watch, false)
+            .poll_expired(cx, watch, false)
             .map(|()| Err("the client was too slow".into()))
     })
     .await
 }
 
-/// A request under way, from its head to the end of its answer.
-struct Busy(Shared);
+/// A request in flight, from its head to the end of its response.
+struct ActiveRequest(SharedConnState);
 
-impl Busy {
-    fn new(shared: Shared) -> Self {
-        shared.0.begin();
+impl ActiveRequest {
+    fn new(shared: SharedConnState) -> Self {
+        shared.0.begin_request();
         Self(shared)
     }
 }
 
-impl Drop for Busy {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.0.end();
+        self.0.0.end_request();
     }
 }
 
-/// The body of an answer, which is under way for as long as it lives.
-struct Watched {
-    body: Body,
-    _busy: Busy,
-}
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::OwnedFd;
 
-impl HttpBody for Watched {
-    type Data = bytes::Bytes;
-    type Error = axum::Error;
+    use super::*;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    /// Returns a listener that is always ready and whose `accept` always fails, as when no descriptors are
+    /// left.
+    fn failing_listener() -> TcpListener {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let listener = std::net::TcpListener::from(OwnedFd::from(socket));
+        TcpListener::from_std(listener).unwrap()
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    #[tokio::test]
+    async fn server_stops_while_accept_fails() {
+        let listener = failing_listener();
+        assert!(listener.accept().await.is_err());
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve_api(
+            listener,
+            Router::new(),
+            ServerLimits::new(10),
+            stop.clone(),
+        ));
+        stop.cancel();
+        tokio::time::timeout(STOP_GRACE * 10, served)
+            .await
+            .unwrap()
+            .unwrap();
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    #[tokio::test]
+    async fn server_stops_while_connections_keep_coming() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve_api(
+            listener,
+            Router::new(),
+            ServerLimits::new(10_000),
+            stop.clone(),
+        ));
+        stop.cancel();
+        let flood = tokio::spawn(async move {
+            while let Ok(connection) = TcpStream::connect(address).await {
+                drop(connection);
+            }
+        });
+        tokio::time::timeout(STOP_GRACE * 10, served)
+            .await
+            .unwrap()
+            .unwrap();
+        flood.await.unwrap();
     }
 }
