@@ -1,7 +1,7 @@
-//! The command line: which command, and which settings it overrides.
+//! The command line: the command, and the settings it overrides.
 //!
-//! The options are the same for every command and may stand before or after it. They become overrides of settings,
-//! so that one place (`config`) checks them, wherever they came from.
+//! The options are the same for every command and may precede or follow it. They become overrides of
+//! settings, so that all settings are validated in one place (`config`).
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -13,84 +13,84 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use toml::Value;
 
-use crate::config::{Layers, Settings, environment};
+use crate::config::{ConfigLayers, Settings, tancho_environment};
 use crate::datadir::DataDir;
 use crate::db::local::LocalPostgres;
+use crate::kernel::error::Error;
 use crate::kernel::names::Email;
-use crate::kernel::problem::Problem;
 use crate::telemetry::logs;
 
-/// How long `tancho down` lets Postgres write what it has.
-const DOWN: Duration = Duration::from_secs(60);
+/// How long `tancho down` waits for Postgres to flush.
+const POSTGRES_STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What to do.
+/// The command to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Run, with the roles of the settings.
+pub enum CliCommand {
+    /// Run the server, with the configured roles.
     Serve,
-    /// Run the proxy alone.
+    /// Run the router alone.
     Router,
-    /// Bring the database up to date and end.
+    /// Migrate the database and exit.
     Migrate,
     /// See `check_config`.
     CheckConfig,
     /// Stop units and the managed Postgres.
     Down,
-    /// See `sealing::list`.
+    /// See `key_rotation::list_keys`.
     ListKeys,
-    /// See `sealing::rotate`.
+    /// See `key_rotation::rotate_keys`.
     RotateKeys,
-    /// Make an administrator. Without a file, the password is the first line of standard input.
+    /// Create an administrator. Without a file, the password is the first line of standard input.
     CreateAdmin {
-        /// Who.
+        /// The user.
         email: Email,
-        /// Where the password is.
+        /// The file with the password.
         password_file: Option<PathBuf>,
     },
 }
 
-/// A command line, read. It has no `Debug`, because the URL of the database holds a password.
-pub struct Invocation {
-    /// What to do.
-    pub command: Command,
-    /// The file of settings, if one was named.
+/// A parsed command line. It has no `Debug`, because the database URL contains a password.
+pub struct CommandLine {
+    /// The command.
+    pub command: CliCommand,
+    /// The settings file, if one was given.
     pub config: Option<PathBuf>,
-    /// Settings by path of the key.
+    /// Settings by dotted key.
     pub overrides: Vec<(&'static str, Value)>,
 }
 
-impl Invocation {
-    /// The settings of this run, with the environment of this process. Errors: as `Settings::load`.
-    pub fn settings(&self) -> Result<Settings, Problem> {
-        Settings::load(self.config.as_deref(), environment(), &self.overrides)
+impl CommandLine {
+    /// Loads the settings, with the environment of this process. Errors: as `Settings::load`.
+    pub fn load_settings(&self) -> Result<Settings, Error> {
+        Settings::load(self.config.as_deref(), tancho_environment(), &self.overrides)
     }
 }
 
 /// A platform-as-a-service in one binary that speaks the tsuru API.
 ///
-/// Without a command: `serve`. Without options: data under ./tancho-data, with a Postgres of its own.
+/// Default command: `serve`. By default, data is in ./tancho-data, with a managed Postgres.
 #[derive(Parser)]
 #[command(name = "tancho", version, max_term_width = 100)]
-struct Arguments {
+struct CliArguments {
     #[command(subcommand)]
-    verb: Option<Verb>,
+    verb: Option<CliVerb>,
     #[command(flatten)]
-    options: Options,
+    options: CliOptions,
 }
 
 #[derive(Subcommand)]
-enum Verb {
+enum CliVerb {
     /// Run Tancho (the default)
     Serve,
     /// Run only the router, beside a Tancho on the same database
     Router,
-    /// Bring the database up to date and end
+    /// Migrate the database and exit
     Migrate,
     /// Check the settings and print those that differ from the defaults
     CheckConfig,
-    /// Stop the apps and the Postgres that go on after Tancho has ended
+    /// Stop the apps and the Postgres that keep running after Tancho has exited
     Down,
-    /// Manage the keys that seal variables and passwords in the database
+    /// Manage the keys that encrypt variables and passwords in the database
     Keys {
         #[command(subcommand)]
         verb: KeysVerb,
@@ -104,15 +104,15 @@ enum Verb {
 
 #[derive(Subcommand)]
 enum KeysVerb {
-    /// Show the keys by number: which one seals, what is sealed with each, who has it
+    /// List the keys: which one is current, how many values each encrypts, which servers have it
     List,
-    /// Seal everything with a new key, beside servers at work, and take the old one away; can be run again
+    /// Re-encrypt everything with a new key while servers run, and remove the old one; can be repeated
     Rotate,
 }
 
 #[derive(Subcommand)]
 enum UserVerb {
-    /// Make an administrator; the password is read from standard input
+    /// Create an administrator; the password is read from standard input
     CreateAdmin {
         /// The e-mail address
         email: Email,
@@ -123,62 +123,65 @@ enum UserVerb {
 }
 
 #[derive(Args)]
-struct Options {
-    /// File of settings; only what differs from the defaults [variable: TANCHO_CONFIG]
+struct CliOptions {
+    /// Settings file; only what differs from the defaults [variable: TANCHO_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Folder of everything on disk [default: ./tancho-data]
+    /// Data folder [default: ./tancho-data]
     #[arg(long, global = true, value_name = "FOLDER")]
     data_dir: Option<String>,
-    /// Address and port of the API; port 0 picks one [default: 127.0.0.1:8080]
+    /// Address and port of the API; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, global = true, value_name = "ADDRESS")]
     api: Option<String>,
-    /// Address and port of git over SSH; port 0 picks one [default: 127.0.0.1:2222]
+    /// Address and port of git over SSH; port 0 picks a free one [default: 127.0.0.1:2222]
     #[arg(long, global = true, value_name = "ADDRESS")]
     ssh: Option<String>,
-    /// Address and port of the router; port 0 picks one [default: 127.0.0.1:8888]
+    /// Address and port of the router; port 0 picks a free one [default: 127.0.0.1:8888]
     #[arg(long = "router", global = true, value_name = "ADDRESS")]
     router_listen: Option<String>,
-    /// URL of a Postgres; others on this machine can see it here, so better the variable DATABASE_URL
+    /// URL of an external Postgres; other users of this machine can see it, so prefer the variable
+    /// DATABASE_URL
     #[arg(long, global = true, value_name = "URL")]
     database_url: Option<String>,
-    /// What this process does: api, worker, router, separated by commas [default: all]
+    /// Roles of this process: api, worker, router, separated by commas [default: all]
     #[arg(long, global = true, value_name = "ROLES", value_delimiter = ',')]
     roles: Option<Vec<String>>,
 }
 
-/// Reads a command line, the program's name first. Errors: clap's own, which also are `--help` and `--version`;
-/// `error.exit()` prints each as it should be.
-pub fn parse(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Invocation, clap::Error> {
-    let arguments = Arguments::try_parse_from(line)?;
+/// Parses a command line, the program's name first. Errors: clap's own, including `--help` and `--version`;
+/// `error.exit()` prints each appropriately.
+pub fn parse_command_line(
+    line: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<CommandLine, clap::Error> {
+    let arguments = CliArguments::try_parse_from(line)?;
     let command = match arguments.verb {
-        None | Some(Verb::Serve) => Command::Serve,
-        Some(Verb::Router) => Command::Router,
-        Some(Verb::Migrate) => Command::Migrate,
-        Some(Verb::CheckConfig) => Command::CheckConfig,
-        Some(Verb::Down) => Command::Down,
-        Some(Verb::Keys { verb: KeysVerb::List }) => Command::ListKeys,
-        Some(Verb::Keys {
+        None | Some(CliVerb::Serve) => CliCommand::Serve,
+        Some(CliVerb::Router) => CliCommand::Router,
+        Some(CliVerb::Migrate) => CliCommand::Migrate,
+        Some(CliVerb::CheckConfig) => CliCommand::CheckConfig,
+        Some(CliVerb::Down) => CliCommand::Down,
+        Some(CliVerb::Keys { verb: KeysVerb::List }) => CliCommand::ListKeys,
+        Some(CliVerb::Keys {
             verb: KeysVerb::Rotate,
-        }) => Command::RotateKeys,
-        Some(Verb::User {
+        }) => CliCommand::RotateKeys,
+        Some(CliVerb::User {
             verb: UserVerb::CreateAdmin { email, password_file },
-        }) => Command::CreateAdmin { email, password_file },
+        }) => CliCommand::CreateAdmin { email, password_file },
     };
     let mut options = arguments.options;
-    if command == Command::Router && options.roles.replace(vec!["router".to_owned()]).is_some() {
+    if command == CliCommand::Router && options.roles.replace(vec!["router".to_owned()]).is_some() {
         let words = "`tancho router` has the role router; use `tancho serve --roles …` for others";
-        return Err(Arguments::command().error(ErrorKind::ArgumentConflict, words));
+        return Err(CliArguments::command().error(ErrorKind::ArgumentConflict, words));
     }
     let config = options.config.take();
-    Ok(Invocation {
+    Ok(CommandLine {
         command,
         config,
-        overrides: overrides(options),
+        overrides: collect_overrides(options),
     })
 }
 
-fn overrides(options: Options) -> Vec<(&'static str, Value)> {
+fn collect_overrides(options: CliOptions) -> Vec<(&'static str, Value)> {
     let list = |items: Vec<String>| {
         Value::Array(
             items
@@ -200,48 +203,48 @@ fn overrides(options: Options) -> Vec<(&'static str, Value)> {
     .collect()
 }
 
-/// `tancho check-config`: prints what differs from the defaults, as TOML with where it came from, secrets masked.
-/// Errors: the first fault of the settings; the caller ends with 1.
+/// `tancho check-config`: prints the settings that differ from the defaults, as TOML with their sources,
+/// secrets masked. Errors: the first invalid setting.
 pub fn check_config(
-    invocation: &Invocation,
+    invocation: &CommandLine,
     env: impl Iterator<Item = (String, String)>,
     out: &mut impl Write,
-) -> Result<(), Problem> {
-    let layers = Layers::read(invocation.config.as_deref(), env, &invocation.overrides)?;
-    let settings = layers.settings()?;
-    logs::check(&settings.log)?;
-    let changes = layers.changes();
+) -> Result<(), Error> {
+    let layers = ConfigLayers::read_all(invocation.config.as_deref(), env, &invocation.overrides)?;
+    let settings = layers.build_settings()?;
+    logs::check_filter(&settings.log)?;
+    let changes = layers.list_changes();
     let head = match changes.len() {
-        0 => "# The settings are in order; all are the defaults.".to_owned(),
-        n => format!("# The settings are in order; {n} differ from the defaults:"),
+        0 => "# The settings are valid; all are the defaults.".to_owned(),
+        n => format!("# The settings are valid; {n} differ from the defaults:"),
     };
     std::iter::once(&head)
         .chain(&changes)
         .try_for_each(|line| writeln!(out, "{line}"))
-        .map_err(|error| Problem::unavailable(format!("The settings cannot be printed: {error}.")))
+        .map_err(|error| Error::unavailable(format!("Cannot print the settings: {error}.")))
 }
 
-/// The part of `tancho down` that stops the managed Postgres. Says whether one was running.
-/// Errors: `Conflict` while a Tancho runs on the folder, `Invalid` when there is no such folder.
-pub async fn down_postgres(data_dir: &Path) -> Result<bool, Problem> {
-    // Not `open` at once: it would make a folder that was only mistyped.
-    DataDir::peek(data_dir)?;
+/// The part of `tancho down` that stops the managed Postgres. Returns whether one was running. Errors:
+/// `Conflict` while a Tancho runs on the folder, `Invalid` if there is no such folder.
+pub async fn stop_postgres(data_dir: &Path) -> Result<bool, Error> {
+    // Not `open` at once: it would create a folder for a mistyped path.
+    DataDir::open_unlocked(data_dir)?;
     let dir = DataDir::open(data_dir)?;
-    match LocalPostgres::find(&dir)? {
-        Some(running) => running.stop(DOWN).await.map(|()| true),
+    match LocalPostgres::find_running(&dir)? {
+        Some(running) => running.shut_down(POSTGRES_STOP_TIMEOUT).await.map(|()| true),
         None => Ok(false),
     }
 }
 
-/// Closes what whoever started us left open beyond standard input, output and error. Postgres and units outlive
-/// Tancho, and would keep such a pipe open for somebody who waits for its end. To be called first in `main`, when
-/// nothing of our own is open yet.
-pub fn close_inherited() {
+/// Closes inherited file descriptors other than standard input, output and error. Postgres and units outlive
+/// Tancho, and would keep an inherited pipe open for a process that waits for its end. Must be called first
+/// in `main`, before Tancho opens any descriptor.
+pub fn close_inherited_descriptors() {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
     let inherited: Vec<RawFd> = numbers.filter(|number| *number > 2).collect();
     for number in inherited {
-        // One of them was the listing itself, which is closed by now.
+        // One of them was the directory listing itself, which is closed by now.
         let _ = nix::unistd::close(number);
     }
 }
@@ -250,22 +253,24 @@ pub fn close_inherited() {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Invocation {
-        parse(line.split(' ')).map_err(|error| error.to_string()).unwrap()
+    fn read(line: &str) -> CommandLine {
+        parse_command_line(line.split(' '))
+            .map_err(|error| error.to_string())
+            .unwrap()
     }
 
     fn refusal(line: &str) -> String {
-        parse(line.split(' ')).err().unwrap().to_string()
+        parse_command_line(line.split(' ')).err().unwrap().to_string()
     }
 
     #[test]
-    fn the_definition_is_sound() {
-        Arguments::command().debug_assert();
+    fn command_line_definition_is_valid() {
+        CliArguments::command().debug_assert();
     }
 
     #[test]
-    fn the_help_names_the_defaults() {
-        let help = Arguments::command().render_long_help().to_string();
+    fn help_shows_the_defaults() {
+        let help = CliArguments::command().render_long_help().to_string();
         let defaults = Settings::defaults();
         for default in [
             defaults.data_dir.display().to_string(),
@@ -281,21 +286,21 @@ mod tests {
     }
 
     #[test]
-    fn every_command_is_understood() {
+    fn every_command_is_parsed() {
         let email = Email::parse("ana@example.com").unwrap();
-        let admin = |password_file: Option<&str>| Command::CreateAdmin {
+        let admin = |password_file: Option<&str>| CliCommand::CreateAdmin {
             email: email.clone(),
             password_file: password_file.map(PathBuf::from),
         };
         for (line, command) in [
-            ("tancho", Command::Serve),
-            ("tancho serve", Command::Serve),
-            ("tancho router", Command::Router),
-            ("tancho migrate", Command::Migrate),
-            ("tancho check-config", Command::CheckConfig),
-            ("tancho down", Command::Down),
-            ("tancho keys list", Command::ListKeys),
-            ("tancho keys rotate", Command::RotateKeys),
+            ("tancho", CliCommand::Serve),
+            ("tancho serve", CliCommand::Serve),
+            ("tancho router", CliCommand::Router),
+            ("tancho migrate", CliCommand::Migrate),
+            ("tancho check-config", CliCommand::CheckConfig),
+            ("tancho down", CliCommand::Down),
+            ("tancho keys list", CliCommand::ListKeys),
+            ("tancho keys rotate", CliCommand::RotateKeys),
             ("tancho user create-admin ana@example.com", admin(None)),
             (
                 "tancho user create-admin ana@example.com --password-file f",
@@ -325,17 +330,17 @@ mod tests {
     }
 
     #[test]
-    fn the_router_has_one_role() {
+    fn router_command_has_one_role() {
         let read = read("tancho router --router 127.0.0.1:0 --database-url postgres://h/d");
         let settings = Settings::load(None, std::iter::empty(), &read.overrides).unwrap();
-        assert_eq!(settings.roles, [crate::config::Role::Router]);
+        assert_eq!(settings.roles, [crate::config::ServerRole::Router]);
         assert_eq!(settings.router.listen.port(), 0);
-        assert_eq!(settings.database.url.expose(), "postgres://h/d");
+        assert_eq!(settings.database.url.expose_secret(), "postgres://h/d");
         assert!(refusal("tancho router --roles api").contains("serve --roles"));
     }
 
     #[test]
-    fn check_config_prints_what_differs_without_secrets() {
+    fn check_config_prints_changed_settings_without_secrets() {
         let check = |line: &str, env: &[(&str, &str)]| {
             let mut out = Vec::new();
             let env: Vec<_> = env
@@ -362,22 +367,22 @@ mod tests {
         assert!(
             check("tancho check-config --api here", &[])
                 .unwrap_err()
-                .words()
+                .message()
                 .contains("`api.listen`")
         );
         let filter = [("TANCHO_LOG_FILTER", "x=y=z")];
         assert!(
             check("tancho check-config", &filter)
                 .unwrap_err()
-                .words()
+                .message()
                 .contains("`log.filter`")
         );
     }
 
     #[tokio::test]
-    async fn down_makes_no_folder() {
+    async fn down_creates_no_folder() {
         let path = std::env::temp_dir().join(format!("tancho-none-{}", uuid::Uuid::new_v4()));
-        assert!(down_postgres(&path).await.is_err());
+        assert!(stop_postgres(&path).await.is_err());
         assert!(!path.exists());
     }
 }

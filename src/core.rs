@@ -1,102 +1,102 @@
-//! What every action needs at hand: the database, the keys, the settings, the way to the outside. Built
-//! once at start, cheap to clone, faked in tests.
+//! The services and state that every action needs: database, keys, settings, clients for mail and outbound
+//! calls. Built once at start, cheap to clone, faked in tests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::caller_limits::CallerLimits;
 use crate::config::Settings;
 use crate::datadir::DataDir;
 use crate::db::Db;
-use crate::db::listen::{Channel, Notices};
-use crate::kernel::call::{Actor, Grant, TokenKind};
+use crate::db::notices::{NoticeChannel, NoticeHub};
+use crate::kernel::encryption::Keyring;
 use crate::kernel::ids::ReplicaId;
-use crate::kernel::seal::Keyring;
+use crate::kernel::request_context::{Actor, PermissionGrant, TokenKind};
 use crate::mail::Mailer;
-use crate::outbound::Outbound;
+use crate::outbound::OutboundClient;
 use crate::provisioners::Provisioner;
 
-/// See the module.
+/// The shared services and state. See the module.
 #[derive(Clone)]
-pub struct Core(Arc<Parts>);
+pub struct Core(Arc<CoreParts>);
 
 /// The parts of a `Core`.
-pub struct Parts {
+pub struct CoreParts {
     pub settings: Settings,
     pub db: Db,
-    pub notices: Notices,
-    /// Seals and opens what must not lie in clear.
+    pub notices: NoticeHub,
+    /// Encrypts and decrypts secrets at rest.
     pub keys: Keyring,
-    /// This machine, as units and versions know it.
+    /// The id of this host in units and versions.
     pub host: String,
-    /// This start of Tancho, as leases know it.
+    /// The id of this run of Tancho, in leases.
     pub replica: ReplicaId,
-    /// Where people reach us.
-    pub public: Public,
-    /// Where units of this host run.
-    pub provisioners: Provisioners,
-    /// Where the router of this process listens, if it has one.
+    /// The public addresses of Tancho.
+    pub public: PublicAddresses,
+    /// The provisioners of this host.
+    pub provisioners: ProvisionerMap,
+    /// The listen address of this process' router, if it has one.
     pub router: Option<SocketAddr>,
-    /// Callers lately seen, by the digest of their token.
-    pub callers: Callers,
-    /// The way to people's mailboxes.
+    /// Recently authenticated callers, by the digest of their token.
+    pub auth_cache: AuthCache,
+    /// Sends mail.
     pub mail: Mailer,
-    /// The way to services.
-    pub outbound: Outbound,
-    /// Room for password hashes, which are heavy on purpose.
-    pub hashing: Arc<Semaphore>,
+    /// The HTTP client for services.
+    pub outbound: OutboundClient,
     /// The folder of everything on disk.
-    pub dirs: Arc<DataDir>,
-    /// Where the platforms of the binary lie.
+    pub data_dir: Arc<DataDir>,
+    /// The folder of the platforms that are part of the binary.
     pub platforms_dir: PathBuf,
-    /// Variables of the operator that builds get: mirrors, proxies, certificates.
+    /// The operator's environment variables for builds: mirrors, proxies, certificates.
     pub pass_env: Vec<(String, String)>,
-    /// Room for builds.
-    pub building: Arc<Semaphore>,
+    /// What users share.
+    pub caller_limits: CallerLimits,
     /// Everything spawned is counted here, and stops when `stop` says so.
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
 
 /// The provisioners of this host by the word under which pools name them; none where no units run.
-pub type Provisioners = Arc<BTreeMap<String, Arc<dyn Provisioner>>>;
+pub type ProvisionerMap = Arc<BTreeMap<String, Arc<dyn Provisioner>>>;
 
-/// Where people reach us.
+/// The public addresses of Tancho.
 #[derive(Clone, Debug)]
-pub struct Public {
-    /// URL of the API, without a slash at the end.
+pub struct PublicAddresses {
+    /// The URL of the API, without a slash at the end.
     pub api_url: String,
-    /// Domain below which apps have their addresses.
+    /// The domain below which apps have their addresses.
     pub domain: String,
-    /// Port of the router in the URLs of apps.
+    /// The port of the router in the URLs of apps.
     pub router_port: u16,
-    /// Where `git` reaches us over SSH, if it does.
+    /// The address of the SSH server, if there is one.
     pub ssh: Option<PublicSsh>,
 }
 
-/// Where `git` reaches us over SSH, and how it knows that it is us.
+/// The public address of the SSH server, and the fingerprint of its host key.
 #[derive(Clone, Debug)]
 pub struct PublicSsh {
     pub host: String,
     pub port: u16,
-    /// Of the host key: `SHA256:…`.
+    /// The fingerprint of the host key: `SHA256:…`.
     pub fingerprint: String,
 }
 
-impl Public {
-    /// Host and port of an app whose address begins with `label`; the port is left out when it is 80.
+impl PublicAddresses {
+    /// Returns the host and port of an app whose address begins with `label`; the port is omitted if it is
+    /// 80.
     pub fn app_address(&self, label: &str) -> String {
         self.with_port(&format!("{label}.{}", self.domain))
     }
 
-    /// The URL of an app's repository as clients reach it: what `git remote add` takes.
+    /// Returns the URL of an app's repository for clients, as for `git remote add`.
     pub fn repository_url(&self, app: impl std::fmt::Display) -> String {
         match &self.ssh {
             None => self.repository_http_url(app),
@@ -105,17 +105,17 @@ impl Public {
         }
     }
 
-    /// The same over HTTP, which is always there.
+    /// Returns the same over HTTP, which is always available.
     pub fn repository_http_url(&self, app: impl std::fmt::Display) -> String {
         format!("{}/git/{app}.git", self.api_url)
     }
 
-    /// Where a forge tells of what is new for an app.
-    pub fn hook_url(&self, app: impl std::fmt::Display) -> String {
+    /// Returns the webhook URL of an app, for its forge.
+    pub fn webhook_url(&self, app: impl std::fmt::Display) -> String {
         format!("{}/forges/{app}", self.api_url)
     }
 
-    /// A host of the router, with the port if it is not 80.
+    /// Returns a host of the router, with the port unless it is 80.
     pub fn with_port(&self, host: &str) -> String {
         match self.router_port {
             80 => host.to_owned(),
@@ -125,80 +125,91 @@ impl Public {
 }
 
 impl Core {
-    /// Puts the parts together.
-    pub fn new(parts: Parts) -> Self {
+    /// Creates the core from its parts.
+    pub fn new(parts: CoreParts) -> Self {
         Self(Arc::new(parts))
-    }
-
-    /// The uid under which an app's builds and units run on this host; `None`: our own.
-    pub fn unit_user(&self, app_number: i32) -> Option<u32> {
-        match (self.dirs.is_root(), self.settings.local.first_uid) {
-            (true, first) if first > 0 => first.checked_add(u32::try_from(app_number).ok()?),
-            _ => None,
-        }
     }
 }
 
 impl Deref for Core {
-    type Target = Parts;
+    type Target = CoreParts;
 
-    fn deref(&self) -> &Parts {
+    fn deref(&self) -> &CoreParts {
         &self.0
     }
 }
 
 /// A caller as a token has shown them.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct CachedIdentity {
     pub actor: Actor,
-    pub grants: Arc<[Grant]>,
+    pub grants: Arc<[PermissionGrant]>,
     pub token_kind: TokenKind,
-    /// When the token ends, on the clock of this process; `None`: never.
-    pub until: Option<std::time::Instant>,
+    /// When the token expires, on the clock of this process; `None`: never.
+    pub expires_at: Option<std::time::Instant>,
 }
 
-/// Remembers callers for a short while, so that a request with a warm token costs no round trip.
-/// Emptied as a whole whenever any token or role changes, on every replica.
+/// Caches authenticated callers for a short while, so that a request with a cached token needs no round trip.
+/// Invalidated as a whole, on every replica, whenever a token or role changes.
 #[derive(Clone)]
-pub struct Callers(moka::future::Cache<[u8; 32], Known>);
+pub struct AuthCache {
+    cache: moka::future::Cache<[u8; 32], CachedIdentity>,
+    /// Counts the invalidations.
+    generation: Arc<AtomicU64>,
+}
 
-impl Default for Callers {
+impl Default for AuthCache {
     fn default() -> Self {
-        // The time to live bounds what a lost notice can cost.
-        let cache = moka::future::Cache::builder()
+        // The time to live limits the effect of a lost notice.
+        let known = moka::future::Cache::builder()
             .max_capacity(10_000)
-            .time_to_live(Duration::from_secs(20));
-        Self(cache.build())
+            .time_to_live(Duration::from_secs(20))
+            .build();
+        Self {
+            cache: known,
+            generation: Arc::default(),
+        }
     }
 }
 
-impl Callers {
-    /// A caller, if known and still valid.
-    pub async fn get(&self, digest: &[u8; 32]) -> Option<Known> {
-        let known = self.0.get(digest).await?;
+impl AuthCache {
+    /// Returns a cached caller whose token has not expired.
+    pub async fn get(&self, digest: &[u8; 32]) -> Option<CachedIdentity> {
+        let known = self.cache.get(digest).await?;
         known
-            .until
+            .expires_at
             .is_none_or(|until| until > std::time::Instant::now())
             .then_some(known)
     }
 
-    /// Remembers a caller.
-    pub async fn put(&self, digest: [u8; 32], known: Known) {
-        self.0.insert(digest, known).await;
+    /// Returns the current generation. Read it before looking up a caller in the database, for
+    /// `insert_if_current`.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
-    /// Forgets everybody.
-    pub fn forget(&self) {
-        self.0.invalidate_all();
+    /// Caches a caller, unless the cache was invalidated since `generation`: then the caller may have been
+    /// read before the change.
+    pub async fn insert_if_current(&self, digest: [u8; 32], known: CachedIdentity, generation: u64) {
+        self.cache.insert(digest, known).await;
+        if self.generation() != generation {
+            self.cache.invalidate(&digest).await;
+        }
     }
 
-    /// Forgets everybody whenever a notice says that tokens or roles have changed.
-    pub async fn follow(self, notices: Notices, stop: CancellationToken) {
+    /// Invalidates the cache.
+    pub fn invalidate_all(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.cache.invalidate_all();
+    }
+
+    /// Invalidates the cache whenever a notice reports a change of tokens or roles.
+    pub async fn invalidate_on_notice(self, notices: NoticeHub, stop: CancellationToken) {
         let mut notices = notices.subscribe();
         loop {
             tokio::select! {
-                told = notices.next() => match told {
-                    Some((Channel::Auth, _)) | None => self.forget(),
+                notice = notices.next_notice() => match notice {
+                    Some((NoticeChannel::Auth, _)) | None => self.invalidate_all(),
                     Some(_) => {}
                 },
                 () = stop.cancelled() => return,
@@ -212,8 +223,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_repository_has_the_short_address_where_ssh_has_its_own_port() {
-        let mut public = Public {
+    fn repository_url_is_short_if_ssh_has_the_default_port() {
+        let mut public = PublicAddresses {
             api_url: "https://paas.example.com".into(),
             domain: "example.com".into(),
             router_port: 80,
@@ -234,5 +245,30 @@ mod tests {
             });
             assert_eq!(public.repository_url("shop"), url);
         }
+    }
+
+    #[tokio::test]
+    async fn identity_read_before_a_permission_change_is_not_cached() {
+        let callers = AuthCache::default();
+        let known = CachedIdentity {
+            actor: Actor::Nobody,
+            grants: Arc::new([]),
+            token_kind: TokenKind::Session,
+            expires_at: None,
+        };
+        let generation = callers.generation();
+        callers
+            .insert_if_current([1; 32], known.clone(), generation)
+            .await;
+        assert!(callers.get(&[1; 32]).await.is_some());
+        callers.invalidate_all();
+        callers
+            .insert_if_current([1; 32], known.clone(), generation)
+            .await;
+        assert!(callers.get(&[1; 32]).await.is_none());
+        callers
+            .insert_if_current([1; 32], known, callers.generation())
+            .await;
+        assert!(callers.get(&[1; 32]).await.is_some());
     }
 }

@@ -1,14 +1,15 @@
 //! Tancho: a platform-as-a-service in one binary.
 //!
-//! The map of the house, from the ground up. A module imports only what stands above it in this list
-//! (`tests/layers.rs` sees to it):
+//! The modules, lowest first. A module imports only what stands above it in this list
+//! (`tests/layers.rs` checks it):
 
 pub mod kernel;
 
 pub mod config;
+mod net;
 
-pub mod confine;
 pub mod datadir;
+pub mod sandbox;
 pub mod telemetry;
 
 pub mod db;
@@ -21,27 +22,35 @@ pub mod provisioners;
 pub mod proxy;
 pub mod sagas;
 
+pub mod caller_limits;
+
 pub mod core;
+
+pub mod web;
+
+pub mod key_rotation;
+pub mod quotas;
+
+pub mod users;
 
 pub mod plans;
 pub mod platforms;
 pub mod pools;
-pub mod quotas;
-pub mod sealing;
-
-pub mod users;
-
 pub mod teams;
 
 pub mod envs;
 
 pub mod apps;
 
+pub mod versions;
+
 pub mod releases;
 
+pub mod routing;
 pub mod units;
 
 pub mod deploys;
+pub mod exec;
 pub mod services;
 
 pub mod repositories;

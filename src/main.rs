@@ -2,29 +2,29 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use tancho::builders::static_server;
-use tancho::config::of_process;
-use tancho::confine::stage;
+use tancho::config::process_variable;
 use tancho::provisioners::local::shim;
+use tancho::sandbox::exec_stage;
 use tancho::{cli, commands};
 
 fn main() -> ExitCode {
-    // The long-lived companions of local units: before any runtime, log or command line exists.
+    // The helper processes of local units run before any runtime, log or command line exists.
     match std::env::args_os().nth(1) {
-        Some(first) if first == "unit-shim" => return shim::main(),
-        Some(first) if first == "unit-exec" => return stage::main(),
-        Some(first) if first == "static-server" => return serve_files(),
+        Some(first) if first == "unit-shim" => return shim::run_shim(),
+        Some(first) if first == "unit-exec" => return exec_stage::run_exec_stage(),
+        Some(first) if first == "static-server" => return serve_static_files(),
         _ => {}
     }
-    cli::close_inherited();
-    let invocation = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    commands::run(invocation)
+    cli::close_inherited_descriptors();
+    let invocation = cli::parse_command_line(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    commands::run_command(invocation)
 }
 
-/// `static-server <dir>` in a unit of the platform `static`, on the unit's port.
-fn serve_files() -> ExitCode {
+/// Runs `static-server <dir>` in a unit of the platform `static`, on the unit's port.
+fn serve_static_files() -> ExitCode {
     let dir = std::env::args_os().nth(2).unwrap_or_else(|| ".".into());
-    let port = of_process("PORT").and_then(|port| port.parse().ok());
-    match static_server::main(dir.as_ref(), port.unwrap_or(8888)) {
+    let port = process_variable("PORT").and_then(|port| port.parse().ok());
+    match static_server::run_server(dir.as_ref(), port.unwrap_or(8888)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "static-server: {error}");

@@ -1,5 +1,5 @@
-//! The server put together: what a process of Tancho runs, by its roles, from listeners that are already
-//! bound to the drain at its end. The command line and the tests start it alike.
+//! The server: assembles what a process of Tancho runs, by its roles, from already bound listeners to the
+//! drain at the end. The command line and the tests start it alike.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,186 +7,208 @@ use std::sync::Arc;
 
 use futures_util::future;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Role, Settings};
-use crate::core::{Callers, Core, Parts, Provisioners, Public, PublicSsh};
+use crate::caller_limits::CallerLimits;
+use crate::config::{ServerRole, Settings};
+use crate::core::{AuthCache, Core, CoreParts, ProvisionerMap, PublicAddresses, PublicSsh};
 use crate::datadir::DataDir;
 use crate::db::Db;
-use crate::db::listen::Notices;
-use crate::healers::{self, Healers, Leases, Retention};
+use crate::db::notices::NoticeHub;
+use crate::deploys::ArchiveHealer;
+use crate::exec::{self, ExecSessionHealer};
+use crate::healers::{self, EventRetentionHealer, HealerRegistry, SagaLeaseHealer};
 use crate::http;
+use crate::kernel::encryption::Keyring;
+use crate::kernel::error::Error;
 use crate::kernel::ids::ReplicaId;
-use crate::kernel::problem::Problem;
-use crate::kernel::seal::Keyring;
+use crate::kernel::public_hosts::PlatformHosts;
 use crate::mail::Mailer;
-use crate::outbound::Outbound;
+use crate::outbound::OutboundClient;
 use crate::proxy::{Proxy, ProxySettings};
-use crate::sagas::{self, Reconciler, Registry, Runner, supervise};
-use crate::services::orphans::{self, Orphans};
+use crate::sagas::{self, Reconciler, SagaRegistry, SagaRunner, run_reconciler};
+use crate::services::orphans::{self, OrphanReaper};
 use crate::services::{binds, instances};
 use crate::ssh::{self, HostKey};
 use crate::telemetry::metrics;
-use crate::{deploys, forges, lifecycle, releases, repositories, sealing, units, users};
+use crate::versions::VersionHealer;
+use crate::{deploys, forges, key_rotation, lifecycle, releases, repositories, routing, units, users};
 
-/// What `start` needs; all of it is ready to use.
-pub struct Wanted {
+/// The inputs of `start_server`; all of them are ready to use.
+pub struct ServerParts {
     pub settings: Settings,
-    /// Migrated.
+    /// Already migrated.
     pub db: Db,
     pub keys: Keyring,
-    pub dirs: DataDir,
-    /// Where the platforms of the binary were installed.
+    pub data_dir: DataDir,
+    /// The folder in which the platforms of the binary were installed.
     pub platforms_dir: PathBuf,
-    /// Variables of the operator that builds get.
+    /// The operator's environment variables for builds.
     pub pass_env: Vec<(String, String)>,
-    /// This machine's name for units and versions.
+    /// The id of this host in units and versions.
     pub host: String,
-    /// Where units of this host run.
-    pub provisioners: Provisioners,
-    /// Bound; served if the process has the role.
-    pub api: TcpListener,
+    /// The provisioners of this host.
+    pub provisioners: ProvisionerMap,
+    /// Bound, if the process has the role.
+    pub api: Option<TcpListener>,
+    /// Where the API listens or would listen, for its URLs.
+    pub api_addr: SocketAddr,
     /// Bound, if `git` is to be spoken over SSH; served with the API.
     pub ssh: Option<TcpListener>,
     /// Bound, if the process has the role.
     pub router: Option<TcpListener>,
-    /// Where the router listens or will listen, for the URLs of apps.
+    /// The actual or future listen address of the router, for the URLs of apps.
     pub router_addr: SocketAddr,
 }
 
-/// A server at work.
-pub struct Running {
+/// A running server.
+pub struct RunningServer {
     pub core: Core,
-    pub api_addr: SocketAddr,
+    /// `None` without the role.
+    pub api_addr: Option<SocketAddr>,
     /// `None` without the role.
     pub router_addr: Option<SocketAddr>,
 }
 
-/// Starts everything that the roles ask for.
-pub async fn start(wanted: Wanted) -> Result<Running, Problem> {
+/// Starts the components of the configured roles.
+pub async fn start_server(parts: ServerParts) -> Result<RunningServer, Error> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let api_addr = wanted.api.local_addr().map_err(Problem::internal)?;
-    let router_addr = wanted.router.as_ref().map(TcpListener::local_addr);
-    let router_addr = router_addr.transpose().map_err(Problem::internal)?;
-    let notices = Notices::start(wanted.db.clone(), stop.clone());
-    tasks.spawn(metrics::keep(stop.clone()));
-    let settings = wanted.settings;
+    let api_addr = parts.api_addr;
+    let router_addr = parts.router.as_ref().map(TcpListener::local_addr).transpose();
+    let router_addr = router_addr.map_err(Error::internal)?;
+    let notices = NoticeHub::spawn_listener(parts.db.clone(), stop.clone());
+    tasks.spawn(metrics::maintain_metrics(stop.clone()));
+    let settings = parts.settings;
     let api_url = settings.api.public_url(api_addr);
-    sealing::agree(&wanted.db, &wanted.keys).await?;
-    let ssh = match wanted.ssh {
-        Some(listener) => Some(SshDoor::open(listener, &settings, &wanted.db, &wanted.keys, &api_url).await?),
+    key_rotation::check_keys(&parts.db, &parts.keys).await?;
+    let ssh = match parts.ssh {
+        Some(listener) => {
+            Some(SshEndpoint::load_endpoint(listener, &settings, &parts.db, &parts.keys, &api_url).await?)
+        }
         None => None,
     };
-    // Whoever starts first installs the TLS provider; a second one changes nothing.
+    // The first caller in the process installs the TLS provider; another call changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let may_call_private = settings.services.may_call_private(&settings.database);
-    let core = Core::new(Parts {
-        outbound: Outbound::new(&settings.services, may_call_private)?,
-        public: Public {
+    let may_call_private = settings.services.allows_private_addresses(&settings.database);
+    let core = Core::new(CoreParts {
+        outbound: OutboundClient::new(&settings.services, may_call_private)?,
+        public: PublicAddresses {
             api_url,
-            ssh: ssh.as_ref().map(|door| door.public.clone()),
+            ssh: ssh.as_ref().map(|endpoint| endpoint.public.clone()),
             domain: settings.router.domain.clone(),
-            router_port: settings.router.public_port(wanted.router_addr),
+            router_port: settings.router.public_port(parts.router_addr),
         },
-        hashing: Arc::new(Semaphore::new(settings.auth.hash_concurrency)),
-        building: Arc::new(Semaphore::new(settings.builds.concurrency)),
-        mail: Mailer::new(&settings.mail, wanted.dirs.mail())?,
-        dirs: Arc::new(wanted.dirs),
-        platforms_dir: wanted.platforms_dir,
-        pass_env: wanted.pass_env,
+        mail: Mailer::new(&settings.mail, parts.data_dir.mail_dir())?,
+        data_dir: Arc::new(parts.data_dir),
+        platforms_dir: parts.platforms_dir,
+        pass_env: parts.pass_env,
+        caller_limits: CallerLimits::new(&settings),
         settings,
-        db: wanted.db,
+        db: parts.db,
         notices: notices.clone(),
-        keys: wanted.keys,
-        host: wanted.host,
-        provisioners: wanted.provisioners,
+        keys: parts.keys,
+        host: parts.host,
+        provisioners: parts.provisioners,
         router: router_addr,
         replica: ReplicaId::new(),
-        callers: Callers::default(),
+        auth_cache: AuthCache::default(),
         tasks: tasks.clone(),
         stop: stop.clone(),
     });
-    sealing::join(&core).await?;
-    tasks.spawn(core.callers.clone().follow(notices.clone(), stop.clone()));
-    tasks.spawn(sealing::follow(core.clone()));
-    succeed(&core).await?;
-    let has = |role| core.settings.roles.contains(&role);
-    if has(Role::Worker) {
-        work(&core).await;
+    key_rotation::register_replica(&core).await?;
+    tasks.spawn(
+        core.auth_cache
+            .clone()
+            .invalidate_on_notice(notices.clone(), stop.clone()),
+    );
+    tasks.spawn(key_rotation::watch_keys(core.clone()));
+    release_predecessor_claims(&core).await?;
+    if let Err(error) = deploys::remove_leftovers(&core).await {
+        tracing::warn!(error = %error.report(), "cannot remove the leftovers of earlier deploys");
     }
-    if has(Role::Api)
-        && let Err(problem) =
-            repositories::prepare(&core, api_addr, ssh.as_ref().map(|door| door.bound)).await
-    {
-        tracing::warn!(problem = %problem.chain(), "the repositories of apps cannot be pushed to");
-    }
-    let healers = reconcile(&core);
-    if has(Role::Api) {
-        tasks.spawn(serve(wanted.api, core.clone(), healers));
+    start_saga_runner(&core);
+    prepare_repositories(&core, api_addr, ssh.as_ref().map(|endpoint| endpoint.bound)).await;
+    let healers = start_reconcilers(&core);
+    let serves_api = parts.api.is_some();
+    if let Some(listener) = parts.api {
+        tasks.spawn(serve_api(listener, core.clone(), healers));
         if let Some(door) = ssh {
-            tasks.spawn(ssh::serve(door.listener, core.clone(), door.key));
+            tasks.spawn(ssh::serve_connections(door.listener, core.clone(), door.key));
         }
     }
-    if let Some(listener) = wanted.router {
+    if let Some(listener) = parts.router {
         let (settings, db) = (core.settings.clone(), core.db.clone());
-        tasks.spawn(route(settings, db, core.replica, notices, listener, stop));
+        tasks.spawn(run_router(settings, db, core.replica, notices, listener, stop));
     }
-    Ok(Running {
+    Ok(RunningServer {
         core,
-        api_addr,
+        api_addr: serves_api.then_some(api_addr),
         router_addr,
     })
 }
 
-/// Ends what the last process on this data folder can end no more: nobody has to wait until its claims and
-/// its word as a router have run out.
-async fn succeed(core: &Core) -> Result<(), Problem> {
-    if let Some(dead) = core.dirs.succeed(core.replica)? {
+/// Sets up the repositories on a host that serves the API. If that fails, the rest of the server works.
+async fn prepare_repositories(core: &Core, api: SocketAddr, ssh: Option<SocketAddr>) {
+    if core.settings.roles.contains(&ServerRole::Api)
+        && let Err(error) = repositories::prepare_repositories(core, api, ssh).await
+    {
+        tracing::warn!(error = %error.report(), "cannot set up the repositories of apps; pushes will fail");
+    }
+}
+
+/// Releases the claims and the router registration of the last process on this data folder, which has exited,
+/// so that nobody waits until they expire.
+async fn release_predecessor_claims(core: &Core) -> Result<(), Error> {
+    if let Some(dead) = core.data_dir.take_over(core.replica)? {
         sagas::release_claims(&core.db, dead).await?;
         orphans::release_claims(&core.db, dead).await?;
-        units::routes::forget(&core.db, dead).await?;
+        routing::forget_router(&core.db, dead).await?;
         binds::repeat_unit_calls(&core.db).await?;
+        exec::end_lost_sessions(core, dead).await?;
     }
     Ok(())
 }
 
-/// Does the durable work.
-async fn work(core: &Core) {
-    if let Err(problem) = deploys::sweep(core).await {
-        tracing::warn!(problem = %problem.chain(), "what earlier deploys left behind stays for now");
-    }
-    let runner = Runner::new(
+/// Starts the workers of sagas: of all kinds with the worker role, and else of what needs a repository of this host,
+/// since repositories lie with the API.
+fn start_saga_runner(core: &Core) {
+    let has = |role| core.settings.roles.contains(&role);
+    let kinds = match (has(ServerRole::Worker), has(ServerRole::Api)) {
+        (true, _) => register_sagas(core),
+        (false, true) => SagaRegistry::default().with_saga(forges::DeployFromForge::new(core)),
+        (false, false) => return,
+    };
+    let runner = SagaRunner::new(
         core.db.clone(),
         core.notices.clone(),
-        kinds_of_sagas(core),
+        kinds,
         &core.host,
         core.replica,
         core.stop.clone(),
     );
-    runner.start(&core.tasks);
+    runner.start_workers(&core.tasks);
 }
 
-/// What SSH is served with.
-struct SshDoor {
+/// The listener and keys of the SSH server.
+struct SshEndpoint {
     listener: TcpListener,
     bound: SocketAddr,
     key: HostKey,
     public: PublicSsh,
 }
 
-impl SshDoor {
-    async fn open(
+impl SshEndpoint {
+    async fn load_endpoint(
         listener: TcpListener,
         settings: &Settings,
         db: &Db,
         keys: &Keyring,
         api_url: &str,
-    ) -> Result<Self, Problem> {
-        let key = HostKey::load(db, keys).await?;
-        let bound = listener.local_addr().map_err(Problem::internal)?;
+    ) -> Result<Self, Error> {
+        let key = HostKey::load_or_create(db, keys).await?;
+        let bound = listener.local_addr().map_err(Error::internal)?;
         let (host, port) = settings.ssh.public_address(api_url, bound);
         let public = PublicSsh {
             host,
@@ -202,112 +224,126 @@ impl SshDoor {
     }
 }
 
-/// Every kind of saga there is.
-pub fn kinds_of_sagas(core: &Core) -> Registry {
-    Registry::default()
-        .with(users::SendLetter::new(core))
-        .with(releases::Rollout::new(core))
-        .with(deploys::Deploy::new(core))
-        .with(deploys::Rollback::new(core))
-        .with(units::scale_saga(core))
-        .with(lifecycle::RemoveApp::new(core))
-        .with(instances::Create::new(core))
-        .with(instances::Update::new(core))
-        .with(instances::Remove::new(core))
-        .with(binds::Bind::new(core))
-        .with(binds::Unbind::new(core))
-        .with(forges::DeployFromForge::new(core))
+/// Registers every kind of saga.
+pub fn register_sagas(core: &Core) -> SagaRegistry {
+    SagaRegistry::default()
+        .with_saga(users::SendResetMail::new(core))
+        .with_saga(releases::RolloutSaga::new(core))
+        .with_saga(deploys::DeploySaga::new(core))
+        .with_saga(deploys::RollbackSaga::new(core))
+        .with_saga(units::scale_saga(core))
+        .with_saga(lifecycle::RemoveAppSaga::new(core))
+        .with_saga(instances::CreateInstanceSaga::new(core))
+        .with_saga(instances::UpdateInstanceSaga::new(core))
+        .with_saga(instances::RemoveInstanceSaga::new(core))
+        .with_saga(binds::BindSaga::new(core))
+        .with_saga(binds::UnbindSaga::new(core))
+        .with_saga(forges::DeployFromForge::new(core))
 }
 
-/// Starts the reconcilers where there are workers. Answers all that can be run by hand.
-fn reconcile(core: &Core) -> Healers {
-    let is_worker = core.settings.roles.contains(&Role::Worker);
-    let mut all = reconcilers(core);
+/// Starts the reconcilers of this host's disk, and the others if the process has the worker role. Returns all that can
+/// be run manually.
+fn start_reconcilers(core: &Core) -> HealerRegistry {
+    let is_worker = core.settings.roles.contains(&ServerRole::Worker);
+    let spawn = |reconciler: &Arc<dyn Reconciler>| {
+        let notices = core.notices.clone();
+        core.tasks
+            .spawn(run_reconciler(Arc::clone(reconciler), notices, core.stop.clone()));
+    };
+    let (shared, of_host) = (list_reconcilers(core), list_disk_reconcilers(core));
+    of_host.iter().for_each(spawn);
+    let mut all = Vec::new();
     if is_worker {
-        for reconciler in &all {
-            let notices = core.notices.clone();
-            core.tasks
-                .spawn(supervise(Arc::clone(reconciler), notices, core.stop.clone()));
-        }
-        // They have a loop of their own, which looks at what has changed only.
-        if let Some(units) = units::start(core) {
-            all.insert(0, units);
-        }
+        shared.iter().for_each(spawn);
+        // Units have a loop of their own, which processes only changes.
+        all.extend(units::start_reconciler(core).map(|units| units as Arc<dyn Reconciler>));
     }
-    // Whatever routes follows its table by itself; all there is to do is to wake it.
-    all.push(Arc::new(healers::Routes::new(core)));
-    Healers::new(all)
+    all.extend(shared.into_iter().chain(of_host));
+    // Routers follow their table by themselves; the healer only wakes them.
+    all.push(Arc::new(healers::RouterHealer::new(core)));
+    HealerRegistry::new(all)
 }
 
-/// Every reconciler that is kept going here.
-pub fn reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
+/// Returns the reconcilers of what all hosts share, which workers run periodically.
+pub fn list_reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
     vec![
         // Services.
-        Arc::new(Orphans::new(core)),
-        Arc::new(binds::UnitBinds::new(core)),
-        // Files.
-        Arc::new(repositories::Repositories::new(core)),
-        // Durable work.
-        Arc::new(Leases::new(core)),
-        // Room.
-        Arc::new(Retention::new(core)),
+        Arc::new(OrphanReaper::new(core)),
+        Arc::new(binds::UnitBindReconciler::new(core)),
+        // Sagas.
+        Arc::new(SagaLeaseHealer::new(core)),
+        Arc::new(ExecSessionHealer::new(core)),
+        // Storage in the database.
+        Arc::new(EventRetentionHealer::new(core)),
+        Arc::new(ArchiveHealer::new(core)),
     ]
 }
 
-impl Running {
-    /// Stops: no new requests, those under way get `api.drain_seconds`, work under way is left to the
-    /// next replica. Units go on.
-    pub async fn stop(self) {
+/// Returns the reconcilers of this host's disk, which every process with a data folder runs periodically, whatever its
+/// roles are now: files stay where they were made.
+pub fn list_disk_reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
+    vec![
+        Arc::new(repositories::RepositoryHealer::new(core)),
+        Arc::new(VersionHealer::new(core)),
+    ]
+}
+
+impl RunningServer {
+    /// Stops the server: rejects new requests, gives those in progress `api.drain_seconds`, and leaves sagas
+    /// to the next replica. Units keep running.
+    pub async fn drain_and_stop(self) {
         self.core.stop.cancel();
         self.core.tasks.close();
-        let drain = self.core.settings.api.drain;
+        let drain = self.core.settings.api.drain_timeout;
         if tokio::time::timeout(drain, self.core.tasks.wait()).await.is_err() {
-            tracing::warn!("requests were still under way when the time to drain ended");
+            tracing::warn!("the drain timeout expired with requests in progress");
         }
         self.core.db.close().await;
     }
 }
 
-/// Runs the router until `stop`, fed with the addresses that the database knows.
-pub async fn route(
+/// Runs the router until `stop` is cancelled, with the routes in the database.
+pub async fn run_router(
     settings: Settings,
     db: Db,
     replica: ReplicaId,
-    notices: Notices,
+    notices: NoticeHub,
     listener: TcpListener,
     stop: CancellationToken,
 ) {
+    let platform = PlatformHosts::new(&settings.router.domain, &settings.api.public_url);
     let settings = settings.router;
     let proxy = Proxy::new(ProxySettings {
         first_byte_timeout: settings.first_byte_timeout,
         idle_timeout: settings.idle_timeout,
         max_connections: settings.max_connections,
-        drain: settings.drain,
+        max_connections_per_address: settings.connections_per_address(),
+        drain: settings.drain_timeout,
         trust_forwarded: settings.trust_forwarded,
         ..ProxySettings::default()
     });
     let loaded = CancellationToken::new();
-    let feed = units::routes::follow(
+    let feed = routing::follow_routes(
         db,
         replica,
         notices,
-        settings.domain,
+        platform,
         proxy.clone(),
         loaded.clone(),
         stop.clone(),
     );
     let serving = async {
-        // Who calls meanwhile waits: without a table the answer would be that there is no such app.
+        // Clients wait meanwhile: without a table they would get 404 for existing apps.
         tokio::select! {
             () = loaded.cancelled() => proxy.serve(listener, stop).await,
             () = stop.cancelled() => {}
         }
     };
     let counting = async {
-        let mut ticks = tokio::time::interval(metrics::PERIOD);
+        let mut ticks = tokio::time::interval(metrics::UPKEEP_INTERVAL);
         loop {
             ticks.tick().await;
-            metrics::routed(&proxy.stats());
+            metrics::record_router_stats(&proxy.read_stats());
         }
     };
     tokio::select! {
@@ -316,8 +352,8 @@ pub async fn route(
     }
 }
 
-async fn serve(listener: TcpListener, core: Core, healers: Healers) {
+async fn serve_api(listener: TcpListener, core: Core, healers: HealerRegistry) {
     let stop = core.stop.clone();
-    let bounds = http::serve::Bounds::new(core.settings.api.max_connections);
-    http::serve::serve(listener, http::api(core, healers), bounds, stop).await;
+    let bounds = http::serve::ServerLimits::from_settings(&core.settings.api);
+    http::serve::serve_api(listener, http::build_api(core, healers), bounds, stop).await;
 }

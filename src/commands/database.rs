@@ -1,4 +1,4 @@
-//! The database of a command, and the care for a managed one.
+//! Connects a command to its database and supervises the managed Postgres.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,73 +10,76 @@ use crate::config::Settings;
 use crate::datadir::DataDir;
 use crate::db::local::LocalPostgres;
 use crate::db::{self, Db};
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
 
-/// How often the managed Postgres is asked whether it lives.
-const CARE: Duration = Duration::from_secs(1);
+/// How often the managed Postgres is checked.
+const SUPERVISE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The database as the settings name it: one that is given, or the managed one.
-pub(super) enum Database {
-    Given(Box<PgConnectOptions>),
+/// The database named by the settings: an external one or the managed Postgres.
+pub(super) enum DatabaseServer {
+    External(Box<PgConnectOptions>),
     Managed(LocalPostgres),
 }
 
-impl Database {
-    /// The database of a process that owns the data folder: a managed one is started if need be.
-    pub(super) async fn own(settings: &Settings, dir: &DataDir) -> Result<Self, Problem> {
-        match settings.database.is_managed() {
-            true => Ok(Self::Managed(LocalPostgres::start(dir).await?)),
-            false => Self::given(settings),
-        }
-    }
-
-    /// The database of a process beside the one that owns the data folder.
-    pub(super) async fn beside(settings: &Settings) -> Result<Self, Problem> {
+impl DatabaseServer {
+    /// Opens the database for the process that owns the data folder; starts the managed Postgres if
+    /// necessary.
+    pub(super) async fn start_or_connect(settings: &Settings, dir: &DataDir) -> Result<Self, Error> {
         match settings.database.is_managed() {
             true => Ok(Self::Managed(
-                LocalPostgres::connect_running(&DataDir::peek(&settings.data_dir)?).await?,
+                LocalPostgres::start_or_take_over(dir, settings.database.start_timeout).await?,
             )),
-            false => Self::given(settings),
+            false => Self::parse_external(settings),
         }
     }
 
-    pub(super) fn given(settings: &Settings) -> Result<Self, Problem> {
-        let options = settings.database.url.expose().parse();
+    /// Connects to the database beside the process that owns the data folder.
+    pub(super) async fn connect_running(settings: &Settings) -> Result<Self, Error> {
+        match settings.database.is_managed() {
+            true => Ok(Self::Managed(
+                LocalPostgres::connect_running(&DataDir::open_unlocked(&settings.data_dir)?).await?,
+            )),
+            false => Self::parse_external(settings),
+        }
+    }
+
+    pub(super) fn parse_external(settings: &Settings) -> Result<Self, Error> {
+        let options = settings.database.url.expose_secret().parse();
         options
-            .map(|options| Self::Given(Box::new(options)))
+            .map(|options| Self::External(Box::new(options)))
             .map_err(|_| {
-                Problem::invalid(
+                Error::invalid(
                     "database.url is not a URL of the form postgres://user:password@host/database.",
                 )
             })
     }
 
-    fn options(&self) -> PgConnectOptions {
+    fn connect_options(&self) -> PgConnectOptions {
         match self {
-            Self::Given(options) => PgConnectOptions::clone(options),
+            Self::External(options) => PgConnectOptions::clone(options),
             Self::Managed(postgres) => postgres.connect_options(),
         }
     }
 
-    pub(super) async fn open(&self, settings: &Settings) -> Result<Db, Problem> {
-        db::open(self.options(), &settings.database).await
+    pub(super) async fn open_pool(&self, settings: &Settings) -> Result<Db, Error> {
+        db::open_pool(self.connect_options(), &settings.database).await
     }
 }
 
-/// Starts the managed Postgres again when it has died.
-pub(super) async fn care_for_postgres(dir: Arc<DataDir>, stop: CancellationToken) {
+/// Restarts the managed Postgres when it has died.
+pub(super) async fn supervise_postgres(dir: Arc<DataDir>, patience: Duration, stop: CancellationToken) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(CARE) => {}
+            () = tokio::time::sleep(SUPERVISE_INTERVAL) => {}
             () = stop.cancelled() => return,
         }
-        let alive = matches!(LocalPostgres::find(&dir), Ok(Some(_)));
+        let alive = matches!(LocalPostgres::find_running(&dir), Ok(Some(_)));
         if alive {
             continue;
         }
-        tracing::warn!("the managed Postgres is gone; it is started again");
-        if let Err(problem) = LocalPostgres::start(&dir).await {
-            tracing::error!(problem = %problem.chain(), "the managed Postgres does not start");
+        tracing::warn!("the managed Postgres has died; restarting it");
+        if let Err(error) = LocalPostgres::start_or_take_over(&dir, patience).await {
+            tracing::error!(error = %error.report(), "cannot start the managed Postgres");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What each command of the command line does, from the settings to the exit status.
+//! The commands of the command line, from the settings to the exit status.
 //!
-//! `serve` opens the data folder, the database and the listeners in that order of cheapness, so that a
-//! port in use or a folder in use is told at once; then it prints one line, `tancho ready …`, on standard
-//! output. SIGTERM drains and leaves units and the managed Postgres running, so that an upgrade stops no
-//! app. SIGINT (Ctrl-C) stops them too.
+//! `run_serve` opens the data folder, the listeners and the database, cheapest first, so that a port or
+//! folder in use is reported at once; then it prints one line, `tancho ready …`, on standard output. SIGTERM
+//! drains and leaves units and the managed Postgres running, so that an upgrade stops no app. SIGINT (Ctrl-C)
+//! stops them too.
 
 mod database;
 
@@ -19,228 +19,267 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::database::{Database, care_for_postgres};
+use self::database::{DatabaseServer, supervise_postgres};
 use crate::builders::platforms;
-use crate::cli::{self, Command, Invocation};
-use crate::config::{Role, Settings, environment, of_process};
-use crate::confine::Confinement;
-use crate::core::Provisioners;
+use crate::cli::{self, CliCommand, CommandLine};
+use crate::config::{ServerRole, Settings, process_variable, tancho_environment};
+use crate::core::ProvisionerMap;
 use crate::datadir::{self, DataDir};
-use crate::db::listen::Notices;
+use crate::db::notices::NoticeHub;
+use crate::kernel::error::Error;
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::names::Email;
-use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 use crate::provisioners::Provisioner;
-use crate::provisioners::local::{Bounds, Local, LocalSettings};
-use crate::server::{self, Running, Wanted};
+use crate::provisioners::local::{LocalProvisioner, LocalProvisionerConfig, UnitLimits};
+use crate::sandbox::SandboxPolicy;
+use crate::server::{self, RunningServer, ServerParts};
 use crate::telemetry::logs;
-use crate::{db, sealing, users};
+use crate::{db, key_rotation, users};
 
-/// How long Postgres may take to write what it has.
-const POSTGRES_STOP: Duration = Duration::from_secs(60);
+/// How long Postgres may take to flush and stop.
+const POSTGRES_STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs a command. A failure is one sentence on standard error and a status of 1.
-pub fn run(invocation: Invocation) -> ExitCode {
+/// Runs a command. On failure it prints one line to standard error and exits with status 1.
+pub fn run_command(invocation: CommandLine) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            return fail(&Problem::unavailable(format!(
-                "The system gives no threads: {error}."
+            return report_failure(&Error::unavailable(format!(
+                "Cannot start the async runtime: {error}."
             )));
         }
     };
-    match runtime.block_on(carry_out(invocation)) {
+    match runtime.block_on(execute_command(invocation)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => fail(&problem),
+        Err(error) => report_failure(&error),
     }
 }
 
-fn fail(problem: &Problem) -> ExitCode {
-    // The cause helps whoever runs the server; it is theirs to see.
-    let _ = writeln!(std::io::stderr(), "tancho: {}", problem.chain());
+fn report_failure(error: &Error) -> ExitCode {
+    // The cause is included: it helps the operator, who may see it.
+    let _ = writeln!(std::io::stderr(), "tancho: {}", error.report());
     ExitCode::FAILURE
 }
 
-async fn carry_out(invocation: Invocation) -> Result<(), Problem> {
-    // Only fails when somebody has installed one before, which is as good.
+async fn execute_command(invocation: CommandLine) -> Result<(), Error> {
+    // Fails only if a provider is installed already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if invocation.command == Command::CheckConfig {
-        return cli::check_config(&invocation, environment(), &mut std::io::stdout());
+    if invocation.command == CliCommand::CheckConfig {
+        return cli::check_config(&invocation, tancho_environment(), &mut std::io::stdout());
     }
-    let settings = invocation.settings()?;
-    logs::init(&settings.log)?;
+    let settings = invocation.load_settings()?;
+    logs::init_logging(&settings.log)?;
     match invocation.command {
-        Command::Serve => serve(settings).await,
-        Command::Router => router(settings).await,
-        Command::Migrate => migrate(settings).await,
-        Command::Down => down(settings).await,
-        command @ (Command::ListKeys | Command::RotateKeys) => keys(settings, &command).await,
-        Command::CreateAdmin { email, password_file } => create_admin(settings, email, password_file).await,
-        Command::CheckConfig => Ok(()),
+        CliCommand::Serve => run_serve(settings).await,
+        CliCommand::Router => run_router_alone(settings).await,
+        CliCommand::Migrate => run_migrate(settings).await,
+        CliCommand::Down => run_down(settings).await,
+        command @ (CliCommand::ListKeys | CliCommand::RotateKeys) => run_keys(settings, &command).await,
+        CliCommand::CreateAdmin { email, password_file } => {
+            create_admin(settings, email, password_file).await
+        }
+        CliCommand::CheckConfig => Ok(()),
     }
 }
 
-async fn bind(what: &str, address: SocketAddr) -> Result<TcpListener, Problem> {
+/// A listener for what processes of this role serve; `None` without the role.
+async fn bind_for_role(
+    settings: &Settings,
+    role: ServerRole,
+    what: &str,
+    address: SocketAddr,
+) -> Result<Option<TcpListener>, Error> {
+    match settings.roles.contains(&role) {
+        true => bind_listener(what, address).await.map(Some),
+        false => Ok(None),
+    }
+}
+
+async fn bind_listener(what: &str, address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await
         .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => Problem::conflict(format!(
+            std::io::ErrorKind::AddrInUse => Error::conflict(format!(
                 "{address} is in use: give the {what} another address with --{what}, or port 0."
             )),
-            _ => Problem::invalid(format!("The {what} cannot listen on {address}: {error}.")),
+            _ => Error::invalid(format!("The {what} cannot listen on {address}: {error}.")),
         })
 }
 
-async fn serve(settings: Settings) -> Result<(), Problem> {
+async fn run_serve(settings: Settings) -> Result<(), Error> {
     let dir = DataDir::open(&settings.data_dir)?;
-    let has = |role| settings.roles.contains(&role);
-    let api = bind("api", settings.api.listen).await?;
+    let api = bind_for_role(&settings, ServerRole::Api, "api", settings.api.listen).await?;
+    let api_addr = api
+        .as_ref()
+        .map_or(Ok(settings.api.listen), TcpListener::local_addr)
+        .map_err(Error::internal)?;
     let ssh = match settings.ssh.listen {
-        Some(address) if has(Role::Api) => Some(bind("ssh", address).await?),
-        _ => None,
+        Some(address) => bind_for_role(&settings, ServerRole::Api, "ssh", address).await?,
+        None => None,
     };
-    let router = match has(Role::Router) {
-        true => Some(bind("router", settings.router.listen).await?),
-        false => None,
-    };
+    let router = bind_for_role(&settings, ServerRole::Router, "router", settings.router.listen).await?;
     let router_addr = router
         .as_ref()
         .map_or(Ok(settings.router.listen), TcpListener::local_addr)
-        .map_err(Problem::internal)?;
+        .map_err(Error::internal)?;
     let keys = datadir::load_or_create_keys(&settings.secrets, &dir)?;
-    let database = Database::own(&settings, &dir).await?;
-    let db = database.open(&settings).await?;
-    db::migrate(&db).await?;
+    let database = DatabaseServer::start_or_connect(&settings, &dir).await?;
+    let db = database.open_pool(&settings).await?;
+    db::run_migrations(&db).await?;
     let platforms_dir = install_platforms(&dir).await?;
-    let pass_env = pass_env(&settings);
-    // The provisioner lives longer than the server: its units go on.
+    let pass_env = read_pass_env(&settings);
+    // The provisioner outlives the server: its units keep running.
     let watch = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let mut local = LocalSettings::new(dir.units());
-    let confinement = Confinement::new(&settings, dir.path()).reads([dir.platforms()]);
-    local.bounds = Bounds::new(&settings.local, confinement);
-    let local = Local::new(local, &tasks, watch.clone()).map_err(Problem::internal)?;
+    let mut local = LocalProvisionerConfig::new(dir.units_dir());
+    let confinement = SandboxPolicy::new(&settings, dir.path()).with_readable([dir.platforms_dir()]);
+    local.limits = UnitLimits::new(&settings.local, confinement);
+    let local = LocalProvisioner::new(local, &tasks, watch.clone()).map_err(Error::internal)?;
     let local = Arc::new(local);
-    let host = dir.host_id()?;
+    let host = dir.load_or_create_host_id()?;
     let grace = settings.apps.stop_grace;
-    let wanted = Wanted {
-        provisioners: Provisioners::new(BTreeMap::from([(
+    let postgres_patience = settings.database.start_timeout;
+    let parts = ServerParts {
+        provisioners: ProvisionerMap::new(BTreeMap::from([(
             "local".to_owned(),
             Arc::clone(&local) as Arc<dyn Provisioner>,
         )])),
         settings,
         db,
         keys,
-        dirs: dir,
+        data_dir: dir,
         platforms_dir,
         pass_env,
         host,
         api,
+        api_addr,
         ssh,
         router,
         router_addr,
     };
-    let running = server::start(wanted).await?;
-    let care = CancellationToken::new();
-    if let Database::Managed(_) = &database {
-        tasks.spawn(care_for_postgres(Arc::clone(&running.core.dirs), care.clone()));
+    let running = server::start_server(parts).await?;
+    let supervision = CancellationToken::new();
+    if let DatabaseServer::Managed(_) = &database {
+        let dirs = Arc::clone(&running.core.data_dir);
+        tasks.spawn(supervise_postgres(dirs, postgres_patience, supervision.clone()));
     }
-    announce(&running).await?;
-    let interrupted = wait_for_signal().await?;
-    tracing::info!("stopping: requests under way are let finish");
-    care.cancel();
-    running.stop().await;
+    let signalled = match print_startup(&running).await {
+        Ok(()) => wait_for_signal().await,
+        Err(error) => Err(error),
+    };
+    tracing::info!("shutting down: draining requests in progress");
+    supervision.cancel();
+    running.drain_and_stop().await;
     watch.cancel();
-    if interrupted {
-        say("tancho stops the units of its apps");
-        local
-            .stop_all(grace)
-            .await
-            .map_err(|e| Problem::failed(e.to_string()))?;
-        if let Database::Managed(postgres) = database {
-            say("tancho stops its Postgres");
-            postgres.stop(POSTGRES_STOP).await?;
-        }
+    if !signalled? {
+        return Ok(());
     }
-    Ok(())
+    let stop_units = async {
+        print_line("tancho is stopping the units of its apps");
+        stop_all_units(&local, grace).await
+    };
+    let stop_postgres = async {
+        let DatabaseServer::Managed(postgres) = database else {
+            return Ok(());
+        };
+        print_line("tancho is stopping its Postgres");
+        postgres.shut_down(POSTGRES_STOP_TIMEOUT).await
+    };
+    run_both(stop_units, stop_postgres).await
 }
 
-/// Tells the login of a first administrator, once, and then where the server is.
-async fn announce(running: &Running) -> Result<(), Problem> {
+async fn stop_all_units(local: &LocalProvisioner, grace: Duration) -> Result<(), Error> {
+    let stopped = local.stop_all_units(grace).await;
+    stopped.map_err(|error| Error::failed(error.to_string()))
+}
+
+/// Runs the second also where the first fails. Errors: the first one; the other one is logged.
+async fn run_both(
+    first: impl Future<Output = Result<(), Error>>,
+    second: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    match (first.await, second.await) {
+        (Err(error), Err(other)) => {
+            tracing::error!(error = %other.report(), "the shutdown failed in another way too");
+            Err(error)
+        }
+        (first, second) => first.and(second),
+    }
+}
+
+/// Prints the login of a new first administrator (once), warns of accounts that share an e-mail address, then
+/// prints the addresses of the server.
+async fn print_startup(running: &RunningServer) -> Result<(), Error> {
     if let Some(login) = users::ensure_admin(&running.core).await? {
         let password = login
             .password
             .as_ref()
-            .map_or("(as in the settings)", Secret::expose);
-        say(&format!(
+            .map_or("(as in the settings)", Secret::expose_secret);
+        print_line(&format!(
             "tancho administrator email={} password={password}",
             login.email
         ));
     }
-    let router = running
-        .router_addr
-        .map_or_else(|| "none".to_owned(), |addr| format!("http://{addr}"));
+    users::warn_of_duplicate_emails(&running.core).await?;
+    let url_or_none = |address: Option<SocketAddr>| {
+        address.map_or_else(|| "none".to_owned(), |address| format!("http://{address}"))
+    };
+    let (api, router) = (url_or_none(running.api_addr), url_or_none(running.router_addr));
     let ssh = match &running.core.public.ssh {
         None => "none".to_owned(),
         Some(ssh) => format!("{}:{} host_key={}", ssh.host, ssh.port, ssh.fingerprint),
     };
-    say(&format!(
-        "tancho ready api=http://{} router={router} ssh={ssh}",
-        running.api_addr
-    ));
+    print_line(&format!("tancho ready api={api} router={router} ssh={ssh}"));
     Ok(())
 }
 
-/// A line for whoever reads standard output; who has closed it does not want to know.
-fn say(line: &str) {
+/// Prints a line to standard output; a closed standard output is ignored.
+fn print_line(line: &str) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-async fn install_platforms(dir: &DataDir) -> Result<std::path::PathBuf, Problem> {
-    let folder = dir.platforms();
-    let install = move || platforms::install(&folder, std::path::Path::new("/proc/self/exe"));
+async fn install_platforms(dir: &DataDir) -> Result<std::path::PathBuf, Error> {
+    let folder = dir.platforms_dir();
+    let install = move || platforms::install_platforms(&folder, std::path::Path::new("/proc/self/exe"));
     let installed = tokio::task::spawn_blocking(install)
         .await
-        .map_err(Problem::internal)?;
-    installed.map_err(|error| {
-        Problem::invalid(format!(
-            "The platforms cannot be written to the data folder: {error}."
-        ))
-    })
+        .map_err(Error::internal)?;
+    installed
+        .map_err(|error| Error::invalid(format!("Cannot write the platforms to the data folder: {error}.")))
 }
 
-fn pass_env(settings: &Settings) -> Vec<(String, String)> {
+fn read_pass_env(settings: &Settings) -> Vec<(String, String)> {
     let named = settings.builds.pass_environment.iter();
     named
-        .filter_map(|name| Some((name.clone(), of_process(name)?)))
+        .filter_map(|name| Some((name.clone(), process_variable(name)?)))
         .collect()
 }
 
-/// True for SIGINT, false for SIGTERM.
-async fn wait_for_signal() -> Result<bool, Problem> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Problem::internal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Problem::internal)?;
-    // A terminal that goes away is no reason to stop.
-    let _hangup = signal(SignalKind::hangup()).map_err(Problem::internal)?;
+/// Waits for a signal: true for SIGINT, false for SIGTERM.
+async fn wait_for_signal() -> Result<bool, Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::internal)?;
+    // SIGHUP (the terminal closed) does not stop the server.
+    let _hangup = signal(SignalKind::hangup()).map_err(Error::internal)?;
     tokio::select! {
         _ = terminate.recv() => Ok(false),
         _ = interrupt.recv() => Ok(true),
     }
 }
 
-/// The router alone, beside a Tancho on the same database. It goes on with the addresses it knows while
-/// the database is away.
-async fn router(settings: Settings) -> Result<(), Problem> {
-    let listener = bind("router", settings.router.listen).await?;
-    let address = listener.local_addr().map_err(Problem::internal)?;
-    let database = Database::beside(&settings).await?;
-    let db = database.open(&settings).await?;
+/// Runs the router alone, beside a Tancho on the same database. While the database is unavailable it keeps
+/// routing by the addresses it knows.
+async fn run_router_alone(settings: Settings) -> Result<(), Error> {
+    let listener = bind_listener("router", settings.router.listen).await?;
+    let address = listener.local_addr().map_err(Error::internal)?;
+    let database = DatabaseServer::connect_running(&settings).await?;
+    let db = database.open_pool(&settings).await?;
     let stop = CancellationToken::new();
-    let notices = Notices::start(db.clone(), stop.clone());
-    let routing = server::route(
+    let notices = NoticeHub::spawn_listener(db.clone(), stop.clone());
+    let routing = server::run_router(
         settings,
         db.clone(),
         ReplicaId::new(),
@@ -248,67 +287,83 @@ async fn router(settings: Settings) -> Result<(), Problem> {
         listener,
         stop.clone(),
     );
-    say(&format!("tancho ready router=http://{address}"));
+    print_line(&format!("tancho ready router=http://{address}"));
     let signalled = async {
         wait_for_signal().await?;
         stop.cancel();
-        Ok::<(), Problem>(())
+        Ok::<(), Error>(())
     };
     let (_, signalled) = tokio::join!(routing, signalled);
     db.close().await;
     signalled
 }
 
-async fn migrate(settings: Settings) -> Result<(), Problem> {
+async fn run_migrate(settings: Settings) -> Result<(), Error> {
     let db = match settings.database.is_managed() {
         true => {
             let dir = DataDir::open(&settings.data_dir)?;
-            Database::own(&settings, &dir).await?.open(&settings).await?
+            DatabaseServer::start_or_connect(&settings, &dir)
+                .await?
+                .open_pool(&settings)
+                .await?
         }
-        false => Database::given(&settings)?.open(&settings).await?,
+        false => {
+            DatabaseServer::parse_external(&settings)?
+                .open_pool(&settings)
+                .await?
+        }
     };
-    db::migrate(&db).await?;
-    say("the database is up to date");
+    db::run_migrations(&db).await?;
+    print_line("the database is up to date");
     Ok(())
 }
 
-/// Stops what a Tancho that was killed, or ended by SIGTERM, has left running.
-async fn down(settings: Settings) -> Result<(), Problem> {
-    let root = DataDir::peek(&settings.data_dir)?.units();
-    {
-        // Held while the units are stopped: no Tancho may start some again meanwhile.
-        let _dir = DataDir::open(&settings.data_dir)?;
+/// Stops the units and the Postgres that a killed Tancho, or one ended by SIGTERM, left running.
+async fn run_down(settings: Settings) -> Result<(), Error> {
+    // Held while the units are stopped: no Tancho may start some again meanwhile.
+    let dir = DataDir::open(&settings.data_dir)?;
+    let stop_units = async {
+        let root = dir.units_dir();
         if root.exists() {
             let watch = CancellationToken::new();
             let tasks = TaskTracker::new();
-            let local =
-                Local::new(LocalSettings::new(root), &tasks, watch.clone()).map_err(Problem::internal)?;
-            local
-                .stop_all(settings.apps.stop_grace)
-                .await
-                .map_err(|e| Problem::failed(e.to_string()))?;
+            let local = LocalProvisioner::new(LocalProvisionerConfig::new(root), &tasks, watch.clone())
+                .map_err(Error::internal)?;
+            stop_all_units(&local, settings.apps.stop_grace).await?;
             watch.cancel();
         }
-    }
-    say("no unit runs");
-    if settings.database.is_managed() {
-        cli::down_postgres(&settings.data_dir).await?;
-        say("no Postgres of this folder runs");
-    }
-    Ok(())
+        drop(dir);
+        print_line("no units are running");
+        Ok(())
+    };
+    let stop_postgres = async {
+        if settings.database.is_managed() {
+            cli::stop_postgres(&settings.data_dir).await?;
+            print_line("no Postgres of this folder is running");
+        }
+        Ok(())
+    };
+    run_both(stop_units, stop_postgres).await
 }
 
-/// The keys that seal, beside servers at work; these may be older, so the database stays as it is.
-async fn keys(settings: Settings, command: &Command) -> Result<(), Problem> {
-    let db = Database::beside(&settings).await?.open(&settings).await?;
+/// Lists or rotates the encryption keys, beside running servers; these may be of an older version, so the
+/// schema is not migrated.
+async fn run_keys(settings: Settings, command: &CliCommand) -> Result<(), Error> {
+    let db = DatabaseServer::connect_running(&settings)
+        .await?
+        .open_pool(&settings)
+        .await?;
     db::check_schema(&db).await?;
-    let source = sealing::Source::new(&settings.secrets, &DataDir::peek(&settings.data_dir)?);
+    let source =
+        key_rotation::KeySource::new(&settings.secrets, &DataDir::open_unlocked(&settings.data_dir)?);
     match command {
-        Command::RotateKeys => sealing::rotate(&sealing::Rotation::new(&db, &source, &say)).await?,
-        _ => sealing::list(&db, &source)
+        CliCommand::RotateKeys => {
+            key_rotation::rotate_keys(&key_rotation::KeyRotation::new(&db, &source, &print_line)).await?
+        }
+        _ => key_rotation::list_keys(&db, &source)
             .await?
             .iter()
-            .for_each(|line| say(line)),
+            .for_each(|line| print_line(line)),
     }
     Ok(())
 }
@@ -317,23 +372,23 @@ async fn create_admin(
     settings: Settings,
     email: Email,
     file: Option<std::path::PathBuf>,
-) -> Result<(), Problem> {
+) -> Result<(), Error> {
     let password = read_password(file)?;
-    let database = Database::beside(&settings).await?;
-    let db = database.open(&settings).await?;
-    db::migrate(&db).await?;
+    let database = DatabaseServer::connect_running(&settings).await?;
+    let db = database.open_pool(&settings).await?;
+    db::run_migrations(&db).await?;
     users::create_admin(&db, &settings.auth, &email, &password).await?;
-    say(&format!("{email} is an administrator"));
+    print_line(&format!("{email} is an administrator"));
     Ok(())
 }
 
-fn read_password(file: Option<std::path::PathBuf>) -> Result<Secret, Problem> {
+fn read_password(file: Option<std::path::PathBuf>) -> Result<Secret, Error> {
     let text = match file {
         Some(path) => std::fs::read_to_string(&path)
-            .map_err(|error| Problem::invalid(format!("{} cannot be read: {error}.", path.display())))?,
+            .map_err(|error| Error::invalid(format!("Cannot read {}: {error}.", path.display())))?,
         None => {
             let mut line = String::new();
-            std::io::stdin().read_line(&mut line).map_err(Problem::internal)?;
+            std::io::stdin().read_line(&mut line).map_err(Error::internal)?;
             line
         }
     };
@@ -344,11 +399,39 @@ fn read_password(file: Option<std::path::PathBuf>) -> Result<Secret, Problem> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn second_part_of_a_shutdown_runs_though_the_first_fails() {
+        let ran = std::cell::Cell::new(false);
+        let second = async {
+            ran.set(true);
+            Ok(())
+        };
+        let result = run_both(async { Err(Error::failed("a unit")) }, second).await;
+        assert_eq!(result.unwrap_err().message(), "a unit");
+        assert!(ran.get());
+        let failing = async { Err(Error::failed("Postgres")) };
+        let result = run_both(async { Ok(()) }, failing).await;
+        assert_eq!(result.unwrap_err().message(), "Postgres");
+        assert!(run_both(async { Ok(()) }, async { Ok(()) }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn port_is_bound_only_by_a_process_with_its_role() {
+        let mut settings = Settings::defaults();
+        settings.roles = vec![ServerRole::Worker];
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let api = bind_for_role(&settings, ServerRole::Api, "api", any).await;
+        assert!(api.unwrap().is_none());
+        settings.roles.push(ServerRole::Api);
+        let api = bind_for_role(&settings, ServerRole::Api, "api", any).await;
+        assert!(api.unwrap().is_some());
+    }
+
     #[test]
     fn builds_see_the_variables_that_the_operator_names_and_no_others() {
         let mut settings = Settings::defaults();
         settings.builds.pass_environment = vec!["PATH".to_owned(), "NO_SUCH_VARIABLE_7319".to_owned()];
-        let passed = pass_env(&settings);
+        let passed = read_pass_env(&settings);
         assert_eq!(passed.len(), 1, "{passed:?}");
         assert!(passed[0].0 == "PATH" && !passed[0].1.is_empty());
     }

@@ -1,4 +1,4 @@
-//! The layers under a `Settings`: which keys there are, what each layer says, who said it last.
+//! The layers of the settings: the known keys, the values of each layer, and which layer set a value last.
 
 use std::collections::BTreeMap;
 #[cfg(test)]
@@ -9,76 +9,80 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{Settings, rules};
-use crate::kernel::problem::Problem;
+use super::{Settings, validation};
+use crate::kernel::error::Error;
 
-/// The defaults, which are the manual as well.
-const EXAMPLE: &str = include_str!("../../config.example.toml");
+/// The defaults; the file is also the manual.
+const DEFAULTS_TOML: &str = include_str!("../../config.example.toml");
 
 /// Keys whose values are never shown. Each is of type `Secret` in `Settings`.
-const SECRET: [&str; 4] = ["admin.password", "database.url", "mail.smtp_url", "secrets.keys"];
+const SECRET_KEYS: [&str; 4] = ["admin.password", "database.url", "mail.smtp_url", "secrets.keys"];
 
-const PREFIX: &str = "TANCHO_";
+const ENV_PREFIX: &str = "TANCHO_";
 const FILE_VARIABLE: &str = "TANCHO_CONFIG";
 const URL_VARIABLE: &str = "DATABASE_URL";
 
-/// A file of settings is small; what is larger is something else.
-const LARGEST_FILE: u64 = 1 << 20;
+/// A settings file is small; anything larger is a mistake.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Who set a value.
+/// The layer that set a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
+enum SettingSource {
     File(PathBuf),
     Variable(String),
-    Option,
+    CommandLine,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for SettingSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "in {}", path.display()),
             Self::Variable(name) => write!(f, "in the variable {name}"),
-            Self::Option => f.write_str("on the command line"),
+            Self::CommandLine => f.write_str("on the command line"),
         }
     }
 }
 
-/// All layers, read and merged, not yet checked. Its `Debug` shows no value.
-pub struct Layers {
+/// All layers, read and merged, not yet validated. Its `Debug` shows no value.
+pub struct ConfigLayers {
     defaults: BTreeMap<String, Value>,
-    set: BTreeMap<String, (Value, Source)>,
+    set: BTreeMap<String, (Value, SettingSource)>,
 }
 
-impl fmt::Debug for Layers {
+impl fmt::Debug for ConfigLayers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.set.keys()).finish()
     }
 }
 
-/// The environment of this process, as `Settings::load` wants it: what concerns Tancho and is text.
-pub fn environment() -> impl Iterator<Item = (String, String)> {
+/// Returns the environment variables of this process for `Settings::load`: those of Tancho that are valid
+/// UTF-8.
+pub fn tancho_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
-        let ours = name.starts_with(PREFIX) || name == URL_VARIABLE;
+        let ours = name.starts_with(ENV_PREFIX) || name == URL_VARIABLE;
         ours.then(|| (name, value.to_string_lossy().into_owned()))
     })
 }
 
-/// A variable of this process that is no setting, if it is text: the port of a unit, mirrors for builds.
-pub fn of_process(name: &str) -> Option<String> {
+/// Returns a variable of this process that is not a setting, if it is valid UTF-8: the port of a unit,
+/// mirrors for builds.
+pub fn process_variable(name: &str) -> Option<String> {
     std::env::var_os(name)?.into_string().ok()
 }
 
-impl Layers {
+impl ConfigLayers {
     /// Reads the layers; see `Settings::load`.
-    pub fn read(
+    pub fn read_all(
         file: Option<&Path>,
         env: impl Iterator<Item = (String, String)>,
         overrides: &[(&str, Value)],
-    ) -> Result<Self, Problem> {
-        let example: Table = EXAMPLE.parse().expect("config.example.toml is tested to be TOML");
+    ) -> Result<Self, Error> {
+        let example: Table = DEFAULTS_TOML
+            .parse()
+            .expect("config.example.toml is tested to be TOML");
         let mut layers = Self {
-            defaults: flatten(example),
+            defaults: flatten_table(example),
             set: BTreeMap::new(),
         };
         let env: BTreeMap<String, String> = env.collect();
@@ -88,128 +92,135 @@ impl Layers {
         }
         layers.read_environment(&env)?;
         for (key, value) in overrides {
-            layers.put((*key).to_owned(), value.clone(), Source::Option)?;
+            layers.set_value((*key).to_owned(), value.clone(), SettingSource::CommandLine)?;
         }
         Ok(layers)
     }
 
-    /// The typed settings, checked.
-    pub fn settings(&self) -> Result<Settings, Problem> {
+    /// Builds the typed settings and validates them.
+    pub fn build_settings(&self) -> Result<Settings, Error> {
         let all = self.set.iter().map(|(key, (value, _))| (key, value));
-        let settings = self.typed(all).map_err(|error| self.blame(&error))?;
-        rules::check(&settings)?;
+        let settings = self
+            .deserialize_settings(all)
+            .map_err(|error| self.explain_error(&error))?;
+        validation::check_settings(&settings)?;
         Ok(settings)
     }
 
-    /// What differs from the defaults, a line of TOML each with where it came from; secrets masked.
-    pub fn changes(&self) -> Vec<String> {
+    /// Lists the settings that differ from the defaults, each as a line of TOML with its source; secrets are
+    /// masked.
+    pub fn list_changes(&self) -> Vec<String> {
         let differs =
-            |(key, (value, _)): &(&String, &(Value, Source))| self.defaults.get(*key) != Some(value);
+            |(key, (value, _)): &(&String, &(Value, SettingSource))| self.defaults.get(*key) != Some(value);
         self.set
             .iter()
             .filter(differs)
-            .map(|(key, (value, source))| match SECRET.contains(&key.as_str()) {
-                true => format!("{key} = \"[secret]\"  # {source}"),
-                false => format!("{key} = {value}  # {source}"),
-            })
+            .map(
+                |(key, (value, source))| match SECRET_KEYS.contains(&key.as_str()) {
+                    true => format!("{key} = \"[secret]\"  # {source}"),
+                    false => format!("{key} = {value}  # {source}"),
+                },
+            )
             .collect()
     }
 
-    fn read_file(&mut self, path: &Path) -> Result<(), Problem> {
+    fn read_file(&mut self, path: &Path) -> Result<(), Error> {
         let text = read_bounded(path).map_err(|error| {
-            Problem::invalid(format!(
-                "The settings in {} cannot be read: {error}.",
+            Error::invalid(format!(
+                "Cannot read the settings file {}: {error}.",
                 path.display()
             ))
         })?;
-        let table: Table = text.parse().map_err(|error| syntax(path, &text, &error))?;
-        for (key, value) in flatten(table) {
-            self.put(key, value, Source::File(path.to_owned()))?;
+        let table: Table = text.parse().map_err(|error| syntax_error(path, &text, &error))?;
+        for (key, value) in flatten_table(table) {
+            self.set_value(key, value, SettingSource::File(path.to_owned()))?;
         }
         Ok(())
     }
 
-    fn read_environment(&mut self, env: &BTreeMap<String, String>) -> Result<(), Problem> {
-        // First, so that the name made from the key, which is the more exact one, wins over it.
+    fn read_environment(&mut self, env: &BTreeMap<String, String>) -> Result<(), Error> {
+        // First, so that the variable derived from the key, which is more specific, takes precedence.
         if let Some(url) = env.get(URL_VARIABLE).filter(|url| !url.is_empty()) {
-            let source = Source::Variable(URL_VARIABLE.to_owned());
-            self.put("database.url".to_owned(), Value::String(url.clone()), source)?;
+            let source = SettingSource::Variable(URL_VARIABLE.to_owned());
+            self.set_value("database.url".to_owned(), Value::String(url.clone()), source)?;
         }
         let keys: BTreeMap<String, String> = self
             .defaults
             .keys()
-            .map(|key| (variable(key), key.clone()))
+            .map(|key| (variable_name(key), key.clone()))
             .collect();
         for (name, text) in env {
-            if !name.starts_with(PREFIX) || name == FILE_VARIABLE || is_from_kubernetes(name) {
+            if !name.starts_with(ENV_PREFIX) || name == FILE_VARIABLE || is_from_kubernetes(name) {
                 continue;
             }
             let Some(key) = keys.get(name) else {
-                return Err(Problem::invalid(format!(
-                    "The variable {name} is not known to Tancho; the nearest is {}.",
-                    nearest(name, keys.keys())
+                return Err(Error::invalid(format!(
+                    "Unknown environment variable {name}; the most similar one is {}.",
+                    nearest_name(name, keys.keys())
                 )));
             };
             let value = parse_text(key, &self.defaults[key], text)
-                .map_err(|expected| misfit(key, &Source::Variable(name.clone()), expected))?;
-            self.put(key.clone(), value, Source::Variable(name.clone()))?;
+                .map_err(|expected| type_error(key, &SettingSource::Variable(name.clone()), expected))?;
+            self.set_value(key.clone(), value, SettingSource::Variable(name.clone()))?;
         }
         Ok(())
     }
 
-    fn put(&mut self, key: String, value: Value, source: Source) -> Result<(), Problem> {
+    fn set_value(&mut self, key: String, value: Value, source: SettingSource) -> Result<(), Error> {
         let Some(default) = self.defaults.get(&key) else {
             let group = format!("{key}.");
             if self.defaults.keys().any(|known| known.starts_with(&group)) {
-                let words = format!(
-                    "`{key}` ({source}) is a group of settings: write [{key}] and its settings below."
-                );
-                return Err(Problem::invalid(words));
+                let words =
+                    format!("`{key}` ({source}) is a table: write [{key}] and its settings below it.");
+                return Err(Error::invalid(words));
             }
-            return Err(Problem::invalid(format!(
-                "There is no setting `{key}` ({source}); the nearest is `{}`.",
-                nearest(&key, self.defaults.keys())
+            return Err(Error::invalid(format!(
+                "Unknown setting `{key}` ({source}); the most similar one is `{}`.",
+                nearest_name(&key, self.defaults.keys())
             )));
         };
-        let expected = expected(&key, default);
-        if !fits(&key, default, &value) {
-            return Err(misfit(&key, &source, expected));
+        let expected = expected_type(&key, default);
+        if !matches_type(&key, default, &value) {
+            return Err(type_error(&key, &source, expected));
         }
         self.set.insert(key, (value, source));
         Ok(())
     }
 
-    fn typed<'a>(
+    fn deserialize_settings<'a>(
         &self,
         set: impl Iterator<Item = (&'a String, &'a Value)>,
     ) -> Result<Settings, toml::de::Error> {
         let mut flat = self.defaults.clone();
         flat.extend(set.map(|(key, value)| (key.clone(), value.clone())));
-        unflatten(flat).try_into()
+        unflatten_table(flat).try_into()
     }
 
-    /// The defaults alone are fine, so the first value that spoils them by itself is the guilty one.
-    fn blame(&self, whole: &toml::de::Error) -> Problem {
+    /// The defaults alone are valid, so the first value that breaks them by itself is the cause.
+    fn explain_error(&self, whole: &toml::de::Error) -> Error {
         let found = self.set.iter().find_map(|(key, (value, source))| {
-            let error = self.typed(std::iter::once((key, value))).err()?;
+            let error = self.deserialize_settings(std::iter::once((key, value))).err()?;
             Some((key, source, error))
         });
         match found {
-            Some((key, source, error)) => Problem::invalid(format!(
-                "The setting `{key}` ({source}) is wrong: {}.",
-                plain(error.message())
+            Some((key, source, error)) => Error::invalid(format!(
+                "The setting `{key}` ({source}) is invalid: {}.",
+                simplify_message(error.message())
             )),
-            None => Problem::invalid(format!("The settings are wrong: {}.", plain(whole.message()))),
+            None => Error::invalid(format!(
+                "The settings are invalid: {}.",
+                simplify_message(whole.message())
+            )),
         }
     }
 }
 
-/// The name of a key in the environment.
-fn variable(key: &str) -> String {
-    format!("{PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
+/// Returns the name of the environment variable of a key.
+fn variable_name(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
 }
 
-/// In a cluster, a Service called `tancho` puts these into every container beside it.
+/// True for variables that Kubernetes sets in every container beside a Service called `tancho`.
 fn is_from_kubernetes(name: &str) -> bool {
     name == "TANCHO_SERVICE_HOST"
         || name == "TANCHO_PORT"
@@ -221,26 +232,27 @@ fn is_from_kubernetes(name: &str) -> bool {
 fn read_bounded(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path)?;
-    file.take(LARGEST_FILE + 1).read_to_string(&mut text)?;
-    match u64::try_from(text.len()).is_ok_and(|length| length <= LARGEST_FILE) {
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    match u64::try_from(text.len()).is_ok_and(|length| length <= MAX_FILE_BYTES) {
         true => Ok(text),
-        false => Err(std::io::Error::other("it is larger than 1 MiB")),
+        false => Err(std::io::Error::other("the file is larger than 1 MiB")),
     }
 }
 
-/// The parser's own display quotes the line, which may hold a password; so only the place and the reason.
-fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> Problem {
+/// The parser's own message quotes the line, which may contain a password; so only the position and the
+/// reason are used.
+fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     let at = error.span().map_or(0, |span| span.start);
     let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
-    Problem::invalid(format!(
+    Error::invalid(format!(
         "{}, line {line}, is not TOML: {}.",
         path.display(),
-        plain(error.message())
+        simplify_message(error.message())
     ))
 }
 
-/// A sentence of a parser, fit to stand in one of ours.
-fn plain(message: &str) -> String {
+/// Rewords a parser's message so that it can be part of a sentence.
+fn simplify_message(message: &str) -> String {
     message
         .lines()
         .map(str::trim)
@@ -253,36 +265,36 @@ fn plain(message: &str) -> String {
         .replace("expected usize", "expected a number of 0 or more")
 }
 
-fn misfit(key: &str, source: &Source, expected: &str) -> Problem {
-    Problem::invalid(format!("The setting `{key}` ({source}) must be {expected}."))
+fn type_error(key: &str, source: &SettingSource, expected: &str) -> Error {
+    Error::invalid(format!("The setting `{key}` ({source}) must be {expected}."))
 }
 
 fn is_size(key: &str) -> bool {
     key.ends_with("_bytes")
 }
 
-/// What a key wants, in words; the default tells.
-fn expected(key: &str, default: &Value) -> &'static str {
+/// Returns the expected type of a key in human terms, derived from the default.
+fn expected_type(key: &str, default: &Value) -> &'static str {
     match default {
         Value::Integer(_) => "a whole number",
         Value::Boolean(_) => "true or false",
-        Value::Array(_) => "a list of texts",
+        Value::Array(_) => "a list of strings",
         _ if is_size(key) => "a size such as 65536 or \"512M\"",
-        _ => "a text",
+        _ => "a string",
     }
 }
 
-fn fits(key: &str, default: &Value, value: &Value) -> bool {
+fn matches_type(key: &str, default: &Value, value: &Value) -> bool {
     match (default, value) {
         (Value::Array(_), Value::Array(items)) => items.iter().all(Value::is_str),
         (Value::String(_), Value::Integer(_)) => is_size(key),
-        // `allow_private_addresses = true` is understood; other texts refuse it by their own type.
+        // `allow_private_addresses = true` is accepted; the types of other string settings reject booleans.
         (Value::String(auto), Value::Boolean(_)) => auto == "auto",
         _ => default.same_type(value),
     }
 }
 
-/// A value from the environment, where all is text. Errors: what was expected.
+/// Parses a value from the environment, where every value is a string. Errors: the expected type.
 fn parse_text(key: &str, default: &Value, text: &str) -> Result<Value, &'static str> {
     let value = match default {
         Value::Integer(_) => text.trim().parse().ok().map(Value::Integer),
@@ -295,15 +307,15 @@ fn parse_text(key: &str, default: &Value, text: &str) -> Result<Value, &'static 
         }
         _ => Some(Value::String(text.to_owned())),
     };
-    value.ok_or(expected(key, default))
+    value.ok_or(expected_type(key, default))
 }
 
-/// The known name that looks most like a wrong one, by the whole or by its last part.
-fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a String>) -> &'a str {
+/// Finds the known name most similar to a wrong one, by the whole name or by its last part.
+fn nearest_name<'a>(wrong: &str, known: impl Iterator<Item = &'a String>) -> &'a str {
     let last = |name: &'a str| name.rsplit('.').next().unwrap_or(name);
     let likeness = |name: &'a str| {
         let whole = strsim::jaro_winkler(wrong, name);
-        // A key at the wrong place, with the right name: nearly as good.
+        // The right name in the wrong table is nearly as good.
         let part = strsim::jaro_winkler(wrong.rsplit('.').next().unwrap_or(wrong), last(name)) - 0.1;
         whole.max(part)
     };
@@ -312,14 +324,14 @@ fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a String>) -> &'a str 
         .map_or("", String::as_str)
 }
 
-/// Groups to dotted keys.
-fn flatten(table: Table) -> BTreeMap<String, Value> {
+/// Flattens tables to dotted keys.
+fn flatten_table(table: Table) -> BTreeMap<String, Value> {
     let mut flat = BTreeMap::new();
     for (key, value) in table {
         match value {
             Value::Table(inner) => {
                 flat.extend(
-                    flatten(inner)
+                    flatten_table(inner)
                         .into_iter()
                         .map(|(rest, value)| (format!("{key}.{rest}"), value)),
                 );
@@ -332,8 +344,8 @@ fn flatten(table: Table) -> BTreeMap<String, Value> {
     flat
 }
 
-/// Dotted keys back to groups; there is one level of them.
-fn unflatten(flat: BTreeMap<String, Value>) -> Table {
+/// Restores tables from dotted keys; there is one level of them.
+fn unflatten_table(flat: BTreeMap<String, Value>) -> Table {
     let mut table = Table::new();
     for (key, value) in flat {
         let Some((group, rest)) = key.split_once('.') else {
@@ -348,9 +360,11 @@ fn unflatten(flat: BTreeMap<String, Value>) -> Table {
     table
 }
 
-/// For tests: the keys that are masked, and all that there are.
+/// For tests: the masked keys, and all known keys.
 #[cfg(test)]
 pub(super) fn secret_and_known() -> (BTreeSet<&'static str>, BTreeSet<String>) {
-    let known = flatten(EXAMPLE.parse().unwrap()).into_keys().collect();
-    (SECRET.into_iter().collect(), known)
+    let known = flatten_table(DEFAULTS_TOML.parse().unwrap())
+        .into_keys()
+        .collect();
+    (SECRET_KEYS.into_iter().collect(), known)
 }

@@ -1,17 +1,19 @@
-//! The settings: what an operator may choose, in typed groups.
+//! The settings: what an operator can configure, in typed groups.
 //!
-//! They come in four layers, the later wins: the defaults (`config.example.toml`, which is built in and is
-//! the manual as well), a file, the environment (`TANCHO_*`, derived from the known keys), the options of
-//! the command line. A name that nobody knows is an error which says the nearest known one, so a typo never
-//! means a silent default. Settings are checked once, here; whoever holds a `Settings` need not check again.
+//! There are four layers, of which later ones take precedence: the defaults (`config.example.toml`, which is
+//! compiled in and is also the manual), a file, the environment (`TANCHO_*`, derived from the known keys),
+//! the options of the command line. An unknown name is an error that suggests the most similar known one, so
+//! a typo never falls back to a default silently. Settings are validated once, here; code that has a
+//! `Settings` need not check again.
 //!
-//! Secrets are `Secret`; no error and no `Debug` of this module shows one.
+//! Secrets are `Secret`; no error and no `Debug` output of this module shows one.
 
 mod layers;
-mod rules;
+mod router;
 mod ssh;
 #[cfg(test)]
 mod tests;
+mod validation;
 mod values;
 
 use std::net::SocketAddr;
@@ -20,36 +22,37 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use self::layers::{Layers, environment, of_process};
+pub use self::layers::{ConfigLayers, process_variable, tancho_environment};
+pub use self::router::RouterSettings;
 pub use self::ssh::SshSettings;
-pub use self::values::{Choice, LogFormat, Network, Registration, Role};
+pub use self::values::{AutoFlag, IpNetwork, LogFormat, RegistrationPolicy, ServerRole};
+use crate::kernel::byte_size::ByteSize;
+use crate::kernel::error::Error;
 use crate::kernel::names::{BranchName, Email};
-use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
-use crate::kernel::size::Bytes;
 
-/// All settings. What each means, and its default, is in `config.example.toml`; here is only what the type
-/// does not say.
+/// All settings. `config.example.toml` documents their meaning and defaults; the comments here add what the
+/// types do not express.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The folder of everything on disk.
+    /// The folder for everything on disk.
     pub data_dir: PathBuf,
-    /// What this process does; never empty.
-    pub roles: Vec<Role>,
+    /// The roles of this process; never empty.
+    pub roles: Vec<ServerRole>,
     /// The API.
     pub api: ApiSettings,
     /// `git` over SSH.
     pub ssh: SshSettings,
-    /// The proxy.
+    /// The HTTP router.
     pub router: RouterSettings,
     /// The database.
     pub database: DatabaseSettings,
     /// Users, tokens, passwords.
     pub auth: AuthSettings,
-    /// The keys that seal.
+    /// The encryption keys.
     pub secrets: SecretsSettings,
-    /// Limits for new users and apps.
+    /// Quotas for new users and apps.
     pub quota: QuotaSettings,
     /// Units and their logs.
     pub apps: AppsSettings,
@@ -57,8 +60,8 @@ pub struct Settings {
     pub builds: BuildsSettings,
     /// The repositories of apps.
     pub git: GitSettings,
-    /// The provisioner of processes on this host.
-    pub local: LocalSettings,
+    /// The provisioner that runs processes on this host.
+    pub local: LocalProvisionerSettings,
     /// Calls to the APIs of services.
     pub services: ServicesSettings,
     /// Mails to users.
@@ -75,29 +78,38 @@ pub struct Settings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiSettings {
-    /// Where to listen; port 0 picks one.
+    /// The address to listen on; port 0 picks a free one.
     #[serde(deserialize_with = "values::listen")]
     pub listen: SocketAddr,
-    /// Empty, or an `http(s)` URL without a slash at the end. See `public_url`.
+    /// Empty, or an `http(s)` URL without a slash at the end. See `check_public_url`.
     pub public_url: String,
-    /// Largest ordinary body.
-    pub max_body_bytes: Bytes,
-    /// Largest archive of source.
-    pub max_upload_bytes: Bytes,
-    /// At once, at least 1.
+    /// Additional host names, without ports.
+    pub hosts: Vec<String>,
+    /// The maximum size of an ordinary body.
+    pub max_body_bytes: ByteSize,
+    /// The maximum size of a source archive.
+    pub max_upload_bytes: ByteSize,
+    /// Concurrent connections, at least 1.
     pub max_connections: usize,
-    /// For requests that do not stream.
+    /// Concurrent connections from one address; 0: half of them. See `connections_per_address`.
+    pub max_connections_per_address: usize,
+    /// The timeout of requests that do not stream.
     #[serde(rename = "request_timeout_seconds", deserialize_with = "values::seconds")]
     pub request_timeout: Duration,
-    /// For requests under way when stopping.
+    /// How long to wait for requests in progress when stopping.
     #[serde(rename = "drain_seconds", deserialize_with = "values::seconds")]
-    pub drain: Duration,
-    /// Whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<Network>,
+    pub drain_timeout: Duration,
+    /// The proxies whose `X-Forwarded-For` is trusted.
+    pub trusted_proxies: Vec<IpNetwork>,
 }
 
 impl ApiSettings {
-    /// The URL for links, without a slash at the end. `bound` is where the server really listens.
+    /// Returns how many connections one address may have, other than a trusted proxy.
+    pub fn connections_per_address(&self) -> usize {
+        router::limit_per_address(self.max_connections, self.max_connections_per_address)
+    }
+
+    /// Returns the URL for links, without a slash at the end. `bound` is the actual listen address.
     pub fn public_url(&self, bound: SocketAddr) -> String {
         if !self.public_url.is_empty() {
             return self.public_url.clone();
@@ -109,60 +121,27 @@ impl ApiSettings {
     }
 }
 
-/// `[router]`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RouterSettings {
-    /// Where to listen; port 0 picks one.
-    #[serde(deserialize_with = "values::listen")]
-    pub listen: SocketAddr,
-    /// Lower case, without dots at the ends.
-    pub domain: String,
-    /// 0: the port that is listened on. See `public_port`.
-    pub public_port: u16,
-    /// For the head of a unit's answer.
-    #[serde(rename = "first_byte_timeout_seconds", deserialize_with = "values::seconds")]
-    pub first_byte_timeout: Duration,
-    /// For a connection without traffic.
-    #[serde(rename = "idle_timeout_seconds", deserialize_with = "values::seconds")]
-    pub idle_timeout: Duration,
-    /// For requests under way when stopping.
-    #[serde(rename = "drain_seconds", deserialize_with = "values::seconds")]
-    pub drain: Duration,
-    /// Connections at once, at least 1.
-    pub max_connections: usize,
-    /// Whether the caller's `X-Forwarded-*` are passed on.
-    pub trust_forwarded: bool,
-}
-
-impl RouterSettings {
-    /// The port in the URLs of apps. `bound` is where the proxy really listens.
-    pub fn public_port(&self, bound: SocketAddr) -> u16 {
-        match self.public_port {
-            0 => bound.port(),
-            port => port,
-        }
-    }
-}
-
 /// `[database]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseSettings {
     /// Empty: the managed Postgres. A secret because of the password in it.
     pub url: Secret,
-    /// At least 2: one listens for notices.
+    /// At least 2: one connection listens for notices.
     pub max_connections: u32,
-    /// For a free connection.
+    /// How long the managed Postgres may take to become ready.
+    #[serde(rename = "start_timeout_seconds", deserialize_with = "values::seconds")]
+    pub start_timeout: Duration,
+    /// How long to wait for a free connection.
     #[serde(rename = "acquire_timeout_seconds", deserialize_with = "values::seconds")]
     pub acquire_timeout: Duration,
-    /// For one statement.
+    /// The timeout of one statement.
     #[serde(rename = "statement_timeout_seconds", deserialize_with = "values::seconds")]
     pub statement_timeout: Duration,
 }
 
 impl DatabaseSettings {
-    /// Whether Tancho runs the Postgres itself.
+    /// True if Tancho runs Postgres itself.
     pub fn is_managed(&self) -> bool {
         self.url.is_empty()
     }
@@ -173,32 +152,37 @@ impl DatabaseSettings {
 #[serde(deny_unknown_fields)]
 pub struct AuthSettings {
     /// See `is_registration_open`.
-    pub registration: Registration,
+    pub registration: RegistrationPolicy,
     /// At least 1.
     pub token_days: u32,
-    /// 0: any number.
+    /// 0: no limit.
     pub max_sessions: u32,
     /// Failed logins within the window, at least 1.
     pub login_attempts_per_account: u32,
     /// Failed logins within the window, at least 1.
     pub login_attempts_per_address: u32,
-    /// That window.
+    /// The window for both limits.
     #[serde(rename = "login_window_seconds", deserialize_with = "values::seconds")]
     pub login_window: Duration,
-    /// KiB for one hash, at least 8.
+    /// Memory of one hash in KiB, at least 8.
     pub hash_memory_kib: u32,
-    /// Hashes at once, at least 1.
+    /// Concurrent hashes, at least 1.
     pub hash_concurrency: usize,
 }
 
 impl AuthSettings {
-    /// Whether a stranger may make a user, given where the API listens.
+    /// True if anonymous callers may create users, given the listen address of the API.
     pub fn is_registration_open(&self, api: SocketAddr) -> bool {
         match self.registration {
-            Registration::Open => true,
-            Registration::Closed => false,
-            Registration::Auto => api.ip().is_loopback(),
+            RegistrationPolicy::Open => true,
+            RegistrationPolicy::Closed => false,
+            RegistrationPolicy::Auto => api.ip().is_loopback(),
         }
+    }
+
+    /// True if registration is open only because the API listens on loopback.
+    pub fn is_open_on_loopback_only(&self, api: SocketAddr) -> bool {
+        self.registration == RegistrationPolicy::Auto && api.ip().is_loopback()
     }
 }
 
@@ -208,17 +192,17 @@ impl AuthSettings {
 pub struct SecretsSettings {
     /// Empty: `seal.keys` in the data folder.
     pub key_file: PathBuf,
-    /// The keys themselves.
+    /// The keys themselves, instead of a file.
     pub keys: Secret,
 }
 
-/// `[quota]`; -1 is no limit.
+/// `[quota]`; -1: no limit.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaSettings {
-    /// For a new user.
+    /// Apps of a new user.
     pub apps_per_user: i32,
-    /// For a new app.
+    /// Units of a new app.
     pub units_per_app: i32,
 }
 
@@ -226,37 +210,42 @@ pub struct QuotaSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AppsSettings {
-    /// Lines kept for one app.
+    /// Log lines kept per app.
     pub log_lines: usize,
-    /// For requests that a leaving unit has begun.
+    /// How long a draining unit may take to finish its requests.
     #[serde(rename = "drain_seconds", deserialize_with = "values::seconds")]
-    pub drain: Duration,
-    /// Between SIGTERM and SIGKILL.
+    pub drain_timeout: Duration,
+    /// The time between SIGTERM and SIGKILL.
     #[serde(rename = "stop_grace_seconds", deserialize_with = "values::seconds")]
     pub stop_grace: Duration,
-    /// For the first good answer of a new unit.
+    /// How long a new unit may take to become healthy.
     #[serde(rename = "health_timeout_seconds", deserialize_with = "values::seconds")]
     pub health_timeout: Duration,
+    /// The maximum that a version may request instead.
+    #[serde(rename = "max_deploy_timeout_seconds", deserialize_with = "values::seconds")]
+    pub max_deploy_timeout: Duration,
 }
 
 /// `[builds]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BuildsSettings {
-    /// For one build.
+    /// The deadline of one build.
     #[serde(rename = "deadline_seconds", deserialize_with = "values::seconds")]
     pub deadline: Duration,
-    /// Of what a build prints.
-    pub max_output_bytes: Bytes,
-    /// Of the source.
-    pub max_unpacked_bytes: Bytes,
-    /// Of what a build writes.
-    pub max_disk_bytes: Bytes,
-    /// Of the source.
+    /// The maximum output of a build.
+    pub max_output_bytes: ByteSize,
+    /// The maximum size of the unpacked source.
+    pub max_unpacked_bytes: ByteSize,
+    /// The maximum that a build may write to disk.
+    pub max_disk_bytes: ByteSize,
+    /// The maximum memory of all processes of a build; 0: no limit.
+    pub max_memory_bytes: ByteSize,
+    /// The maximum number of files in the source.
     pub max_files: u64,
-    /// At least 1.
+    /// Concurrent builds, at least 1.
     pub concurrency: usize,
-    /// Names of variables.
+    /// Names of environment variables that builds get.
     pub pass_environment: Vec<String>,
 }
 
@@ -264,10 +253,10 @@ pub struct BuildsSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GitSettings {
-    /// What is deployed where an app has chosen nothing else.
+    /// The branch that is deployed unless an app names another.
     pub default_branch: BranchName,
-    /// Of one repository.
-    pub max_repository_bytes: Bytes,
+    /// The maximum size of one repository.
+    pub max_repository_bytes: ByteSize,
     /// Empty, or an `http(s)` URL without a slash at the end.
     pub replica_url: String,
 }
@@ -275,57 +264,59 @@ pub struct GitSettings {
 /// `[local]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LocalSettings {
-    /// 0, or at least 1000 so that no account of the system is hit.
+pub struct LocalProvisionerSettings {
+    /// 0, or at least 1000 so that no system account is used.
     pub first_uid: u32,
-    /// Units and builds are kept to their files.
+    /// Restricts units and builds to their own files (Landlock).
     pub landlock: bool,
-    /// Units and builds are refused system calls.
+    /// Filters the system calls of units and builds (seccomp).
     pub seccomp: bool,
-    /// Units and builds may listen on any TCP port.
+    /// Gives units and builds their own `/dev/shm` and System V memory, or none.
+    pub namespaces: bool,
+    /// Allows units and builds to listen on any TCP port.
     pub listen_anywhere: bool,
-    /// Absolute; beyond the system's.
+    /// Absolute paths that are readable in addition to the system's.
     pub readable: Vec<PathBuf>,
-    /// Absolute; beyond their own.
+    /// Absolute paths that are writable in addition to their own.
     pub writable: Vec<PathBuf>,
-    /// Of one unit, at least 16.
+    /// Per unit, at least 16.
     pub max_processes: u64,
-    /// Of one process, at least 64.
+    /// Per process, at least 64.
     pub max_open_files: u64,
-    /// Of one unit; 0 or at least a megabyte.
-    pub scratch_bytes: Bytes,
+    /// Per unit; 0 or at least 1 MiB.
+    pub scratch_bytes: ByteSize,
 }
 
 /// `[services]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServicesSettings {
-    /// For a connection.
+    /// The timeout for connecting.
     #[serde(rename = "connect_timeout_seconds", deserialize_with = "values::seconds")]
     pub connect_timeout: Duration,
-    /// For a whole answer.
+    /// The timeout for a whole response.
     #[serde(rename = "timeout_seconds", deserialize_with = "values::seconds")]
-    pub timeout: Duration,
-    /// Of one answer.
-    pub max_answer_bytes: Bytes,
-    /// At least 1.
+    pub call_timeout: Duration,
+    /// The maximum size of one response.
+    pub max_answer_bytes: ByteSize,
+    /// Concurrent calls to one service, at least 1.
     pub concurrency_per_service: usize,
-    /// At least 1.
+    /// Consecutive failures that open the circuit breaker, at least 1.
     pub breaker_failures: u32,
-    /// How long the breaker stays open.
+    /// How long the circuit breaker stays open.
     #[serde(rename = "breaker_seconds", deserialize_with = "values::seconds")]
-    pub breaker: Duration,
-    /// See `may_call_private`.
-    pub allow_private_addresses: Choice,
+    pub breaker_open_time: Duration,
+    /// See `allows_private_addresses`.
+    pub allow_private_addresses: AutoFlag,
 }
 
 impl ServicesSettings {
-    /// Whether the API of a service may be at a private address.
-    pub fn may_call_private(&self, database: &DatabaseSettings) -> bool {
+    /// True if the API of a service may be at a private address.
+    pub fn allows_private_addresses(&self, database: &DatabaseSettings) -> bool {
         match self.allow_private_addresses {
-            Choice::Yes => true,
-            Choice::No => false,
-            Choice::Auto => database.is_managed(),
+            AutoFlag::Yes => true,
+            AutoFlag::No => false,
+            AutoFlag::Auto => database.is_managed(),
         }
     }
 }
@@ -334,9 +325,9 @@ impl ServicesSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MailSettings {
-    /// Empty: mails go to a folder. A secret because of the password in it.
+    /// Empty: mails are written to a folder. A secret because of the password in it.
     pub smtp_url: Secret,
-    /// An address, with or without a name.
+    /// The sender: an e-mail address, with or without a display name.
     pub from: String,
 }
 
@@ -344,11 +335,11 @@ pub struct MailSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminSettings {
-    /// The first administrator.
+    /// The e-mail address of the first administrator.
     pub email: Email,
-    /// Empty, if none is given here.
+    /// Empty if not set here.
     pub password: Secret,
-    /// Empty, if none is given here; never both.
+    /// Empty if not set here; never set together with `password`.
     pub password_file: PathBuf,
 }
 
@@ -356,7 +347,7 @@ pub struct AdminSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventsSettings {
-    /// Days for which what has ended is kept, at least 30; 0: for ever.
+    /// How many days ended events are kept, at least 30; 0: for ever.
     pub keep_days: i32,
 }
 
@@ -364,25 +355,25 @@ pub struct EventsSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogSettings {
-    /// Form of a line.
+    /// The format of log lines.
     pub format: LogFormat,
-    /// Which lines; `telemetry::logs` reads it.
+    /// Selects the log lines; parsed by `telemetry::logs`.
     pub filter: String,
 }
 
 impl Settings {
-    /// Reads all layers. `env` is usually `environment()`; without `file`, its `TANCHO_CONFIG` names one.
-    /// `overrides` are the options of the command line by path of the key.
-    /// Errors: `Invalid`, naming the setting and where it came from; never showing a secret.
+    /// Loads all layers. `env` is usually `tancho_environment()`; without `file`, its `TANCHO_CONFIG` names
+    /// one. `overrides` are the options of the command line by dotted key. Errors: `Invalid`, naming the
+    /// setting and its source, never showing a secret.
     pub fn load(
         file: Option<&Path>,
         env: impl Iterator<Item = (String, String)>,
         overrides: &[(&str, toml::Value)],
-    ) -> Result<Self, Problem> {
-        Layers::read(file, env, overrides)?.settings()
+    ) -> Result<Self, Error> {
+        ConfigLayers::read_all(file, env, overrides)?.build_settings()
     }
 
-    /// The defaults alone.
+    /// Loads the defaults alone.
     pub fn defaults() -> Self {
         Self::load(None, std::iter::empty(), &[]).expect("config.example.toml is tested to load")
     }

@@ -1,4 +1,4 @@
-//! The settings of `git` over SSH.
+//! The settings of the SSH server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,27 +11,27 @@ use super::values::{listen_or_not, seconds};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SshSettings {
-    /// Where to listen; port 0 picks one. `None`: nowhere.
+    /// The address to listen on; port 0 picks a free one. `None`: no SSH server.
     #[serde(deserialize_with = "listen_or_not")]
     pub listen: Option<SocketAddr>,
     /// Empty: the host of the API's URL.
     pub public_host: String,
-    /// 0: the port that is listened on.
+    /// 0: the listen port.
     pub public_port: u16,
     /// Empty, or a host and a port.
     pub replica_address: String,
-    /// At once, at least 1.
+    /// Concurrent connections, at least 1.
     pub max_connections: usize,
-    /// For a client to log in.
+    /// How long a client may take to log in.
     #[serde(rename = "login_seconds", deserialize_with = "seconds")]
-    pub login: Duration,
-    /// For a connection in which nothing happens; at least 10 seconds, for git itself is silent for 5.
+    pub login_timeout: Duration,
+    /// How long a connection may be idle; at least 10 seconds, because git itself is silent for up to 5.
     #[serde(rename = "idle_seconds", deserialize_with = "seconds")]
-    pub idle: Duration,
+    pub idle_timeout: Duration,
 }
 
 impl SshSettings {
-    /// Host and port in the addresses of repositories. `bound` is where the server really listens.
+    /// Returns the host and port in repository URLs. `bound` is the actual listen address.
     pub fn public_address(&self, api_url: &str, bound: SocketAddr) -> (String, u16) {
         let host = match self.public_host.as_str() {
             "" => url::Url::parse(api_url)
@@ -53,7 +53,7 @@ mod tests {
     use crate::config::Settings;
 
     #[test]
-    fn clients_are_told_where_they_reach_it_from_their_side() {
+    fn public_address_falls_back_to_the_api_host_and_the_bound_port() {
         let mut ssh = Settings::defaults().ssh;
         let bound = "0.0.0.0:2222".parse().unwrap();
         let at = |host: &str, port| (host.to_owned(), port);

@@ -8,10 +8,10 @@ fn env<const N: usize>(pairs: [(&str, &str); N]) -> std::vec::IntoIter<(String, 
     owned.into_iter()
 }
 
-/// A file with this text that is gone with the guard.
-struct File(PathBuf);
+/// A settings file with this content; deleted on drop.
+struct TempConfigFile(PathBuf);
 
-impl File {
+impl TempConfigFile {
     fn with(text: &str) -> Self {
         let name = format!("tancho-config-{}.toml", uuid::Uuid::new_v4());
         let path = std::env::temp_dir().join(name);
@@ -20,36 +20,39 @@ impl File {
     }
 }
 
-impl Drop for File {
+impl Drop for TempConfigFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-fn from_file(text: &str) -> Result<Settings, Problem> {
-    let file = File::with(text);
+fn from_file(text: &str) -> Result<Settings, Error> {
+    let file = TempConfigFile::with(text);
     Settings::load(Some(&file.0), env([]), &[])
 }
 
-fn from_env<const N: usize>(pairs: [(&str, &str); N]) -> Result<Settings, Problem> {
+fn from_env<const N: usize>(pairs: [(&str, &str); N]) -> Result<Settings, Error> {
     Settings::load(None, env(pairs), &[])
 }
 
-fn refusal<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
-    result.unwrap_err().words().to_owned()
+fn error_message<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    result.unwrap_err().message().to_owned()
 }
 
 #[test]
-fn the_example_loads_and_says_the_defaults() {
-    // No field has a default in Rust and none is skipped, so that it loads proves that every field of
-    // `Settings` is there; unknown ones are refused.
+fn example_file_loads_and_contains_the_defaults() {
+    // No field has a default in Rust and none is skipped, so a successful load proves that the file has every
+    // field of `Settings`; unknown keys are rejected.
     let settings = Settings::defaults();
     assert_eq!(settings.api.listen.port(), 8080);
-    assert_eq!(settings.api.max_upload_bytes, Bytes(512 << 20));
+    assert_eq!(settings.api.max_upload_bytes, ByteSize(512 << 20));
     assert_eq!(settings.router.idle_timeout, Duration::from_secs(75));
-    assert_eq!(settings.roles, [Role::Api, Role::Worker, Role::Router]);
+    assert_eq!(
+        settings.roles,
+        [ServerRole::Api, ServerRole::Worker, ServerRole::Router]
+    );
     assert!(settings.auth.is_registration_open(settings.api.listen));
-    assert!(settings.services.may_call_private(&settings.database));
+    assert!(settings.services.allows_private_addresses(&settings.database));
 }
 
 #[test]
@@ -69,7 +72,7 @@ fn every_setting_of_the_example_has_a_comment_above_it() {
     assert_eq!(
         seen,
         secret_and_known().1.len(),
-        "the example has a setting of another form"
+        "the example has a setting in an unexpected form"
     );
 }
 
@@ -81,8 +84,8 @@ fn no_two_keys_share_a_variable() {
 }
 
 #[test]
-fn the_later_layer_wins() {
-    let file = File::with(
+fn later_layer_takes_precedence() {
+    let file = TempConfigFile::with(
         "[api]\nlisten = \"127.0.0.1:1\"\nmax_body_bytes = 2048\n[router]\ndomain = \"a.example\"\n",
     );
     let vars = [
@@ -93,13 +96,13 @@ fn the_later_layer_wins() {
     let settings = Settings::load(Some(&file.0), env(vars), &options).unwrap();
     assert_eq!(settings.api.listen.port(), 3);
     assert_eq!(settings.router.domain, "b.example");
-    assert_eq!(settings.api.max_body_bytes, Bytes(2048));
+    assert_eq!(settings.api.max_body_bytes, ByteSize(2048));
 }
 
 #[test]
-fn the_environment_may_name_the_file_and_the_option_wins() {
-    let one = File::with("[quota]\napps_per_user = 1\n");
-    let two = File::with("[quota]\napps_per_user = 2\n");
+fn environment_names_the_file_and_an_option_takes_precedence() {
+    let one = TempConfigFile::with("[quota]\napps_per_user = 1\n");
+    let two = TempConfigFile::with("[quota]\napps_per_user = 2\n");
     let vars = || env([("TANCHO_CONFIG", one.0.to_str().unwrap())]);
     assert_eq!(Settings::load(None, vars(), &[]).unwrap().quota.apps_per_user, 1);
     assert_eq!(
@@ -126,13 +129,13 @@ fn variables_are_read_by_the_type_of_their_key() {
         ("UNRELATED", "x"),
     ])
     .unwrap();
-    assert_eq!(settings.roles, [Role::Api, Role::Worker]);
+    assert_eq!(settings.roles, [ServerRole::Api, ServerRole::Worker]);
     assert!(settings.router.trust_forwarded);
-    assert_eq!(settings.api.max_body_bytes, Bytes(4096));
+    assert_eq!(settings.api.max_body_bytes, ByteSize(4096));
     assert_eq!(settings.api.trusted_proxies.len(), 2);
     assert!(settings.builds.pass_environment.is_empty());
-    assert!(!settings.services.may_call_private(&settings.database));
-    assert_eq!(settings.database.url.expose(), "postgres://a/b");
+    assert!(!settings.services.allows_private_addresses(&settings.database));
+    assert_eq!(settings.database.url.expose_secret(), "postgres://a/b");
 }
 
 #[test]
@@ -141,12 +144,15 @@ fn the_exact_variable_wins_over_database_url() {
         ("DATABASE_URL", "postgres://a/b"),
         ("TANCHO_DATABASE_URL", "postgres://c/d"),
     ];
-    assert_eq!(from_env(vars).unwrap().database.url.expose(), "postgres://c/d");
+    assert_eq!(
+        from_env(vars).unwrap().database.url.expose_secret(),
+        "postgres://c/d"
+    );
     assert!(from_env([("DATABASE_URL", "")]).unwrap().database.is_managed());
 }
 
 #[test]
-fn unknown_keys_name_the_nearest_known_one() {
+fn unknown_key_error_names_the_most_similar_known_key() {
     for (text, wrong, near) in [
         ("[api]\nlisten_on = \"x\"", "`api.listen_on`", "`api.listen`"),
         ("[aps]\nlog_lines = 1", "`aps.log_lines`", "`apps.log_lines`"),
@@ -154,10 +160,10 @@ fn unknown_keys_name_the_nearest_known_one() {
         ("[api]\ntoken_days = 1", "`api.token_days`", "`auth.token_days`"),
         ("[api.listen]\nport = 1", "`api.listen.port`", "`api.listen`"),
     ] {
-        let words = refusal(from_file(text));
+        let words = error_message(from_file(text));
         assert!(words.contains(wrong) && words.contains(near), "{words}");
     }
-    let words = refusal(from_env([("TANCHO_ROUTER_DOMIAN", "x")]));
+    let words = error_message(from_env([("TANCHO_ROUTER_DOMIAN", "x")]));
     assert!(
         words.contains("TANCHO_ROUTER_DOMIAN") && words.contains("TANCHO_ROUTER_DOMAIN"),
         "{words}"
@@ -165,7 +171,7 @@ fn unknown_keys_name_the_nearest_known_one() {
 }
 
 #[test]
-fn variables_of_a_cluster_are_not_mistaken_for_settings() {
+fn kubernetes_service_variables_are_not_taken_for_settings() {
     let vars = [
         ("TANCHO_SERVICE_HOST", "10.0.0.1"),
         ("TANCHO_SERVICE_PORT_HTTP", "80"),
@@ -176,9 +182,9 @@ fn variables_of_a_cluster_are_not_mistaken_for_settings() {
 }
 
 #[test]
-fn wrong_types_name_the_key_and_what_is_expected() {
+fn wrong_type_error_names_the_key_and_the_expected_type() {
     for (text, key, expected) in [
-        ("[api]\nlisten = 8080", "`api.listen`", "a text"),
+        ("[api]\nlisten = 8080", "`api.listen`", "a string"),
         ("[api]\nlisten = \"8080\"", "`api.listen`", "127.0.0.1:8080"),
         (
             "[api]\nmax_body_bytes = \"much\"",
@@ -208,7 +214,7 @@ fn wrong_types_name_the_key_and_what_is_expected() {
         ("roles = \"api\"", "`roles`", "a list"),
         ("roles = [\"cook\"]", "`roles`", "worker"),
         ("roles = []", "`roles`", "at least one"),
-        ("api = 3", "`api`", "a group"),
+        ("api = 3", "`api`", "a table"),
         ("[auth]\nregistration = true", "`auth.registration`", "expected"),
         (
             "[auth]\nregistration = \"maybe\"",
@@ -233,18 +239,18 @@ fn wrong_types_name_the_key_and_what_is_expected() {
         (
             "[builds]\npass_environment = [\"TANCHO_SECRETS_KEYS\"]",
             "`builds.pass_environment`",
-            "own",
+            "itself",
         ),
         ("[api]\nlisten =", "line 2", "is not TOML"),
     ] {
-        let words = refusal(from_file(text));
+        let words = error_message(from_file(text));
         assert!(
             words.contains(key) && words.contains(expected),
             "{text:?}: {words}"
         );
         assert!(words.ends_with('.') && !words.contains('\n'), "{words:?}");
     }
-    let words = refusal(from_env([("TANCHO_AUTH_TOKEN_DAYS", "soon")]));
+    let words = error_message(from_env([("TANCHO_AUTH_TOKEN_DAYS", "soon")]));
     assert!(
         words.contains("TANCHO_AUTH_TOKEN_DAYS") && words.contains("a whole number"),
         "{words}"
@@ -252,8 +258,8 @@ fn wrong_types_name_the_key_and_what_is_expected() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
-    let words = refusal(Settings::load(Some(Path::new("/no/such.toml")), env([]), &[]));
+fn missing_file_error_names_the_file() {
+    let words = error_message(Settings::load(Some(Path::new("/no/such.toml")), env([]), &[]));
     assert!(words.contains("/no/such.toml"), "{words}");
 }
 
@@ -268,10 +274,10 @@ fn secrets_are_in_no_output() {
         ("TANCHO_DATABASE_URL", url.as_str()),
         ("TANCHO_MAIL_SMTP_URL", smtp.as_str()),
     ];
-    let layers = Layers::read(None, env(vars), &[]).unwrap();
-    let settings = layers.settings().unwrap();
-    assert_eq!(settings.admin.password.expose(), canary);
-    let changes = layers.changes();
+    let layers = ConfigLayers::read_all(None, env(vars), &[]).unwrap();
+    let settings = layers.build_settings().unwrap();
+    assert_eq!(settings.admin.password.expose_secret(), canary);
+    let changes = layers.list_changes();
     assert_eq!(changes.len(), secret_and_known().0.len(), "{changes:?}");
     let shown = format!("{settings:?} {layers:?} {changes:?}");
     assert!(!shown.contains(canary), "{shown}");
@@ -296,14 +302,14 @@ fn secrets_are_in_no_error() {
 }
 
 #[test]
-fn changes_are_toml_with_their_origin() {
+fn changes_are_listed_as_toml_with_their_source() {
     let vars = env([
         ("TANCHO_AUTH_TOKEN_DAYS", "3"),
         ("TANCHO_QUOTA_APPS_PER_USER", "-1"),
     ]);
-    let layers = Layers::read(None, vars, &[("api.listen", "127.0.0.1:0".into())]).unwrap();
+    let layers = ConfigLayers::read_all(None, vars, &[("api.listen", "127.0.0.1:0".into())]).unwrap();
     assert_eq!(
-        layers.changes(),
+        layers.list_changes(),
         [
             "api.listen = \"127.0.0.1:0\"  # on the command line",
             "auth.token_days = 3  # in the variable TANCHO_AUTH_TOKEN_DAYS",
@@ -313,7 +319,7 @@ fn changes_are_toml_with_their_origin() {
 
 #[test]
 fn networks_contain_their_addresses() {
-    let network = |text: &str| text.parse::<Network>().unwrap();
+    let network = |text: &str| text.parse::<IpNetwork>().unwrap();
     let address = |text: &str| text.parse().unwrap();
     assert!(network("10.0.0.0/8").contains(address("10.255.1.2")));
     assert!(network("10.0.0.0/8").contains(address("::ffff:10.1.1.1")));
@@ -323,9 +329,31 @@ fn networks_contain_their_addresses() {
     assert!(!network("192.168.1.7").contains(address("192.168.1.6")));
     assert!(network("2001:db8::/33").contains(address("2001:db8:7fff::1")));
     assert!(!network("2001:db8::/33").contains(address("2001:db8:8000::1")));
-    for bad in ["", "10.0.0.0/33", "example.com", "10.0.0.0/-1", "::/129"] {
-        assert!(bad.parse::<Network>().is_err(), "{bad}");
+    assert!(network("10.1.2.3/8").contains(address("10.9.9.9")));
+    for bad in [
+        "",
+        "10.0.0.0/33",
+        "example.com",
+        "10.0.0.0/-1",
+        "::/129",
+        "10.0.0.0/",
+        "::ffff:10.0.0.0/90",
+    ] {
+        assert!(bad.parse::<IpNetwork>().is_err(), "{bad}");
     }
+}
+
+#[test]
+fn ipv4_mapped_network_contains_the_ipv4_addresses_it_names() {
+    let address = |text: &str| text.parse().unwrap();
+    for text in ["::ffff:10.0.0.0/104", "::ffff:a00:0/104"] {
+        let network: IpNetwork = text.parse().unwrap();
+        assert!(network.contains(address("10.255.1.2")), "{text}");
+        assert!(network.contains(address("::ffff:10.1.1.1")), "{text}");
+        assert!(!network.contains(address("11.0.0.1")), "{text}");
+    }
+    let host: IpNetwork = "::ffff:192.168.1.7".parse().unwrap();
+    assert!(host.contains(address("192.168.1.7")) && !host.contains(address("192.168.1.6")));
 }
 
 #[test]

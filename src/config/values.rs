@@ -1,49 +1,50 @@
-//! The kinds of values that settings have beyond texts and numbers.
+//! Types of settings beyond strings and numbers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::de::{Deserialize, Deserializer, Error};
 
-/// What a process does.
+/// A role of a server process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Answers the API.
+pub enum ServerRole {
+    /// Serves the API.
     Api,
     /// Runs sagas and reconcilers.
     Worker,
-    /// Runs the proxy.
+    /// Runs the HTTP router.
     Router,
 }
 
-/// Who may make a user.
+/// Who may create users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Registration {
-    /// Everybody.
+pub enum RegistrationPolicy {
+    /// Anybody.
     Open,
-    /// Administrators.
+    /// Administrators only.
     Closed,
-    /// Everybody while the API listens on loopback.
+    /// Anybody, while the API listens on loopback.
     Auto,
 }
 
-/// Form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Yes, no, or as the circumstances suggest. In a file, `true` and `false` are understood too.
+/// Yes, no, or decided automatically. In a file, `true` and `false` are accepted too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// Decided by the circumstances.
+pub enum AutoFlag {
+    /// Decided automatically.
     Auto,
     /// Always.
     Yes,
@@ -51,85 +52,75 @@ pub enum Choice {
     No,
 }
 
-impl<'de> Deserialize<'de> for Choice {
+impl<'de> Deserialize<'de> for AutoFlag {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
         #[serde(untagged)]
-        enum Form {
+        enum FlagInput {
             Flag(bool),
             Text(String),
         }
-        match Form::deserialize(from)? {
-            Form::Flag(true) => Ok(Self::Yes),
-            Form::Flag(false) => Ok(Self::No),
-            Form::Text(text) => match text.as_str() {
+        match FlagInput::deserialize(from)? {
+            FlagInput::Flag(true) => Ok(Self::Yes),
+            FlagInput::Flag(false) => Ok(Self::No),
+            FlagInput::Text(text) => match text.as_str() {
                 "auto" => Ok(Self::Auto),
                 "yes" | "true" => Ok(Self::Yes),
                 "no" | "false" => Ok(Self::No),
                 _ => Err(D::Error::custom(format!(
-                    "{text:?} is none of \"auto\", \"yes\" and \"no\""
+                    "{text:?} is not one of \"auto\", \"yes\" and \"no\""
                 ))),
             },
         }
     }
 }
 
-/// An address, or a network such as `10.0.0.0/8`.
+/// An address, or a network such as `10.0.0.0/8`. One that is given as IPv4-mapped IPv6 is kept as IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    prefix: u8,
-}
+pub struct IpNetwork(IpNet);
 
-impl Network {
-    /// Whether the address is in this network. An IPv4 address in IPv6 clothes counts as IPv4.
+impl IpNetwork {
+    /// Whether the address is in this network. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(one)) => {
-                shared(u128::from(net.to_bits() ^ one.to_bits()), 32) >= self.prefix
-            }
-            (IpAddr::V6(net), IpAddr::V6(one)) => shared(net.to_bits() ^ one.to_bits(), 128) >= self.prefix,
-            _ => false,
-        }
+        self.0.contains(&address.to_canonical())
     }
 }
 
-/// How many leading bits of `width` are zero in the difference of two addresses.
-fn shared(difference: u128, width: u8) -> u8 {
-    let used = u8::try_from(u128::BITS - difference.leading_zeros()).expect("at most 128");
-    width - used
+/// The same network as IPv4 if it is an IPv4-mapped one. `None`: it reaches beyond the mapped addresses.
+fn to_canonical_network(network: IpNet) -> Option<IpNet> {
+    let mapped = match network {
+        IpNet::V4(_) => None,
+        IpNet::V6(network) => network.addr().to_ipv4_mapped(),
+    };
+    match mapped {
+        None => Some(network),
+        Some(address) => IpNet::new(address.into(), network.prefix_len().checked_sub(96)?).ok(),
+    }
 }
 
-impl FromStr for Network {
+impl FromStr for IpNetwork {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is neither an address nor a network such as 10.0.0.0/8");
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.trim().parse().map_err(|_| wrong())?;
-        let width = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            Some(digits) => digits.trim().parse().map_err(|_| wrong())?,
-            None => width,
-        };
-        (prefix <= width)
-            .then_some(Self { address, prefix })
-            .ok_or_else(wrong)
+        let text = text.trim();
+        text.parse()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+            .ok()
+            .and_then(to_canonical_network)
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is neither an address nor a network such as 10.0.0.0/8"))
     }
 }
 
-impl<'de> Deserialize<'de> for Network {
+impl<'de> Deserialize<'de> for IpNetwork {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 
-/// A `*_seconds` key.
+/// Deserializes a `*_seconds` key.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    // A year: what is longer is a mistake, and sums with the clock never overflow.
+    // At most a year: anything longer is a mistake, and adding it to the clock never overflows.
     const LONGEST: u64 = 366 * 24 * 3600;
     let number = i64::deserialize(from)?;
     u64::try_from(number)
@@ -139,7 +130,7 @@ pub(super) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D:
         .ok_or_else(|| D::Error::custom(format!("{number} is not a number of seconds from 0 to {LONGEST}")))
 }
 
-/// A `listen` key.
+/// Deserializes a `listen` key.
 pub(super) fn listen<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(|_| {
@@ -149,7 +140,7 @@ pub(super) fn listen<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D
     })
 }
 
-/// A `listen` key that may be empty.
+/// Deserializes a `listen` key that may be empty.
 pub(super) fn listen_or_not<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(from)?;
     if text.is_empty() {

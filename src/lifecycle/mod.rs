@@ -1,10 +1,12 @@
-//! Flows that span slices. Here: the removal of an app with all that hangs on
-//! it, and the token that an administrator makes for an app.
+//! Flows that span slices: the removal of an app with everything that belongs to it, the update of an app,
+//! and the token that an administrator creates for an app.
 
 pub mod classic;
 pub mod modern;
 mod remove;
 mod store;
 mod token;
+mod update;
 
-pub use remove::{RemoveApp, remove_app};
+pub use remove::{RemoveAppSaga, remove_app};
+pub use update::update_app;

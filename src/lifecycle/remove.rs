@@ -1,7 +1,10 @@
-//! The saga `app.remove`: unbind every instance, stop every unit, remove the files, forget the app.
+//! The saga `app.remove`: unbinds every instance, stops every unit, gives up the repository, deletes the app.
 //!
-//! It is forward only: half an app is of no use to anybody. A service that does not answer does not
-//! hold it up; what it may still hold for us is hunted on as an orphan.
+//! Any worker may run it. The files of its versions are on one host or several; each host removes its own once the app
+//! is deleted: see `versions`.
+//!
+//! It is forward only: a partly removed app is of no use. A service that does not respond does not block it;
+//! what the service may still hold for the app is recorded as an orphan.
 
 use std::time::Duration;
 
@@ -11,174 +14,156 @@ use serde_json::json;
 
 use crate::core::Core;
 use crate::db;
-use crate::db::listen::Channel;
-use crate::events::{self, NewEvent, Target};
-use crate::kernel::call::Call;
+use crate::db::notices::NoticeChannel;
+use crate::events::{EventTarget, NewEvent};
+use crate::kernel::error::Error;
 use crate::kernel::ids::{AppId, EventId};
-use crate::kernel::names::{AppName, Email, TeamName};
+use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::Problem;
+use crate::kernel::request_context::RequestContext;
 use crate::lifecycle::store;
-use crate::sagas::{self, Lane, NewSaga, Run, Saga, StepError};
-use crate::{apps, builders, quotas, repositories, services};
+use crate::sagas::{self, Saga, StepContext, StepError, saga_steps};
+use crate::{apps, repositories, services};
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct RemoveData {
-    app: AppId,
-    /// Who paid for it with their quota.
-    owner: String,
-    team_owner: TeamName,
+saga_steps! {
+    /// The steps of the removal of an app.
+    pub enum RemoveAppStep {
+        /// Unbinds it from every service instance.
+        Unbind = "unbind",
+        /// Stops its units.
+        StopUnits = "stop-units",
+        /// Gives up its repository.
+        RemoveRepository = "remove-files",
+        /// Removes its row.
+        DeleteApp = "delete-app",
+    }
 }
 
-/// Removes an app. Answers the event to follow.
-pub async fn remove_app(core: &Core, call: &Call, name: &AppName) -> Result<EventId, Problem> {
-    let app = apps::find_for(core, call, name, Permission::APP_DELETE).await?;
-    let mut tx = core.db.begin().await?;
+/// The data of the saga.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemoveAppData {
+    app: AppId,
+}
+
+/// Removes an app. Returns the event to follow.
+pub async fn remove_app(core: &Core, call: &RequestContext, name: &AppName) -> Result<EventId, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_DELETE).await?;
     let new = NewEvent::new(
-        Target::app(name),
+        EventTarget::for_app(name),
         Permission::APP_DELETE,
-        app.contexts(),
+        app.permission_contexts(),
         json!({}),
     );
-    let event = events::begin(&mut tx, call, &new).await?;
-    if !apps::store::begin_removal(&mut tx, app.id).await? {
-        return Err(Problem::conflict(format!("App {name} is being removed.")));
-    }
-    let data = RemoveData {
-        app: app.id,
-        owner: app.owner,
-        team_owner: app.team_owner,
-    };
-    let saga = NewSaga {
-        kind: RemoveApp::KIND,
-        lane: Lane::People,
-        event: Some(&event),
-        host: Some(&core.host),
-        data: &data,
-    };
-    sagas::enqueue(&mut tx, saga).await?;
-    tx.commit().await?;
-    Ok(event)
+    sagas::start_saga::<RemoveAppSaga>(&core.db, call, &new, async |tx, _| {
+        if !apps::store::begin_removal(tx, app.id).await? {
+            return Err(Error::conflict(format!("App {name} is being removed.")));
+        }
+        Ok(RemoveAppData { app: app.id })
+    })
+    .await
 }
 
-/// See the module.
-pub struct RemoveApp {
+/// The saga; see the module.
+pub struct RemoveAppSaga {
     core: Core,
 }
 
-impl RemoveApp {
-    /// The name under which its rows are kept.
-    pub const KIND: &str = "app.remove";
-
-    /// The saga with what its steps need.
+impl RemoveAppSaga {
+    /// Creates the saga.
     pub fn new(core: &Core) -> Self {
         Self { core: core.clone() }
     }
 
-    async fn stop_units(&self, data: &RemoveData, run: &Run) -> Result<(), StepError> {
-        let mut notices = self.core.notices.subscribe();
-        let mut tx = run.begin().await?;
-        store::want_nothing(&mut tx, data.app).await?;
-        db::notify(&mut tx, Channel::Units, &data.app.to_string()).await?;
-        db::notify(&mut tx, Channel::Routes, "").await?;
-        tx.commit().await?;
-        let mut said = 0;
-        loop {
+    async fn stop_units(&self, data: &RemoveAppData, ctx: &StepContext) -> Result<(), StepError> {
+        ctx.write_fenced(async |tx| {
+            store::clear_desired_state(tx, data.app).await?;
+            db::send_notice(tx, NoticeChannel::Units, &data.app.to_string()).await?;
+            db::send_notice(tx, NoticeChannel::Routes, "").await?;
+            Ok(())
+        })
+        .await?;
+        let units = [(NoticeChannel::Units, data.app.to_string())];
+        ctx.wait_until(&units, Duration::MAX, || async {
             let left = store::count_units(&self.core.db, data.app).await?;
             if left == 0 {
-                return Ok(());
+                return Ok(Some(()));
             }
-            if left != said {
-                run.say(&format!(" ---> {left} units are being stopped")).await;
-                said = left;
-            }
-            tokio::select! {
-                _ = notices.wait(&[Channel::Units], Duration::from_millis(250)) => {}
-                () = run.cancel().cancelled() => {
-                    let why = Problem::unavailable(format!("{left} units are still being stopped."));
-                    return Err(StepError::Retry { why, after: Duration::from_secs(1) });
-                }
-            }
+            ctx.report_progress(&[format!(" ---> {left} units are being stopped")])
+                .await;
+            Ok(None)
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn remove_repository(&self, data: &RemoveAppData) {
+        if let Err(error) = repositories::remove_repository_files(&self.core, data.app).await {
+            // The repository healer retries once the app is deleted.
+            tracing::warn!(error = %error.report(), app = %data.app, "cannot remove the repository of a removed app; its healer retries");
         }
     }
 
-    async fn remove_files(&self, data: &RemoveData) -> Result<(), StepError> {
-        let id = data.app.to_string();
-        let folders = [
-            self.core.dirs.versions().join(&id),
-            self.core.dirs.cache().join(&id),
-        ];
-        let removing = move || -> std::io::Result<()> {
-            for folder in folders.iter().filter(|folder| folder.exists()) {
-                builders::remove_version(folder)?;
+    async fn delete_app(&self, data: &RemoveAppData, ctx: &StepContext) -> Result<(), StepError> {
+        let name = apps::store::find_app_name(&self.core.db, data.app).await?;
+        ctx.write_fenced(async |tx| {
+            if apps::store::delete_app(tx, data.app).await? {
+                db::send_notice(tx, NoticeChannel::Auth, "").await?;
+                db::send_notice(tx, NoticeChannel::Routes, "").await?;
+                db::send_notice(tx, NoticeChannel::Versions, "").await?;
             }
             Ok(())
-        };
-        let removed = tokio::task::spawn_blocking(removing)
-            .await
-            .map_err(Problem::internal)?;
-        if let Err(error) = removed {
-            // The disk can be tidied by hand; the app must go.
-            tracing::error!(%error, app = %data.app, "files of a removed app are left");
-        }
-        if let Err(problem) = repositories::remove_files(&self.core, data.app).await {
-            // Its healer tries again, once the app is gone.
-            tracing::warn!(problem = %problem.chain(), app = %data.app, "the repository of a removed app is left");
+        })
+        .await?;
+        self.core.auth_cache.invalidate_all();
+        if let Some(name) = name {
+            ctx.append_log(&format!("\nThe app \"{name}\" is removed.")).await;
         }
         Ok(())
     }
 
-    async fn forget(&self, data: &RemoveData, run: &Run) -> Result<(), StepError> {
-        let name = apps::store::find_name(&self.core.db, data.app).await?;
-        let mut tx = run.begin().await?;
-        if apps::store::delete(&mut tx, data.app).await? {
-            if let Ok(owner) = Email::parse(&data.owner) {
-                quotas::release_app(&mut tx, &owner).await?;
-            }
-            quotas::release_team_app(&mut tx, &data.team_owner).await?;
-            db::notify(&mut tx, Channel::Auth, "").await?;
-            db::notify(&mut tx, Channel::Routes, "").await?;
+    async fn unbind(&self, data: &RemoveAppData, ctx: &StepContext) -> Result<(), StepError> {
+        if let Some(name) = apps::store::find_app_name(&self.core.db, data.app).await? {
+            ctx.append_log(&format!("---- Removing the app \"{name}\" ----"))
+                .await;
         }
-        tx.commit().await?;
-        self.core.callers.forget();
-        if let Some(name) = name {
-            run.say(&format!("\nThe app \"{name}\" is removed.")).await;
-        }
-        Ok(())
+        services::unbind_all_instances(&self.core, ctx, data.app).await
     }
 }
 
 #[async_trait]
-impl Saga for RemoveApp {
-    fn kind(&self) -> &'static str {
-        Self::KIND
-    }
+impl Saga for RemoveAppSaga {
+    const KIND: &'static str = "app.remove";
+    type Step = RemoveAppStep;
+    type Data = RemoveAppData;
 
-    fn steps(&self) -> &'static [&'static str] {
-        &["unbind", "stop", "files", "forget"]
-    }
-
-    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        let data: RemoveData = run.data()?;
+    async fn run_step(
+        &self,
+        step: RemoveAppStep,
+        data: &mut RemoveAppData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
         match step {
-            "unbind" => {
-                if let Some(name) = apps::store::find_name(&self.core.db, data.app).await? {
-                    run.say(&format!("---- Removing the app \"{name}\" ----")).await;
-                }
-                services::unbind_everything(&self.core, run, data.app).await
+            RemoveAppStep::Unbind => self.unbind(data, ctx).await,
+            RemoveAppStep::StopUnits => self.stop_units(data, ctx).await,
+            RemoveAppStep::RemoveRepository => {
+                self.remove_repository(data).await;
+                Ok(())
             }
-            "stop" => self.stop_units(&data, run).await,
-            "files" => self.remove_files(&data).await,
-            _ => self.forget(&data, run).await,
+            RemoveAppStep::DeleteApp => self.delete_app(data, ctx).await,
         }
     }
 
-    fn forward_only(&self, _step: &'static str, _run: &Run) -> bool {
+    fn is_forward_only(&self, _step: RemoveAppStep, _data: &RemoveAppData) -> bool {
         true
     }
 
-    /// There is no way back.
-    async fn undo(&self, _step: &'static str, _run: &mut Run) -> Result<(), StepError> {
+    /// Does nothing: the removal is never undone.
+    async fn undo_step(
+        &self,
+        _step: RemoveAppStep,
+        _data: &mut RemoveAppData,
+        _ctx: &StepContext,
+    ) -> Result<(), StepError> {
         Ok(())
     }
 }

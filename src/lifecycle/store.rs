@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgExecutor};
 use crate::kernel::ids::AppId;
 
 /// Tells the reconciler that nothing of the app should run.
-pub(super) async fn want_nothing(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
+pub(super) async fn clear_desired_state(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
     sqlx::query!(
         "with stopped as (update app_process set stopped = true where app_id = $1)
          update app set current_release = null, candidate_release = null where app_id = $1",
@@ -28,7 +28,7 @@ pub(super) async fn count_units(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Re
 }
 
 /// The time of the transaction.
-pub(super) async fn now(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> {
+pub(super) async fn transaction_time(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar!(r#"select now() as "now!""#)
         .fetch_one(db)
         .await

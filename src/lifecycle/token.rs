@@ -4,36 +4,41 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use crate::core::Core;
-use crate::events::{self, NewEvent, Target};
-use crate::kernel::call::Call;
+use crate::events::{self, EventTarget, NewEvent};
+use crate::kernel::error::Error;
 use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::Problem;
+use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
 use crate::lifecycle::store;
 use crate::users::tokens;
 use crate::{apps, envs};
 
-/// Makes a token for an app, good for a year; for administrators. With `export` it becomes the app's
-/// `TSURU_APP_TOKEN`, which units see when they start the next time; older tokens stay good. Answers it
-/// with the time it was made. Errors: `Forbidden`, `NotFound`.
-pub(super) async fn app_token(
+/// Creates a token for an app, valid for a year; for administrators only. With `export` it becomes the app's
+/// `TSURU_APP_TOKEN`, which units get at their next start; older tokens stay valid. Returns the token and its
+/// creation time. Errors: `Forbidden`, `NotFound`.
+pub(super) async fn create_app_token(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
     export: bool,
-) -> Result<(Secret, DateTime<Utc>), Problem> {
-    call.allow(Permission::ALL, &[])?;
-    let app = apps::find_for(core, call, name, Permission::APP_ADMIN).await?;
+) -> Result<(Secret, DateTime<Utc>), Error> {
+    call.authorize(Permission::ALL, &[])?;
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_ADMIN).await?;
     let mut tx = core.db.begin().await?;
     let data = json!({ "token": "new", "export": export });
-    let event = NewEvent::new(Target::app(name), Permission::APP_ADMIN, app.contexts(), data);
-    events::record(&mut tx, call, &event).await?;
-    let token = tokens::issue_for_app(&mut tx, app.id, Some(tokens::APP_TOKEN_DAYS)).await?;
+    let event = NewEvent::new(
+        EventTarget::for_app(name),
+        Permission::APP_ADMIN,
+        app.permission_contexts(),
+        data,
+    );
+    events::record_event(&mut tx, call, &event).await?;
+    let token = tokens::issue_app_token(&mut tx, app.id, Some(tokens::APP_TOKEN_DAYS)).await?;
     if export {
-        envs::set_own(core, &mut tx, app.id, "TSURU_APP_TOKEN", &token).await?;
+        envs::set_platform_var(core, &mut tx, app.id, "TSURU_APP_TOKEN", &token).await?;
     }
-    let made_at = store::now(&mut *tx).await?;
+    let made_at = store::transaction_time(&mut *tx).await?;
     tx.commit().await?;
     Ok((token, made_at))
 }

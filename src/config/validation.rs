@@ -1,47 +1,54 @@
-//! What must be true of settings beyond their types, one sentence each.
+//! Validates what the types of settings do not express; one sentence per rule.
 
 use std::time::Duration;
 
 use url::Url;
 
 use super::{MailSettings, Settings, SshSettings};
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
 
-/// Checks everything; the first fault is the answer.
-pub(super) fn check(settings: &Settings) -> Result<(), Problem> {
+/// Validates all settings; returns the first error.
+pub(super) fn check_settings(settings: &Settings) -> Result<(), Error> {
     if settings.data_dir.as_os_str().is_empty() {
-        return Err(wrong("data_dir", "name a folder"));
+        return Err(invalid_setting("data_dir", "give a folder"));
     }
     if settings.roles.is_empty() {
-        return Err(wrong("roles", "name at least one of api, worker and router"));
+        return Err(invalid_setting(
+            "roles",
+            "name at least one of api, worker and router",
+        ));
     }
-    public_url("api.public_url", &settings.api.public_url)?;
-    public_url("git.replica_url", &settings.git.replica_url)?;
-    ssh(&settings.ssh)?;
-    domain(&settings.router.domain)?;
-    database_url(settings.database.url.expose())?;
-    mail(&settings.mail)?;
-    numbers(settings)?;
-    durations(settings)?;
-    environment_names(&settings.builds.pass_environment)?;
-    // As the database has it: an event is not let go before.
+    check_public_url("api.public_url", &settings.api.public_url)?;
+    check_public_url("git.replica_url", &settings.git.replica_url)?;
+    check_hosts(&settings.api.hosts)?;
+    check_ssh(&settings.ssh)?;
+    check_domain(&settings.router.domain)?;
+    check_database_url(settings.database.url.expose_secret())?;
+    check_mail(&settings.mail)?;
+    check_numbers(settings)?;
+    check_durations(settings)?;
+    check_environment_names(&settings.builds.pass_environment)?;
+    // The database has the same lower limit: events are not deleted earlier.
     if !matches!(settings.events.keep_days, 0 | 30..=36_500) {
-        return Err(wrong("events.keep_days", "give 0, or from 30 to 36500 days"));
+        return Err(invalid_setting(
+            "events.keep_days",
+            "give 0, or from 30 to 36500 days",
+        ));
     }
     let admin = &settings.admin;
     if !admin.password.is_empty() && !admin.password_file.as_os_str().is_empty() {
-        return Err(Problem::invalid(
+        return Err(Error::invalid(
             "Give only one of the settings `admin.password` and `admin.password_file`.",
         ));
     }
     Ok(())
 }
 
-fn wrong(key: &str, what: &str) -> Problem {
-    Problem::invalid(format!("The setting `{key}` is wrong: {what}."))
+fn invalid_setting(key: &str, what: &str) -> Error {
+    Error::invalid(format!("The setting `{key}` is invalid: {what}."))
 }
 
-fn public_url(key: &str, text: &str) -> Result<(), Problem> {
+fn check_public_url(key: &str, text: &str) -> Result<(), Error> {
     let fits = |url: Url| {
         matches!(url.scheme(), "http" | "https")
             && url.has_host()
@@ -53,15 +60,25 @@ fn public_url(key: &str, text: &str) -> Result<(), Problem> {
     if text.is_empty() || (!text.ends_with('/') && Url::parse(text).is_ok_and(fits)) {
         return Ok(());
     }
-    Err(wrong(
+    Err(invalid_setting(
         key,
         "give a URL such as https://tancho.example.com, without a slash at the end",
     ))
 }
 
-fn ssh(ssh: &SshSettings) -> Result<(), Problem> {
+fn check_hosts(hosts: &[String]) -> Result<(), Error> {
+    match hosts.iter().find(|host| url::Host::parse(host).is_err()) {
+        None => Ok(()),
+        Some(_) => Err(invalid_setting(
+            "api.hosts",
+            "give hosts such as tancho.example.com, without a scheme and a port",
+        )),
+    }
+}
+
+fn check_ssh(ssh: &SshSettings) -> Result<(), Error> {
     if !ssh.public_host.is_empty() && url::Host::parse(&ssh.public_host).is_err() {
-        return Err(wrong(
+        return Err(invalid_setting(
             "ssh.public_host",
             "give a host such as git.example.com, without a port",
         ));
@@ -72,21 +89,21 @@ fn ssh(ssh: &SshSettings) -> Result<(), Problem> {
         port.parse().ok().filter(|port: &u16| *port > 0)
     };
     if !ssh.replica_address.is_empty() && fits(&ssh.replica_address).is_none() {
-        return Err(wrong(
+        return Err(invalid_setting(
             "ssh.replica_address",
             "give a host and a port such as one.example.com:2222",
         ));
     }
     if ssh.max_connections < 1 {
-        return Err(wrong("ssh.max_connections", "give at least 1"));
+        return Err(invalid_setting("ssh.max_connections", "give at least 1"));
     }
-    if ssh.idle < Duration::from_secs(10) {
-        return Err(wrong("ssh.idle_seconds", "give at least 10 seconds"));
+    if ssh.idle_timeout < Duration::from_secs(10) {
+        return Err(invalid_setting("ssh.idle_seconds", "give at least 10 seconds"));
     }
     Ok(())
 }
 
-fn domain(text: &str) -> Result<(), Problem> {
+fn check_domain(text: &str) -> Result<(), Error> {
     let label = |l: &str| {
         (1..=63).contains(&l.len())
             && !l.starts_with('-')
@@ -97,38 +114,41 @@ fn domain(text: &str) -> Result<(), Problem> {
     if text.len() <= 190 && text.split('.').all(label) {
         return Ok(());
     }
-    Err(wrong(
+    Err(invalid_setting(
         "router.domain",
         "give a domain in lower case such as apps.example.com, without a port",
     ))
 }
 
-fn database_url(text: &str) -> Result<(), Problem> {
+fn check_database_url(text: &str) -> Result<(), Error> {
     let fits = |url: Url| matches!(url.scheme(), "postgres" | "postgresql");
     if text.is_empty() || Url::parse(text).is_ok_and(fits) {
         return Ok(());
     }
-    Err(wrong(
+    Err(invalid_setting(
         "database.url",
         "give a URL such as postgres://user:password@host/database",
     ))
 }
 
-fn mail(mail: &MailSettings) -> Result<(), Problem> {
+fn check_mail(mail: &MailSettings) -> Result<(), Error> {
     let fits = |url: Url| matches!(url.scheme(), "smtp" | "smtps") && url.has_host();
-    if !mail.smtp_url.is_empty() && !Url::parse(mail.smtp_url.expose()).is_ok_and(fits) {
-        return Err(wrong(
+    if !mail.smtp_url.is_empty() && !Url::parse(mail.smtp_url.expose_secret()).is_ok_and(fits) {
+        return Err(invalid_setting(
             "mail.smtp_url",
             "give a URL such as smtps://user:password@mail.example.com",
         ));
     }
     match mail.from.parse::<lettre::message::Mailbox>() {
         Ok(_) => Ok(()),
-        Err(_) => Err(wrong("mail.from", "give an address such as tancho@example.com")),
+        Err(_) => Err(invalid_setting(
+            "mail.from",
+            "give an address such as tancho@example.com",
+        )),
     }
 }
 
-fn numbers(s: &Settings) -> Result<(), Problem> {
+fn check_numbers(s: &Settings) -> Result<(), Error> {
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let size = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let at_least = [
@@ -182,72 +202,88 @@ fn numbers(s: &Settings) -> Result<(), Problem> {
     ];
     for (key, value, least) in at_least {
         if value < least {
-            return Err(wrong(key, &format!("{value} is less than {least}")));
+            return Err(invalid_setting(key, &format!("{value} is less than {least}")));
         }
     }
+    if s.auth.token_days > 36_500 {
+        return Err(invalid_setting("auth.token_days", "give at most 36500 days"));
+    }
+    check_sandbox_limits(s)
+}
+
+/// Validates user ids, limits and folders of the sandbox.
+fn check_sandbox_limits(s: &Settings) -> Result<(), Error> {
     let uid = s.local.first_uid;
     if uid != 0 && !(1000..=2_000_000_000).contains(&uid) {
-        return Err(wrong(
+        return Err(invalid_setting(
             "local.first_uid",
             "give 0, or a number from 1000 to 2000000000",
         ));
     }
+    if (1..64 << 20).contains(&s.builds.max_memory_bytes.0) {
+        return Err(invalid_setting(
+            "builds.max_memory_bytes",
+            "give 0, or at least 64M",
+        ));
+    }
     if (1..1 << 20).contains(&s.local.scratch_bytes.0) {
-        return Err(wrong("local.scratch_bytes", "give 0, or at least 1M"));
+        return Err(invalid_setting("local.scratch_bytes", "give 0, or at least 1M"));
     }
     for (key, folders) in [
         ("local.readable", &s.local.readable),
         ("local.writable", &s.local.writable),
     ] {
         if folders.iter().any(|folder| !folder.is_absolute()) {
-            return Err(wrong(key, "give absolute paths, such as \"/srv/shared\""));
+            return Err(invalid_setting(
+                key,
+                "give absolute paths, such as \"/srv/shared\"",
+            ));
         }
-    }
-    if s.auth.token_days > 36_500 {
-        return Err(wrong("auth.token_days", "give at most 36500 days"));
     }
     Ok(())
 }
 
-/// What waits must be given at least a second; drains and graces may be 0.
-fn durations(s: &Settings) -> Result<(), Problem> {
+/// Timeouts must be at least a second; drain and grace periods may be 0.
+fn check_durations(s: &Settings) -> Result<(), Error> {
     let positive = [
         ("api.request_timeout_seconds", s.api.request_timeout),
-        ("ssh.login_seconds", s.ssh.login),
+        ("ssh.login_seconds", s.ssh.login_timeout),
         ("router.first_byte_timeout_seconds", s.router.first_byte_timeout),
         ("router.idle_timeout_seconds", s.router.idle_timeout),
+        ("database.start_timeout_seconds", s.database.start_timeout),
         ("database.acquire_timeout_seconds", s.database.acquire_timeout),
         ("database.statement_timeout_seconds", s.database.statement_timeout),
         ("auth.login_window_seconds", s.auth.login_window),
         ("apps.health_timeout_seconds", s.apps.health_timeout),
+        ("apps.max_deploy_timeout_seconds", s.apps.max_deploy_timeout),
         ("builds.deadline_seconds", s.builds.deadline),
         ("services.connect_timeout_seconds", s.services.connect_timeout),
-        ("services.timeout_seconds", s.services.timeout),
+        ("services.timeout_seconds", s.services.call_timeout),
     ];
     match positive.iter().find(|(_, time)| *time == Duration::ZERO) {
-        Some((key, _)) => Err(wrong(key, "give at least 1 second")),
+        Some((key, _)) => Err(invalid_setting(key, "give at least 1 second")),
         None => Ok(()),
     }
 }
 
-fn environment_names(names: &[String]) -> Result<(), Problem> {
+fn check_environment_names(names: &[String]) -> Result<(), Error> {
     let key = "builds.pass_environment";
     for name in names {
         let fits = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !fits {
-            return Err(wrong(
+            return Err(invalid_setting(
                 key,
                 &format!(
-                    "{:?} is not the name of a variable; give names only, no values",
+                    "{:?} is not the name of an environment variable; give names only, no values",
                     name.split('=').next().unwrap_or_default()
                 ),
             ));
         }
         if name.starts_with("TANCHO_") || name == "DATABASE_URL" {
-            return Err(wrong(
+            return Err(invalid_setting(
                 key,
-                &format!("{name} is Tancho's own and must not reach a build"),
+                &format!("{name} configures Tancho itself and must not be passed to builds"),
             ));
         }
     }
