@@ -1,162 +1,204 @@
-//! Look, change, reserve, release. Who may look or change is asked by the slice of the subject, but for
-//! `of_owner`, which serves the old route that takes users and apps alike.
+//! Actions on quotas: find, change, check. The slice of the subject checks the permission, except for
+//! `find_owner_quota`, which serves the old route for both users and apps.
 
 use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::core::Core;
-use crate::events::{self, NewEvent, Target, TargetKind};
-use crate::kernel::call::{Actor, Call};
+use crate::db::Db;
+use crate::events::{self, EventTarget, EventTargetKind, NewEvent};
+use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, Email, TeamName};
-use crate::kernel::permission::{Context, ContextKind, Permission};
-use crate::kernel::problem::{Kind, Problem};
+use crate::kernel::permission::{ContextKind, Permission, PermissionContext};
+use crate::kernel::request_context::{Actor, RequestContext};
 use crate::quotas::model::Quota;
 use crate::quotas::store;
 
-/// Who or what has a quota.
+/// The owner of a quota of apps.
 #[derive(Clone, Copy, Debug)]
-pub enum Subject<'a> {
+pub enum QuotaSubject<'a> {
     /// A user: how many apps they may have created.
     User(&'a Email),
     /// A team: how many apps it may own.
     Team(&'a TeamName),
-    /// An app: how many units it may have.
-    App(&'a AppName),
 }
 
-impl Subject<'_> {
-    fn unknown(self) -> Problem {
-        Problem::not_found(match self {
-            Subject::User(_) => "user not found",
-            Subject::Team(_) => "team not found",
-            Subject::App(_) => "app not found",
-        })
+impl QuotaSubject<'_> {
+    fn not_found_error(self) -> Error {
+        match self {
+            QuotaSubject::User(email) => Error::user_not_found(email),
+            QuotaSubject::Team(team) => Error::team_not_found(team),
+        }
     }
 
-    fn event(self, limit: i32) -> NewEvent {
+    fn limit_event(self, limit: i32) -> NewEvent {
         let data = json!({ "limit": limit });
         match self {
-            Subject::User(email) => NewEvent::new(
-                Target::new(TargetKind::User, email),
+            QuotaSubject::User(email) => NewEvent::new(
+                EventTarget::new(EventTargetKind::User, email),
                 Permission::USER_UPDATE_QUOTA,
-                vec![Context::new(ContextKind::User, email)],
+                vec![PermissionContext::new(ContextKind::User, email)],
                 data,
             ),
-            Subject::Team(team) => NewEvent::new(
-                Target::new(TargetKind::Team, team),
+            QuotaSubject::Team(team) => NewEvent::new(
+                EventTarget::new(EventTargetKind::Team, team),
                 Permission::TEAM_UPDATE_QUOTA,
-                vec![Context::team(team)],
-                data,
-            ),
-            Subject::App(app) => NewEvent::new(
-                Target::app(app),
-                Permission::APP_ADMIN_QUOTA,
-                vec![Context::new(ContextKind::App, app)],
+                vec![PermissionContext::for_team(team)],
                 data,
             ),
         }
     }
 }
 
-/// A quota. Errors: `NotFound`.
-pub async fn find(core: &Core, subject: Subject<'_>) -> Result<Quota, Problem> {
+/// Returns a quota of apps. Errors: `NotFound`.
+pub async fn find_quota(core: &Core, subject: QuotaSubject<'_>) -> Result<Quota, Error> {
     let found = match subject {
-        Subject::User(email) => store::find_user(&core.db, email).await?,
-        Subject::Team(team) => store::find_team(&core.db, team).await?,
-        Subject::App(app) => store::find_app(&core.db, app).await?,
+        QuotaSubject::User(email) => store::find_user_quota(&core.db, email).await?,
+        QuotaSubject::Team(team) => store::find_team_quota(&core.db, team).await?,
     };
-    found.ok_or_else(|| subject.unknown())
+    found.ok_or_else(|| subject.not_found_error())
 }
 
-/// Sets a limit; -1 is none. The caller has been asked for the permission. Errors: `NotFound`;
-/// `Forbidden` when more is in use.
-pub async fn change(core: &Core, call: &Call, subject: Subject<'_>, limit: i32) -> Result<(), Problem> {
+/// Sets a limit of apps; -1 means no limit. The permission has been checked by the slice of the subject. Errors:
+/// `NotFound`; `Forbidden` if more is in use.
+pub async fn change_limit(
+    core: &Core,
+    call: &RequestContext,
+    subject: QuotaSubject<'_>,
+    limit: i32,
+) -> Result<(), Error> {
     let mut tx = core.db.begin().await?;
-    events::record(&mut tx, call, &subject.event(limit)).await?;
-    let done = match subject {
-        Subject::User(email) => store::limit_user(&mut tx, email, limit).await?,
-        Subject::Team(team) => store::limit_team(&mut tx, team, limit).await?,
-        Subject::App(app) => {
-            store::lock_app_named(&mut tx, app).await?;
-            store::limit_app(&mut tx, app, limit).await?
-        }
-    };
-    if !done {
-        drop(tx);
-        let quota = find(core, subject).await?;
-        return Err(Problem::forbidden(format!(
-            "New limit is less than the current allocated value: {} are in use.",
-            quota.in_use
-        )));
+    events::record_event(&mut tx, call, &subject.limit_event(limit)).await?;
+    let quota = lock_and_count(&mut tx, subject)
+        .await?
+        .ok_or_else(|| subject.not_found_error())?;
+    check_new_limit(quota, limit)?;
+    match subject {
+        QuotaSubject::User(email) => store::set_user_limit(&mut tx, email, limit).await?,
+        QuotaSubject::Team(team) => store::set_team_limit(&mut tx, team, limit).await?,
     }
     Ok(tx.commit().await?)
 }
 
-/// Takes one app of a user's quota. Errors: `QuotaExceeded`.
-pub async fn reserve_app(tx: &mut PgConnection, email: &Email) -> Result<(), Problem> {
-    match store::take_from_user(tx, email).await? {
-        true => Ok(()),
-        false => Err(exceeded()),
+/// Locks the row of a subject until the end of the transaction, then counts what is in use.
+async fn lock_and_count(tx: &mut PgConnection, subject: QuotaSubject<'_>) -> Result<Option<Quota>, Error> {
+    let found = match subject {
+        QuotaSubject::User(email) => store::lock_user(tx, email).await?,
+        QuotaSubject::Team(team) => store::lock_team(tx, team).await?,
+    };
+    if !found {
+        return Ok(None);
+    }
+    Ok(match subject {
+        QuotaSubject::User(email) => store::find_user_quota(tx, email).await?,
+        QuotaSubject::Team(team) => store::find_team_quota(tx, team).await?,
+    })
+}
+
+/// Checks that a user may create, or a team may own, one more app. Locks its row so that no other transaction
+/// counts at the same time; call it before writing the app. Errors: `QuotaExceeded`.
+pub async fn check_app_quota(tx: &mut PgConnection, subject: QuotaSubject<'_>) -> Result<(), Error> {
+    match lock_and_count(tx, subject).await? {
+        Some(quota) if quota.allows_more(1) => Ok(()),
+        _ => Err(quota_exceeded()),
     }
 }
 
-/// Gives one app back; a user who is gone is fine.
-pub async fn release_app(tx: &mut PgConnection, email: &Email) -> Result<(), Problem> {
-    Ok(store::give_to_user(tx, email).await?)
-}
-
-/// Takes one app of a team's quota. Errors: `QuotaExceeded`.
-pub async fn reserve_team_app(tx: &mut PgConnection, team: &TeamName) -> Result<(), Problem> {
-    match store::take_from_team(tx, team).await? {
-        true => Ok(()),
-        false => Err(exceeded()),
+/// Refuses a limit below the number in use.
+fn check_new_limit(quota: Quota, limit: i32) -> Result<(), Error> {
+    match limit != -1 && quota.in_use > limit {
+        true => Err(Error::forbidden(format!(
+            "New limit is less than the current allocated value: {} are in use.",
+            quota.in_use
+        ))),
+        false => Ok(()),
     }
 }
 
-/// Gives one app of a team back.
-pub async fn release_team_app(tx: &mut PgConnection, team: &TeamName) -> Result<(), Problem> {
-    Ok(store::give_to_team(tx, team).await?)
+/// Returns the quota of units of an app. Errors: `NotFound`.
+pub async fn find_unit_quota(db: &Db, app: AppId) -> Result<Quota, Error> {
+    store::find_unit_quota(db, app).await?.ok_or_else(app_gone)
 }
 
-/// Sees to it that an app may have `more` units, and locks its row so that nobody else counts at the same
-/// time; call it before the units are written. Errors: `QuotaExceeded`, saying what is left.
-pub async fn check_units(tx: &mut PgConnection, app: AppId, more: i32) -> Result<(), Problem> {
-    let unknown = || Problem::not_found("app not found");
-    if !store::lock_app(tx, app).await? {
-        return Err(unknown());
-    }
-    let quota = store::find_app_by_id(tx, app).await?.ok_or_else(unknown)?;
-    match quota.available() {
-        Some(left) if more > left => Err(Problem::new(
-            Kind::QuotaExceeded,
+/// Sets the limit of units of an app; -1 means no limit. The slice of the app has checked the permission and
+/// records the event. Errors: `NotFound`; `Forbidden` if more is in use.
+pub async fn change_unit_limit(tx: &mut PgConnection, app: AppId, limit: i32) -> Result<(), Error> {
+    check_new_limit(lock_and_count_units(tx, app).await?, limit)?;
+    Ok(store::set_unit_limit(tx, app, limit).await?)
+}
+
+/// Checks that an app may have `more` units. Locks its row so that no other transaction counts at the same
+/// time; call it before writing the units. Errors: `QuotaExceeded` with the number of available units.
+pub async fn check_unit_quota(tx: &mut PgConnection, app: AppId, more: i32) -> Result<(), Error> {
+    let quota = lock_and_count_units(tx, app).await?;
+    match quota.available_count() {
+        Some(left) if more > left => Err(Error::new(
+            ErrorKind::QuotaExceeded,
             format!("Quota exceeded. Available: {left}, Requested: {more}."),
         )),
         _ => Ok(()),
     }
 }
 
-fn exceeded() -> Problem {
-    Problem::new(Kind::QuotaExceeded, "Quota exceeded")
+/// Checks that an app may have the units that its processes request with a version, which may have other
+/// processes than the current one. An app that is over its limit already may be deployed without more units.
+/// Locks its row, like `check_unit_quota`. Errors: `QuotaExceeded`.
+pub async fn check_version_quota(tx: &mut PgConnection, app: AppId, version: i32) -> Result<(), Error> {
+    let quota = lock_and_count_units(tx, app).await?;
+    let requested = store::count_version_units(tx, app, version).await?;
+    match quota.limit >= 0 && requested > quota.limit && requested > quota.in_use {
+        true => Err(Error::new(
+            ErrorKind::QuotaExceeded,
+            format!(
+                "Quota exceeded: the processes of version {version} request {requested} units, and the app may have at most {}. Remove units or processes.",
+                quota.limit
+            ),
+        )),
+        false => Ok(()),
+    }
 }
 
-/// The quota of a user or an app by its bare name, for those who may see it. Errors: `NotFound`,
-/// `Forbidden`.
-pub(super) async fn of_owner(core: &Core, call: &Call, owner: &str) -> Result<Quota, Problem> {
-    let unknown = || Problem::not_found("There is no user and no app of that name.");
+async fn lock_and_count_units(tx: &mut PgConnection, app: AppId) -> Result<Quota, Error> {
+    match store::lock_app(tx, app).await? {
+        true => store::find_unit_quota(tx, app).await?.ok_or_else(app_gone),
+        false => Err(app_gone()),
+    }
+}
+
+fn app_gone() -> Error {
+    Error::not_found("The app is gone.")
+}
+
+fn quota_exceeded() -> Error {
+    Error::new(ErrorKind::QuotaExceeded, "Quota exceeded")
+}
+
+/// Returns the quota of a user or an app by name only, for callers who may read it. Errors: `NotFound`;
+/// `Forbidden`, which does not reveal whether the user or the app exists.
+pub(super) async fn find_owner_quota(
+    core: &Core,
+    call: &RequestContext,
+    owner: &str,
+) -> Result<Quota, Error> {
+    let unknown = || Error::not_found("There is no user and no app of that name.");
     if let Ok(email) = Email::parse(owner) {
-        let own = matches!(&call.actor, Actor::User { email: me, .. } if *me == email);
+        let named = store::find_user_by_email(&core.db, &email).await?;
+        let own = matches!((&call.actor, &named), (Actor::User { id: me, .. }, Some((id, _))) if me == id);
+        let email = named.map_or(email, |(_, email)| email);
         if !own {
-            let on = [Context::new(ContextKind::User, &email)];
-            call.allow(Permission::USER_READ_QUOTA, &on)?;
+            let on = [PermissionContext::new(ContextKind::User, &email)];
+            call.authorize(Permission::USER_READ_QUOTA, &on)?;
         }
-        return find(core, Subject::User(&email)).await;
+        return find_quota(core, QuotaSubject::User(&email)).await;
     }
     let app = AppName::parse(owner).map_err(|_| unknown())?;
-    let (teams, pool) = store::app_places(&core.db, &app).await?.ok_or_else(unknown)?;
-    let mut on: Vec<Context> = teams.iter().map(Context::team).collect();
-    on.push(Context::new(ContextKind::App, &app));
-    on.push(Context::new(ContextKind::Pool, pool));
-    call.allow(Permission::APP_READ, &on)?;
-    find(core, Subject::App(&app)).await
+    let mut on = vec![PermissionContext::new(ContextKind::App, &app)];
+    if let Some((teams, pool)) = store::find_app_teams_and_pool(&core.db, &app).await? {
+        on.extend(teams.iter().map(PermissionContext::for_team));
+        on.push(PermissionContext::new(ContextKind::Pool, pool));
+    }
+    call.authorize(Permission::APP_READ, &on)?;
+    let found = store::find_app_quota(&core.db, &app).await?;
+    found.ok_or_else(|| Error::app_not_found(&app))
 }

@@ -1,18 +1,18 @@
 //! `GET /quota/{owner}` (contract/classic 1.4.1).
 
 use axum::Json;
-use axum::extract::{Path, State};
 use serde::Serialize;
 
-use crate::core::Core;
-use crate::http::kit::Caller;
-use crate::http::wording::classic::Refusal;
 use crate::quotas::actions;
+use crate::web::errors::classic::ClassicResult;
+use crate::web::route_table::AuthPolicy::UserToken;
+use crate::web::route_table::{GET, RouteTable};
+use crate::web::{Ctx, Path};
 
-/// `items` is what is in use, as in the code of its day; `Limit` and `InUse` say it again in the words of
-/// later servers. Without a limit, `available` is -1.
+/// A quota. `items` is the number in use, as in the code of its time; `Limit` and `InUse` repeat the numbers
+/// under the names of later servers. Without a limit, `available` is -1.
 #[derive(Debug, Serialize)]
-pub struct QuotaView {
+pub struct ClassicQuotaView {
     items: i32,
     available: i32,
     #[serde(rename = "Limit")]
@@ -21,17 +21,20 @@ pub struct QuotaView {
     in_use: i32,
 }
 
-/// The quota of a user, by e-mail address, or of an app, by name.
-pub async fn show(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(owner): Path<String>,
-) -> Result<Json<QuotaView>, Refusal> {
-    let quota = actions::of_owner(&core, &call, &owner).await?;
-    Ok(Json(QuotaView {
+/// Returns the quota of a user, by e-mail address, or of an app, by name.
+pub async fn get_quota(ctx: Ctx, Path(owner): Path<String>) -> ClassicResult<Json<ClassicQuotaView>> {
+    let quota = actions::find_owner_quota(&ctx.core, &ctx.request, &owner).await?;
+    Ok(Json(ClassicQuotaView {
         items: quota.in_use,
-        available: quota.available().unwrap_or(-1),
+        available: quota.available_count().unwrap_or(-1),
         limit: quota.limit,
         in_use: quota.in_use,
     }))
+}
+
+/// The classic routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_route(GET, "/quota/{email}", UserToken, get_quota)
 }

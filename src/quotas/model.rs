@@ -1,8 +1,10 @@
-//! What a quota is.
+//! The model of a quota.
 
-use crate::kernel::problem::Problem;
+use serde::Serialize;
 
-/// A limit and what is used of it.
+use crate::kernel::error::Error;
+
+/// A limit and the number in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// -1: no limit.
@@ -11,19 +13,35 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// What is left; never below 0. `None`: no limit.
-    pub fn available(self) -> Option<i32> {
+    /// Returns the number that is left; never below 0. `None`: no limit.
+    pub fn available_count(self) -> Option<i32> {
         (self.limit >= 0).then(|| self.limit.saturating_sub(self.in_use).max(0))
     }
 
-    /// True if `more` fit in.
-    pub fn has_room_for(self, more: i32) -> bool {
-        self.available().is_none_or(|left| more <= left)
+    /// Returns whether `more` fit within the limit.
+    pub fn allows_more(self, more: i32) -> bool {
+        self.available_count().is_none_or(|left| more <= left)
     }
 }
 
-/// Reads a limit as people send it: a number from -1 up, or `unlimited`. Errors: `Invalid`.
-pub fn parse_limit(text: &str) -> Result<i32, Problem> {
+/// A quota in the modern edition.
+#[derive(Debug, Serialize)]
+pub struct QuotaView {
+    limit: i32,
+    inuse: i32,
+}
+
+impl From<Quota> for QuotaView {
+    fn from(quota: Quota) -> Self {
+        Self {
+            limit: quota.limit,
+            inuse: quota.in_use,
+        }
+    }
+}
+
+/// Parses a limit: a number from -1 up, or `unlimited`. Errors: `Invalid`.
+pub fn parse_limit(text: &str) -> Result<i32, Error> {
     if text.eq_ignore_ascii_case("unlimited") {
         return Ok(-1);
     }
@@ -31,7 +49,7 @@ pub fn parse_limit(text: &str) -> Result<i32, Problem> {
         .parse()
         .ok()
         .filter(|limit| *limit >= -1)
-        .ok_or_else(|| Problem::invalid("limit must be a whole number, or -1 for no limit."))
+        .ok_or_else(|| Error::invalid("limit must be a whole number, or -1 for no limit."))
 }
 
 #[cfg(test)]
@@ -42,14 +60,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_has_room_stays_within_the_limit(limit in -1..2000_i32, in_use in 0..2000_i32, more in 1..2000_i32) {
-            let fits = Quota { limit, in_use }.has_room_for(more);
+        fn quota_allows_only_what_stays_within_the_limit(limit in -1..2000_i32, in_use in 0..2000_i32, more in 1..2000_i32) {
+            let fits = Quota { limit, in_use }.allows_more(more);
             prop_assert_eq!(fits, limit == -1 || in_use + more <= limit);
         }
     }
 
     #[test]
-    fn limits_are_numbers_or_none() {
+    fn limit_is_parsed_from_a_number_or_unlimited() {
         assert_eq!(parse_limit("unlimited").unwrap(), -1);
         assert_eq!(parse_limit("-1").unwrap(), -1);
         assert_eq!(parse_limit("0").unwrap(), 0);

@@ -1,36 +1,82 @@
-//! Quotas in SQL.
+//! SQL statements for quotas.
 
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::kernel::ids::AppId;
+use crate::kernel::ids::{AppId, UserId};
 use crate::kernel::names::{AppName, Email, TeamName};
 use crate::quotas::model::Quota;
 
-pub(super) async fn find_user(db: impl PgExecutor<'_>, email: &Email) -> sqlx::Result<Option<Quota>> {
+pub(super) async fn find_user_quota(db: impl PgExecutor<'_>, email: &Email) -> sqlx::Result<Option<Quota>> {
     sqlx::query_as!(
         Quota,
-        r#"select quota_limit as "limit", quota_in_use as in_use from user_account where email = $1"#,
+        r#"select u.quota_limit as "limit",
+                  (select count(*)::integer from app a where a.owner_id = u.user_id) as "in_use!"
+           from user_account u where u.user_id = find_user($1)"#,
         email.as_str(),
     )
     .fetch_optional(db)
     .await
 }
 
-pub(super) async fn find_team(db: impl PgExecutor<'_>, team: &TeamName) -> sqlx::Result<Option<Quota>> {
+pub(super) async fn find_team_quota(db: impl PgExecutor<'_>, team: &TeamName) -> sqlx::Result<Option<Quota>> {
     sqlx::query_as!(
         Quota,
-        r#"select quota_limit as "limit", quota_in_use as in_use from team where name = $1"#,
+        r#"select t.quota_limit as "limit",
+                  (select count(*)::integer from app a where a.team_owner = t.name) as "in_use!"
+           from team t where t.name = $1"#,
         team.as_str(),
     )
     .fetch_optional(db)
     .await
 }
 
-pub(super) async fn find_app(db: impl PgExecutor<'_>, app: &AppName) -> sqlx::Result<Option<Quota>> {
+/// Finds a user's id and stored address, by the address in any spelling.
+pub(super) async fn find_user_by_email(
+    db: impl PgExecutor<'_>,
+    email: &Email,
+) -> sqlx::Result<Option<(UserId, Email)>> {
+    sqlx::query!(
+        r#"select user_id as "id: UserId", email as "email: Email" from user_account where user_id = find_user($1)"#,
+        email.as_str(),
+    )
+    .fetch_optional(db)
+    .await
+    .map(|row| row.map(|row| (row.id, row.email)))
+}
+
+/// Locks a user's row until the end of the transaction; returns false if there is no such user. A separate
+/// statement, so that the count after it sees what was committed while it waited.
+pub(super) async fn lock_user(tx: &mut PgConnection, email: &Email) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        "select user_id from user_account where user_id = find_user($1) for no key update",
+        email.as_str()
+    )
+    .fetch_optional(tx)
+    .await
+    .map(|found| found.is_some())
+}
+
+/// Locks a team's row, like `lock_user`.
+pub(super) async fn lock_team(tx: &mut PgConnection, team: &TeamName) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        "select team_id from team where name = $1 for no key update",
+        team.as_str()
+    )
+    .fetch_optional(tx)
+    .await
+    .map(|found| found.is_some())
+}
+
+/// Finds the quota of units of an app by name. A process for which users have set no number has one unit.
+pub(super) async fn find_app_quota(db: impl PgExecutor<'_>, app: &AppName) -> sqlx::Result<Option<Quota>> {
     sqlx::query_as!(
         Quota,
         r#"select a.quota_limit as "limit",
-                  (select coalesce(sum(p.units), 0)::integer from app_process p where p.app_id = a.app_id) as "in_use!"
+                  ((select coalesce(sum(p.units), 0) from app_process p where p.app_id = a.app_id)
+                   + (select count(*) from wanted_process w
+                      where w.release_id = a.current_release
+                        and not exists (select from app_process p
+                                        where p.app_id = w.app_id and p.process = w.process)))::integer as "in_use!"
            from app a where a.name = $1"#,
         app.as_str(),
     )
@@ -38,8 +84,8 @@ pub(super) async fn find_app(db: impl PgExecutor<'_>, app: &AppName) -> sqlx::Re
     .await
 }
 
-/// Holds an app's row to the end of the transaction; false if there is no such app. A statement of its
-/// own: what is counted after it has waited is counted as it is then.
+/// Locks an app's row until the end of the transaction; returns false if there is no such app. A separate
+/// statement, so that the count after it sees what was committed while it waited.
 pub(super) async fn lock_app(tx: &mut PgConnection, app: AppId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         "select number from app where app_id = $1 for no key update",
@@ -50,22 +96,33 @@ pub(super) async fn lock_app(tx: &mut PgConnection, app: AppId) -> sqlx::Result<
     .map(|found| found.is_some())
 }
 
-/// As `lock_app`, by name.
-pub(super) async fn lock_app_named(tx: &mut PgConnection, app: &AppName) -> sqlx::Result<bool> {
+/// Counts the units that the processes of a version request; one of each where users have set none.
+pub(super) async fn count_version_units(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    version: i32,
+) -> sqlx::Result<i32> {
     sqlx::query_scalar!(
-        "select number from app where name = $1 for no key update",
-        app.as_str()
+        r#"select coalesce(sum(coalesce(asked.units, 1)), 0)::integer as "units!" from version_process p
+           left join app_process asked on asked.app_id = p.app_id and asked.process = p.process
+           where p.app_id = $1 and p.version = $2"#,
+        app.0,
+        version,
     )
-    .fetch_optional(tx)
+    .fetch_one(db)
     .await
-    .map(|found| found.is_some())
 }
 
-pub(super) async fn find_app_by_id(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<Quota>> {
+/// Finds the quota of units of an app.
+pub(super) async fn find_unit_quota(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<Quota>> {
     sqlx::query_as!(
         Quota,
         r#"select a.quota_limit as "limit",
-                  (select coalesce(sum(p.units), 0)::integer from app_process p where p.app_id = a.app_id) as "in_use!"
+                  ((select coalesce(sum(p.units), 0) from app_process p where p.app_id = a.app_id)
+                   + (select count(*) from wanted_process w
+                      where w.release_id = a.current_release
+                        and not exists (select from app_process p
+                                        where p.app_id = w.app_id and p.process = w.process)))::integer as "in_use!"
            from app a where a.app_id = $1"#,
         app.0,
     )
@@ -73,89 +130,37 @@ pub(super) async fn find_app_by_id(db: impl PgExecutor<'_>, app: AppId) -> sqlx:
     .await
 }
 
-/// Takes one app of a user's quota; false if there is none left, or no such user.
-pub(super) async fn take_from_user(tx: &mut PgConnection, email: &Email) -> sqlx::Result<bool> {
+pub(super) async fn set_user_limit(tx: &mut PgConnection, email: &Email, limit: i32) -> sqlx::Result<()> {
     sqlx::query!(
-        "update user_account set quota_in_use = quota_in_use + 1
-         where email = $1 and (quota_limit = -1 or quota_in_use < quota_limit)",
+        "update user_account set quota_limit = $2 where user_id = find_user($1)",
         email.as_str(),
-    )
-    .execute(tx)
-    .await
-    .map(|done| done.rows_affected() == 1)
-}
-
-pub(super) async fn give_to_user(tx: &mut PgConnection, email: &Email) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update user_account set quota_in_use = greatest(quota_in_use - 1, 0) where email = $1",
-        email.as_str(),
+        limit,
     )
     .execute(tx)
     .await
     .map(drop)
 }
 
-/// Takes one app of a team's quota; false if there is none left, or no such team.
-pub(super) async fn take_from_team(tx: &mut PgConnection, team: &TeamName) -> sqlx::Result<bool> {
+pub(super) async fn set_team_limit(tx: &mut PgConnection, team: &TeamName, limit: i32) -> sqlx::Result<()> {
     sqlx::query!(
-        "update team set quota_in_use = quota_in_use + 1
-         where name = $1 and (quota_limit = -1 or quota_in_use < quota_limit)",
+        "update team set quota_limit = $2 where name = $1",
         team.as_str(),
-    )
-    .execute(tx)
-    .await
-    .map(|done| done.rows_affected() == 1)
-}
-
-pub(super) async fn give_to_team(tx: &mut PgConnection, team: &TeamName) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update team set quota_in_use = greatest(quota_in_use - 1, 0) where name = $1",
-        team.as_str(),
+        limit
     )
     .execute(tx)
     .await
     .map(drop)
 }
 
-/// Sets a user's limit; false if more is in use, or no such user.
-pub(super) async fn limit_user(tx: &mut PgConnection, email: &Email, limit: i32) -> sqlx::Result<bool> {
-    sqlx::query!(
-        "update user_account set quota_limit = $2 where email = $1 and ($2 = -1 or quota_in_use <= $2)",
-        email.as_str(),
-        limit,
-    )
-    .execute(tx)
-    .await
-    .map(|done| done.rows_affected() == 1)
+pub(super) async fn set_unit_limit(tx: &mut PgConnection, app: AppId, limit: i32) -> sqlx::Result<()> {
+    sqlx::query!("update app set quota_limit = $2 where app_id = $1", app.0, limit)
+        .execute(tx)
+        .await
+        .map(drop)
 }
 
-/// Sets a team's limit; false if more is in use, or no such team.
-pub(super) async fn limit_team(tx: &mut PgConnection, team: &TeamName, limit: i32) -> sqlx::Result<bool> {
-    sqlx::query!(
-        "update team set quota_limit = $2 where name = $1 and ($2 = -1 or quota_in_use <= $2)",
-        team.as_str(),
-        limit,
-    )
-    .execute(tx)
-    .await
-    .map(|done| done.rows_affected() == 1)
-}
-
-/// Sets an app's limit; false if it has more units, or no such app.
-pub(super) async fn limit_app(tx: &mut PgConnection, app: &AppName, limit: i32) -> sqlx::Result<bool> {
-    sqlx::query!(
-        "update app set quota_limit = $2 where name = $1
-           and ($2 = -1 or (select coalesce(sum(p.units), 0) from app_process p where p.app_id = app.app_id) <= $2)",
-        app.as_str(),
-        limit,
-    )
-    .execute(tx)
-    .await
-    .map(|done| done.rows_affected() == 1)
-}
-
-/// Where an app may be looked for: its teams, the owner among them, and its pool.
-pub(super) async fn app_places(
+/// Finds the permission contexts of an app: its teams, including the owner, and its pool.
+pub(super) async fn find_app_teams_and_pool(
     db: impl PgExecutor<'_>,
     app: &AppName,
 ) -> sqlx::Result<Option<(Vec<String>, String)>> {

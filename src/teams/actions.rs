@@ -1,204 +1,250 @@
-//! Create, look up, change, remove.
+//! Use cases of teams: create, find, update, remove.
 
 use serde_json::json;
 
 use crate::core::Core;
-use crate::db::{self, listen::Channel};
-use crate::events::{self, Target, TargetKind};
-use crate::kernel::call::Call;
+use crate::db::{self, notices::NoticeChannel};
+use crate::events::{self, EventTarget, EventTargetKind};
+use crate::kernel::error::Error;
 use crate::kernel::names::TeamName;
-use crate::kernel::permission::{Context, Permission};
-use crate::kernel::problem::Problem;
-use crate::quotas::{self, Quota, Subject};
-use crate::teams::model::{Membership, Team, TeamApp, event, is_visible};
+use crate::kernel::permission::{Permission, PermissionContext};
+use crate::kernel::request_context::RequestContext;
+use crate::quotas::{self, Quota, QuotaSubject};
+use crate::teams::model::{Team, TeamMembership, is_visible, team_event};
 use crate::teams::store;
 use crate::users;
 
-/// Tags of one team, at most, and bytes of one tag.
+/// The maximum number of tags of a team.
 const MAX_TAGS: usize = 100;
-const MAX_TAG: usize = 255;
+const MAX_TAG_BYTES: usize = 255;
 
-/// Makes a team; the caller becomes its first member. Errors: `Conflict` for a taken name,
-/// `Precondition` when there is no role that would make the caller a member.
-pub(super) async fn create(
+/// Creates a team; the caller becomes its first member. Errors: `Conflict` for a taken name, `Precondition`
+/// when there is no default role that would make the caller a member.
+pub(super) async fn create_team(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &TeamName,
     tags: &[String],
-) -> Result<(), Problem> {
-    let (user, email) = call.user()?;
+) -> Result<(), Error> {
+    let (user, email) = call.require_user()?;
     check_tags(tags)?;
     let mut tx = core.db.begin().await?;
     let data = json!({ "name": name, "tags": tags });
-    events::record(&mut tx, call, &event(name, Permission::TEAM_CREATE, data)).await?;
-    db::on_constraint(
-        store::insert(&mut tx, name, tags, email.as_str()).await,
+    events::record_event(&mut tx, call, &team_event(name, Permission::TEAM_CREATE, data)).await?;
+    db::map_constraint_violation(
+        store::insert_team(&mut tx, name, tags, email.as_str()).await,
         "team_pkey",
-        || Problem::conflict("team already exists"),
+        || Error::conflict("team already exists"),
     )?;
-    let roles = users::assign_defaults(&mut tx, user, "team-create", name.as_str()).await?;
-    if roles == 0 && !call.may_globally(Permission::TEAM) {
-        return Err(no_default_role());
+    let roles = users::assign_default_roles(&mut tx, user, "team-create", Some(name)).await?;
+    if roles.is_empty() && !call.has_global_permission(Permission::TEAM) {
+        return Err(no_default_role_error());
     }
-    db::notify(&mut tx, Channel::Auth, "").await?;
+    db::send_notice(&mut tx, NoticeChannel::Auth, "").await?;
     tx.commit().await?;
-    core.callers.forget();
+    core.auth_cache.invalidate_all();
     Ok(())
 }
 
-/// The caller's teams; all teams for who reads them globally.
-pub async fn list(core: &Core, call: &Call) -> Result<Vec<Team>, Problem> {
-    if call.may_globally(Permission::TEAM_READ) {
-        return Ok(store::list(&core.db, None).await?);
+/// Returns the caller's teams, or all teams if the caller may read them globally.
+pub async fn list_teams(core: &Core, call: &RequestContext) -> Result<Vec<Team>, Error> {
+    if call.has_global_permission(Permission::TEAM_READ) {
+        return Ok(store::list_teams(&core.db, None).await?);
     }
-    let names: Vec<String> = call.teams().iter().map(ToString::to_string).collect();
-    Ok(store::list(&core.db, Some(&names)).await?)
+    let names: Vec<String> = call.caller_teams().iter().map(ToString::to_string).collect();
+    Ok(store::list_teams(&core.db, Some(&names)).await?)
 }
 
-/// A team that the caller may know of. Errors: `NotFound`.
-pub async fn find(core: &Core, call: &Call, name: &TeamName) -> Result<Team, Problem> {
-    let team = load(core, name).await?;
+/// Returns a team that the caller may see. Errors: `NotFound`.
+pub async fn find_team(core: &Core, call: &RequestContext, name: &TeamName) -> Result<Team, Error> {
+    let team = load_team(core, name).await?;
     match is_visible(call, name) {
         true => Ok(team),
-        false => Err(unknown()),
+        false => Err(Error::team_not_found(name)),
     }
 }
 
-/// A team that must be there. Errors: `NotFound`.
-pub(super) async fn load(core: &Core, name: &TeamName) -> Result<Team, Problem> {
-    store::find(&core.db, name).await?.ok_or_else(unknown)
+/// Loads a team. Errors: `NotFound`.
+pub(super) async fn load_team(core: &Core, name: &TeamName) -> Result<Team, Error> {
+    store::find_team(&core.db, name)
+        .await?
+        .ok_or_else(|| Error::team_not_found(name))
 }
 
-/// The members of a team with their roles on it. The caller may see it.
-pub(super) async fn members(core: &Core, name: &TeamName) -> Result<Vec<Membership>, Problem> {
+/// Returns the members of a team with their roles on it. The caller must have checked that the team is
+/// visible.
+pub(super) async fn list_members(core: &Core, name: &TeamName) -> Result<Vec<TeamMembership>, Error> {
     Ok(store::list_members(&core.db, name).await?)
 }
 
-/// The apps of a team, in short. The caller may see it.
-pub(super) async fn apps(core: &Core, name: &TeamName) -> Result<Vec<TeamApp>, Problem> {
-    Ok(store::list_apps(&core.db, name).await?)
+/// Checks that the caller may read who holds roles on a team. Errors: `NotFound`, `Forbidden`.
+async fn authorize_reader(core: &Core, call: &RequestContext, name: &TeamName) -> Result<(), Error> {
+    find_team(core, call, name).await?;
+    call.authorize(Permission::TEAM_READ, &[PermissionContext::for_team(name)])
+}
+
+/// Returns the members of a team, each with the names of their roles on it. Errors: `NotFound`, `Forbidden`.
+pub(super) async fn list_team_users(
+    core: &Core,
+    call: &RequestContext,
+    name: &TeamName,
+) -> Result<Vec<(String, Vec<String>)>, Error> {
+    authorize_reader(core, call, name).await?;
+    let members = store::list_members(&core.db, name).await?;
+    Ok(group_roles(members.into_iter().map(|m| (m.email, m.role))))
+}
+
+/// Returns the groups that hold roles on a team, each with the names of these. Errors: `NotFound`,
+/// `Forbidden`.
+pub(super) async fn list_team_groups(
+    core: &Core,
+    call: &RequestContext,
+    name: &TeamName,
+) -> Result<Vec<(String, Vec<String>)>, Error> {
+    authorize_reader(core, call, name).await?;
+    Ok(group_roles(
+        store::list_group_roles(&core.db, name).await?.into_iter(),
+    ))
+}
+
+/// Groups pairs of holder and role that are sorted by holder.
+fn group_roles(pairs: impl Iterator<Item = (String, String)>) -> Vec<(String, Vec<String>)> {
+    let mut grouped: Vec<(String, Vec<String>)> = Vec::new();
+    for (holder, role) in pairs {
+        match grouped.last_mut() {
+            Some((last, roles)) if *last == holder => roles.push(role),
+            _ => grouped.push((holder, vec![role])),
+        }
+    }
+    grouped
 }
 
 /// Renames a team, sets its tags; `None` leaves as it is. Errors: `NotFound`, `Forbidden`, `Conflict`.
-pub(super) async fn update(
+pub(super) async fn update_team(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &TeamName,
     new_name: Option<&TeamName>,
     tags: Option<&[String]>,
-) -> Result<(), Problem> {
-    find(core, call, name).await?;
-    call.allow(Permission::TEAM_UPDATE, &[Context::team(name)])?;
+) -> Result<(), Error> {
+    find_team(core, call, name).await?;
+    call.authorize(Permission::TEAM_UPDATE, &[PermissionContext::for_team(name)])?;
     check_tags(tags.unwrap_or_default())?;
     let new_name = new_name.filter(|new| *new != name);
     let mut tx = core.db.begin().await?;
     let data = json!({ "newname": new_name, "tags": tags });
-    let mut event = event(name, Permission::TEAM_UPDATE, data);
+    let mut event = team_event(name, Permission::TEAM_UPDATE, data);
     if let Some(new) = new_name {
-        event = event.locking(Target::new(TargetKind::Team, new));
+        event = event.with_lock(EventTarget::new(EventTargetKind::Team, new));
     }
-    events::record(&mut tx, call, &event).await?;
+    events::record_event(&mut tx, call, &event).await?;
+    if !store::lock_team(&mut tx, name).await? {
+        return Err(Error::team_not_found(name));
+    }
     if let Some(tags) = tags {
-        store::update_tags(&mut tx, name, tags).await?;
+        store::update_team_tags(&mut tx, name, tags).await?;
     }
     if let Some(new) = new_name {
-        let renamed = store::update_name(&mut tx, name, new).await;
-        db::on_constraint(renamed, "team_pkey", || Problem::conflict("team already exists"))?;
-        users::rename_roles_on(&mut tx, &Context::team(name), new.as_str()).await?;
+        let renamed = store::update_team_name(&mut tx, name, new).await;
+        db::map_constraint_violation(renamed, "team_pkey", || Error::conflict("team already exists"))?;
     }
-    db::notify(&mut tx, Channel::Auth, "").await?;
+    db::send_notice(&mut tx, NoticeChannel::Auth, "").await?;
     tx.commit().await?;
-    core.callers.forget();
+    core.auth_cache.invalidate_all();
     Ok(())
 }
 
-/// If apps use a team, what holds it, in words; a stranger learns that there are apps, not which.
-pub(super) async fn app_references(
+/// Describes what still references a team, if apps use it. A non-member learns that there are apps, but not
+/// which.
+pub(super) async fn describe_app_references(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &TeamName,
-) -> Result<Option<String>, Problem> {
-    let uses = store::uses(&core.db, name).await?;
+) -> Result<Option<String>, Error> {
+    let uses = store::find_references(&core.db, name).await?;
     if uses.apps.is_empty() {
         return Ok(None);
     }
     match is_visible(call, name) {
-        true => Ok(uses.words()),
+        true => Ok(uses.describe_references()),
         false => Ok(Some(String::from(
             "This team is used by apps, and you are not a member of it.",
         ))),
     }
 }
 
-/// Removes a team that nothing uses. Errors: `NotFound`; `Forbidden`, also when something uses it.
-pub(super) async fn remove(core: &Core, call: &Call, name: &TeamName) -> Result<(), Problem> {
-    find(core, call, name).await?;
-    call.allow(Permission::TEAM_DELETE, &[Context::team(name)])?;
+/// Removes a team that nothing references. Errors: `NotFound`; `Forbidden`, also when something references
+/// it.
+pub(super) async fn remove_team(core: &Core, call: &RequestContext, name: &TeamName) -> Result<(), Error> {
+    find_team(core, call, name).await?;
+    call.authorize(Permission::TEAM_DELETE, &[PermissionContext::for_team(name)])?;
     let mut tx = core.db.begin().await?;
-    events::record(
+    events::record_event(
         &mut tx,
         call,
-        &event(name, Permission::TEAM_DELETE, json!({ "name": name })),
+        &team_event(name, Permission::TEAM_DELETE, json!({ "name": name })),
     )
     .await?;
-    if let Some(words) = store::uses(&mut *tx, name).await?.words() {
-        return Err(Problem::forbidden(words));
+    if let Some(words) = store::find_references(&mut *tx, name)
+        .await?
+        .describe_references()
+    {
+        return Err(Error::forbidden(words));
     }
-    let gone = store::delete(&mut tx, name).await.map_err(|error| {
+    let gone = store::delete_team(&mut tx, name).await.map_err(|error| {
         match error
             .as_database_error()
             .is_some_and(|e| e.is_foreign_key_violation())
         {
-            true => Problem::forbidden("Something has just begun to use this team; look again."),
+            true => Error::forbidden("The team is now in use; list what uses it and try again."),
             false => error.into(),
         }
     })?;
     if !gone {
-        return Err(unknown());
+        return Err(Error::team_not_found(name));
     }
-    users::delete_roles_on(&mut tx, &Context::team(name)).await?;
-    db::notify(&mut tx, Channel::Auth, "").await?;
+    db::send_notice(&mut tx, NoticeChannel::Auth, "").await?;
     tx.commit().await?;
-    core.callers.forget();
+    core.auth_cache.invalidate_all();
     Ok(())
 }
 
-/// A team's quota of apps. Errors: `NotFound`, `Forbidden`.
-pub(super) async fn quota(core: &Core, call: &Call, name: &TeamName) -> Result<Quota, Problem> {
-    find(core, call, name).await?;
-    call.allow(Permission::TEAM_READ_QUOTA, &[Context::team(name)])?;
-    quotas::find(core, Subject::Team(name)).await
+/// Returns the app quota of a team. Errors: `NotFound`, `Forbidden`.
+pub(super) async fn find_team_quota(
+    core: &Core,
+    call: &RequestContext,
+    name: &TeamName,
+) -> Result<Quota, Error> {
+    find_team(core, call, name).await?;
+    call.authorize(Permission::TEAM_READ_QUOTA, &[PermissionContext::for_team(name)])?;
+    quotas::find_quota(core, QuotaSubject::Team(name)).await
 }
 
-/// Sets a team's limit of apps. The permission is needed globally: a limit that members could raise would
-/// be none. Errors: `NotFound`, `Forbidden`.
-pub(super) async fn change_quota(
+/// Sets the app quota of a team. The permission is required globally: members must not raise their own limit.
+/// Errors: `NotFound`, `Forbidden`.
+pub(super) async fn change_team_quota(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &TeamName,
     limit: i32,
-) -> Result<(), Problem> {
-    find(core, call, name).await?;
-    call.allow(Permission::TEAM_UPDATE_QUOTA, &[])?;
-    quotas::change(core, call, Subject::Team(name), limit).await
+) -> Result<(), Error> {
+    find_team(core, call, name).await?;
+    call.authorize(Permission::TEAM_UPDATE_QUOTA, &[])?;
+    quotas::change_limit(core, call, QuotaSubject::Team(name), limit).await
 }
 
-fn check_tags(tags: &[String]) -> Result<(), Problem> {
-    if tags.len() <= MAX_TAGS && tags.iter().all(|tag| tag.len() <= MAX_TAG) {
+fn check_tags(tags: &[String]) -> Result<(), Error> {
+    if tags.len() <= MAX_TAGS && tags.iter().all(|tag| tag.len() <= MAX_TAG_BYTES) {
         Ok(())
     } else {
-        Err(Problem::invalid(
+        Err(Error::invalid(
             "A team has at most 100 tags of at most 255 characters.",
         ))
     }
 }
 
-pub(super) fn unknown() -> Problem {
-    Problem::not_found("team not found")
-}
-
-pub(super) fn no_default_role() -> Problem {
-    Problem::precondition(
-        "No role is set for new members of teams; an administrator can set one with: role default add --team-create team-member",
+pub(super) fn no_default_role_error() -> Error {
+    Error::precondition(
+        "There is no default role for new members of teams; an administrator can set one with: role default add --team-create team-member",
     )
 }

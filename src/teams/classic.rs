@@ -1,99 +1,88 @@
 //! Teams in the classic edition (contract/classic 1.8).
 
 use axum::Json;
-use axum::extract::{Path, State};
 use serde::Serialize;
 
-use crate::core::Core;
-use crate::http::kit::{Caller, Input};
-use crate::http::wording::classic::Refusal;
-use crate::kernel::names::TeamName;
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
+use crate::kernel::names::{Email, TeamName};
 use crate::teams::{actions, members};
+use crate::web::errors::classic::ClassicResult;
+use crate::web::route_table::AuthPolicy::UserToken;
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::{Ctx, Params, Path};
 
-/// A team in the list: texts only, or a classic client cannot read it.
+/// A team in the list. All values are strings: classic clients cannot decode others.
 #[derive(Debug, Serialize)]
-pub struct TeamItem {
+pub struct ClassicTeamItem {
     name: String,
 }
 
-/// A team with the addresses of its members.
+/// A team with the e-mail addresses of its members.
 #[derive(Debug, Serialize)]
-pub struct TeamView {
+pub struct ClassicTeamView {
     name: String,
     users: Vec<String>,
 }
 
-/// A name in a path: what breaks the rule names no team.
-fn named(text: &str) -> Result<TeamName, Problem> {
-    TeamName::parse(text).map_err(|_| actions::unknown())
-}
-
 /// `GET /teams`.
-pub async fn list(State(core): State<Core>, Caller(call): Caller) -> Result<Json<Vec<TeamItem>>, Refusal> {
-    let teams = actions::list(&core, &call).await?;
+pub async fn list_teams(ctx: Ctx) -> ClassicResult<Json<Vec<ClassicTeamItem>>> {
+    let teams = actions::list_teams(&ctx.core, &ctx.request).await?;
     Ok(Json(
         teams
             .into_iter()
-            .map(|team| TeamItem { name: team.name })
+            .map(|team| ClassicTeamItem { name: team.name })
             .collect(),
     ))
 }
 
-/// `GET /teams/{team}`: 403 for who is no member.
-pub async fn info(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(team): Path<String>,
-) -> Result<Json<TeamView>, Refusal> {
-    let name = named(&team)?;
-    let team = actions::load(&core, &name).await?;
-    members::member_only(&call, &name)?;
-    let mut users: Vec<String> = actions::members(&core, &name)
+/// `GET /teams/{team}`: 403 for non-members.
+pub async fn get_team(ctx: Ctx, Path(name): Path<TeamName>) -> ClassicResult<Json<ClassicTeamView>> {
+    let team = actions::load_team(&ctx.core, &name).await?;
+    members::require_member(&ctx.request, &name)?;
+    let mut users: Vec<String> = actions::list_members(&ctx.core, &name)
         .await?
         .into_iter()
         .map(|member| member.email)
         .collect();
     users.dedup();
-    Ok(Json(TeamView {
+    Ok(Json(ClassicTeamView {
         name: team.name,
         users,
     }))
 }
 
 /// `POST /teams`: 200.
-pub async fn create(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<(), Refusal> {
-    let name = TeamName::parse(input.required("name")?.trim())?;
-    Ok(actions::create(&core, &call, &name, &[]).await?)
+pub async fn create_team(ctx: Ctx, params: Params) -> ClassicResult {
+    let name = TeamName::parse(params.require_string("name")?.trim())?;
+    Ok(actions::create_team(&ctx.core, &ctx.request, &name, &[]).await?)
 }
 
-/// `DELETE /teams/{team}`: the reference asks for apps first, whoever calls.
-pub async fn remove(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(team): Path<String>,
-) -> Result<(), Refusal> {
-    let name = named(&team)?;
-    if let Some(words) = actions::app_references(&core, &call, &name).await? {
-        return Err(Problem::forbidden(words).into());
+/// `DELETE /teams/{team}`: the reference checks for apps before permissions.
+pub async fn remove_team(ctx: Ctx, Path(name): Path<TeamName>) -> ClassicResult {
+    if let Some(words) = actions::describe_app_references(&ctx.core, &ctx.request, &name).await? {
+        return Err(Error::forbidden(words).into());
     }
-    Ok(actions::remove(&core, &call, &name).await?)
+    Ok(actions::remove_team(&ctx.core, &ctx.request, &name).await?)
 }
 
 /// `PUT /teams/{team}/{user}`.
-pub async fn add_member(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((team, user)): Path<(String, String)>,
-) -> Result<(), Refusal> {
-    Ok(members::add(&core, &call, &named(&team)?, &user).await?)
+pub async fn add_member(ctx: Ctx, Path((team, user)): Path<(TeamName, Email)>) -> ClassicResult {
+    Ok(members::add_member(&ctx.core, &ctx.request, &team, &user).await?)
 }
 
 /// `DELETE /teams/{team}/{user}`.
-pub async fn remove_member(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((team, user)): Path<(String, String)>,
-) -> Result<(), Refusal> {
-    Ok(members::remove(&core, &call, &named(&team)?, &user).await?)
+pub async fn remove_member(ctx: Ctx, Path((team, user)): Path<(TeamName, Email)>) -> ClassicResult {
+    Ok(members::remove_member(&ctx.core, &ctx.request, &team, &user).await?)
+}
+
+/// The classic routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_route(GET, "/teams", UserToken, list_teams)
+        .add_route(GET, "/teams/{team}", UserToken, get_team)
+        .add_route(POST, "/teams", UserToken, create_team)
+        .add_route(DELETE, "/teams/{team}", UserToken, remove_team)
+        .add_route(PUT, "/teams/{team}/{user}", UserToken, add_member)
+        .add_route(DELETE, "/teams/{team}/{user}", UserToken, remove_member)
 }

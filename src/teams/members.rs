@@ -1,94 +1,99 @@
-//! Members come and go.
+//! Adding and removing members.
 
 use serde_json::json;
 
 use crate::core::Core;
-use crate::db::{self, listen::Channel};
+use crate::db::{self, notices::NoticeChannel};
 use crate::events;
-use crate::kernel::call::{Actor, Call};
+use crate::kernel::error::Error;
 use crate::kernel::names::{Email, TeamName};
-use crate::kernel::permission::{Context, Permission};
-use crate::kernel::problem::Problem;
-use crate::teams::actions::{load, no_default_role, unknown};
-use crate::teams::model::{event, is_visible};
+use crate::kernel::permission::{Permission, PermissionContext};
+use crate::kernel::request_context::{Actor, RequestContext};
+use crate::teams::actions::{load_team, no_default_role_error};
+use crate::teams::model::{is_visible, team_event};
 use crate::teams::{roles, store};
 use crate::users;
 
-/// Gives a user the default roles of a team's members. The caller must hold all of what they give.
+/// Gives a user the default roles of team members. The caller must hold every permission that these grant.
 /// Errors: `NotFound` for team or user, `Forbidden`, `Conflict` for a member.
-pub(super) async fn add(core: &Core, call: &Call, team: &TeamName, email: &str) -> Result<(), Problem> {
-    load(core, team).await?;
-    member_only(call, team)?;
-    call.allow(Permission::TEAM_UPDATE, &[Context::team(team)])?;
-    let grants = roles::default_grants(core, "team-create", Context::team(team)).await?;
-    if grants.is_empty() {
-        return Err(no_default_role());
-    }
-    roles::may_give(call, &grants)?;
-    let user = match Email::parse(email) {
-        Ok(email) => users::find_id(&core.db, &email).await?,
-        Err(_) => None,
-    }
-    .ok_or_else(unknown_user)?;
+pub(super) async fn add_member(
+    core: &Core,
+    call: &RequestContext,
+    team: &TeamName,
+    email: &Email,
+) -> Result<(), Error> {
+    load_team(core, team).await?;
+    require_member(call, team)?;
+    call.authorize(Permission::TEAM_UPDATE, &[PermissionContext::for_team(team)])?;
+    let user = users::find_user_id(&core.db, email)
+        .await?
+        .ok_or_else(|| Error::user_not_found(email))?;
     let mut tx = core.db.begin().await?;
     let data = json!({ "add": email });
-    events::record(&mut tx, call, &event(team, Permission::TEAM_UPDATE, data)).await?;
-    if !store::lock(&mut tx, team).await? {
-        return Err(unknown());
+    events::record_event(&mut tx, call, &team_event(team, Permission::TEAM_UPDATE, data)).await?;
+    if !store::lock_team(&mut tx, team).await? {
+        return Err(Error::team_not_found(team));
     }
-    if users::assign_defaults(&mut tx, user, "team-create", team.as_str()).await? == 0 {
-        return Err(Problem::conflict("This user is already in the team."));
+    let given = users::assign_default_roles(&mut tx, user, "team-create", Some(team)).await?;
+    if given.is_empty() {
+        return Err(match roles::has_default_role(&mut tx, "team-create").await? {
+            true => Error::conflict("This user is already in the team."),
+            false => no_default_role_error(),
+        });
     }
-    db::notify(&mut tx, Channel::Auth, "").await?;
+    // Checks the roles that were assigned, not those that were to be: no permission can be added to a role
+    // between its assignment and the end of the transaction.
+    let grants = roles::list_role_grants(&mut tx, &given, &PermissionContext::for_team(team)).await?;
+    roles::check_grantable(call, &grants)?;
+    db::send_notice(&mut tx, NoticeChannel::Auth, "").await?;
     tx.commit().await?;
-    core.callers.forget();
+    core.auth_cache.invalidate_all();
     Ok(())
 }
 
-/// Takes all roles on a team away from a user; one may always leave. Errors: `NotFound` for team, user or
-/// membership; `Forbidden`, also for the last member.
-pub(super) async fn remove(core: &Core, call: &Call, team: &TeamName, email: &str) -> Result<(), Problem> {
-    load(core, team).await?;
-    member_only(call, team)?;
-    let leaves = matches!(&call.actor, Actor::User { email: me, .. } if me.as_str() == email);
+/// Removes all of a user's roles on a team; users may always remove themselves. Errors: `NotFound` for team,
+/// user or membership; `Forbidden`, also for the last member.
+pub(super) async fn remove_member(
+    core: &Core,
+    call: &RequestContext,
+    team: &TeamName,
+    email: &Email,
+) -> Result<(), Error> {
+    load_team(core, team).await?;
+    require_member(call, team)?;
+    let user = users::find_user_id(&core.db, email).await?;
+    let leaves = matches!(call.actor, Actor::User { id, .. } if Some(id) == user);
     if !leaves {
-        call.allow(Permission::TEAM_UPDATE, &[Context::team(team)])?;
+        call.authorize(Permission::TEAM_UPDATE, &[PermissionContext::for_team(team)])?;
     }
     let mut tx = core.db.begin().await?;
     let data = json!({ "remove": email });
-    events::record(&mut tx, call, &event(team, Permission::TEAM_UPDATE, data)).await?;
-    if !store::lock(&mut tx, team).await? {
-        return Err(unknown());
+    events::record_event(&mut tx, call, &team_event(team, Permission::TEAM_UPDATE, data)).await?;
+    if !store::lock_team(&mut tx, team).await? {
+        return Err(Error::team_not_found(team));
     }
     let mut members = store::list_members(&mut *tx, team).await?;
     members.dedup_by(|a, b| a.email == b.email);
     if members.len() < 2 {
-        return Err(Problem::forbidden(
+        return Err(Error::forbidden(
             "You can not remove this user from this team, because it is the last user within the team, and a team can not be orphaned.",
         ));
     }
-    let user = match Email::parse(email) {
-        Ok(email) => users::find_id(&mut *tx, &email).await?,
-        Err(_) => None,
-    }
-    .ok_or_else(unknown_user)?;
+    let user = user.ok_or_else(|| Error::user_not_found(email))?;
     if users::delete_roles_on_team(&mut tx, user, team.as_str()).await? == 0 {
-        return Err(Problem::not_found("This user is not in the team."));
+        return Err(Error::not_found("This user is not in the team."));
     }
-    db::notify(&mut tx, Channel::Auth, "").await?;
+    db::send_notice(&mut tx, NoticeChannel::Auth, "").await?;
     tx.commit().await?;
-    core.callers.forget();
+    core.auth_cache.invalidate_all();
     Ok(())
 }
 
-/// Errors: `Forbidden` for who is no member of the team (contract/classic D12: clients expect 403).
-pub(super) fn member_only(call: &Call, team: &TeamName) -> Result<(), Problem> {
+/// Checks that the caller is a member of the team. Errors: `Forbidden` (contract/classic D12: clients expect
+/// 403).
+pub(super) fn require_member(call: &RequestContext, team: &TeamName) -> Result<(), Error> {
     match is_visible(call, team) {
         true => Ok(()),
-        false => Err(Problem::forbidden("You are not a member of this team.")),
+        false => Err(Error::forbidden("You are not a member of this team.")),
     }
-}
-
-fn unknown_user() -> Problem {
-    Problem::not_found("user not found")
 }

@@ -1,9 +1,9 @@
-//! What a team is.
+//! The model of teams.
 
-use crate::events::{NewEvent, Target, TargetKind};
-use crate::kernel::call::Call;
+use crate::events::{EventTarget, EventTargetKind, NewEvent};
 use crate::kernel::names::TeamName;
-use crate::kernel::permission::{Context, ContextKind, Permission};
+use crate::kernel::permission::{ContextKind, Permission, PermissionContext};
+use crate::kernel::request_context::RequestContext;
 
 /// A team.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,36 +14,22 @@ pub struct Team {
 
 /// A member with one of their roles on the team.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Membership {
+pub(super) struct TeamMembership {
     pub(super) email: String,
     pub(super) role: String,
 }
 
-/// An app that a team owns or may use, in short.
-#[derive(Clone, Debug)]
-pub(super) struct TeamApp {
-    pub(super) name: String,
-    pub(super) platform: String,
-    pub(super) pool: String,
-    pub(super) plan: String,
-    pub(super) owner: String,
-    pub(super) team_owner: String,
-    pub(super) description: String,
-    pub(super) tags: Vec<String>,
-    pub(super) teams: Vec<String>,
-}
-
-/// All that holds a team.
+/// Everything that references a team.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Uses {
+pub(super) struct TeamReferences {
     pub(super) apps: Vec<String>,
     pub(super) services: Vec<String>,
     pub(super) instances: Vec<String>,
 }
 
-impl Uses {
-    /// What to tell somebody who wants to remove the team; `None`: nothing holds it.
-    pub(super) fn words(&self) -> Option<String> {
+impl TeamReferences {
+    /// Returns the error text for a user who wants to remove the team; `None` if nothing references it.
+    pub(super) fn describe_references(&self) -> Option<String> {
         let kinds = [
             ("Apps", &self.apps),
             ("Services", &self.services),
@@ -63,15 +49,16 @@ impl Uses {
     }
 }
 
-/// True if the caller may know of the team: they hold something on it, or read all teams.
-pub(super) fn is_visible(call: &Call, team: &TeamName) -> bool {
-    let on_it = |context: &Context| context.kind == ContextKind::Team && context.value == team.as_str();
-    call.may_globally(Permission::TEAM_READ) || call.grants.iter().any(|grant| on_it(&grant.context))
+/// True if the caller may see the team: they hold a permission on it, or read all teams.
+pub(super) fn is_visible(call: &RequestContext, team: &TeamName) -> bool {
+    let on_it =
+        |context: &PermissionContext| context.kind == ContextKind::Team && context.value == team.as_str();
+    call.has_global_permission(Permission::TEAM_READ) || call.grants.iter().any(|grant| on_it(&grant.context))
 }
 
-/// The permissions that the caller holds on a team, each once, `*` for all.
-pub(super) fn permissions_on(call: &Call, team: &str) -> Vec<String> {
-    let counts = |context: &Context| {
+/// Returns the permissions that the caller holds on a team, without duplicates; `*` for all.
+pub(super) fn permissions_on(call: &RequestContext, team: &str) -> Vec<String> {
+    let counts = |context: &PermissionContext| {
         context.kind == ContextKind::Global || (context.kind == ContextKind::Team && context.value == team)
     };
     let held = call.grants.iter().filter(|grant| counts(&grant.context));
@@ -81,12 +68,12 @@ pub(super) fn permissions_on(call: &Call, team: &str) -> Vec<String> {
     names
 }
 
-/// An event on a team.
-pub(super) fn event(team: &TeamName, kind: Permission, data: serde_json::Value) -> NewEvent {
+/// Builds an event on a team.
+pub(super) fn team_event(team: &TeamName, kind: Permission, data: serde_json::Value) -> NewEvent {
     NewEvent::new(
-        Target::new(TargetKind::Team, team),
+        EventTarget::new(EventTargetKind::Team, team),
         kind,
-        vec![Context::team(team)],
+        vec![PermissionContext::for_team(team)],
         data,
     )
 }
@@ -96,14 +83,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_holds_a_team_is_named_by_kind() {
-        assert_eq!(Uses::default().words(), None);
-        let uses = Uses {
+    fn team_references_are_listed_by_kind() {
+        assert_eq!(TeamReferences::default().describe_references(), None);
+        let uses = TeamReferences {
             apps: vec!["shop".into(), "blog".into()],
             instances: vec!["db/one".into()],
-            ..Uses::default()
+            ..TeamReferences::default()
         };
-        let words = uses.words().unwrap();
+        let words = uses.describe_references().unwrap();
         assert!(
             words.ends_with(":\nApps: shop, blog\nService instances: db/one"),
             "{words}"

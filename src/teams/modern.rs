@@ -1,21 +1,23 @@
 //! Teams in the modern edition (contract/modern 2.2).
 
 use axum::Json;
-use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Serialize;
-use serde_json::{Value, json};
 
-use crate::core::Core;
-use crate::http::kit::{Caller, Input};
-use crate::http::wording::modern::Refusal;
+use crate::apps::{self, AppView};
+use crate::kernel::error::Error;
 use crate::kernel::names::TeamName;
-use crate::kernel::problem::Problem;
-use crate::teams::model::{Membership, TeamApp, permissions_on};
+use crate::kernel::permission::Permission;
+use crate::pools::{self, PoolView};
+use crate::quotas::{QuotaView, parse_limit};
+use crate::teams::model::{TeamMembership, permissions_on};
 use crate::teams::{Team, actions};
-use crate::users::modern::limit;
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::{Ctx, Params, Path};
 
-/// A team in the list, with what the caller may do with it.
+/// A team in the list, with the caller's permissions on it.
 #[derive(Debug, Serialize)]
 pub struct TeamItem {
     name: String,
@@ -23,80 +25,44 @@ pub struct TeamItem {
     permissions: Vec<String>,
 }
 
-/// A team with all that belongs to it.
+/// A team with its members, apps and quota. Fields are in the order of their keys.
 #[derive(Debug, Serialize)]
 pub struct TeamView {
-    name: String,
-    tags: Vec<String>,
-    users: Vec<MemberView>,
-    /// Empty until pools say who may use them.
-    pools: Vec<Value>,
     apps: Vec<AppView>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct MemberView {
-    email: String,
-    roles: Vec<RoleView>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct RoleView {
     name: String,
+    /// The pools that the team may use, of those that the caller may see.
+    pools: Vec<PoolView>,
+    tags: Vec<String>,
+    users: Vec<TeamMemberView>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct TeamMemberView {
+    email: String,
+    roles: Vec<MemberRoleView>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct MemberRoleView {
     context_type: &'static str,
     context_value: String,
-}
-
-/// What a client shows of a team's apps, without what the team does not know: units and addresses.
-#[derive(Debug, Serialize)]
-struct AppView {
     name: String,
-    platform: String,
-    owner: String,
-    pool: String,
-    plan: Value,
-    teamowner: String,
-    teams: Vec<String>,
-    description: String,
-    tags: Vec<String>,
-    units: [(); 0],
-    cname: [(); 0],
-    routers: [(); 0],
 }
 
-impl From<TeamApp> for AppView {
-    fn from(app: TeamApp) -> Self {
-        Self {
-            name: app.name,
-            platform: app.platform,
-            owner: app.owner,
-            pool: app.pool,
-            plan: json!({ "name": app.plan }),
-            teamowner: app.team_owner,
-            teams: app.teams,
-            description: app.description,
-            tags: app.tags,
-            units: [],
-            cname: [],
-            routers: [],
-        }
-    }
-}
-
-/// Members come one row a role, sorted by address.
-fn grouped(members: Vec<Membership>, team: &TeamName) -> Vec<MemberView> {
-    let mut views: Vec<MemberView> = Vec::new();
+/// Groups members that come as one row per role, sorted by e-mail address.
+fn group_by_member(members: Vec<TeamMembership>, team: &TeamName) -> Vec<TeamMemberView> {
+    let mut views: Vec<TeamMemberView> = Vec::new();
     for member in members {
-        let role = RoleView {
+        let role = MemberRoleView {
             name: member.role,
             context_type: "team",
             context_value: team.to_string(),
         };
         match views.last_mut() {
             Some(last) if last.email == member.email => last.roles.push(role),
-            _ => views.push(MemberView {
+            _ => views.push(TeamMemberView {
                 email: member.email,
                 roles: vec![role],
             }),
@@ -105,111 +71,119 @@ fn grouped(members: Vec<Membership>, team: &TeamName) -> Vec<MemberView> {
     views
 }
 
-/// A name in a path: what breaks the rule names no team.
-fn named(text: &str) -> Result<TeamName, Problem> {
-    TeamName::parse(text).map_err(|_| actions::unknown())
-}
-
 /// `GET /1.0/teams`.
-pub async fn list(State(core): State<Core>, Caller(call): Caller) -> Result<Json<Vec<TeamItem>>, Refusal> {
-    let teams = actions::list(&core, &call).await?;
+pub async fn list_teams(ctx: Ctx) -> ModernResult<Json<Vec<TeamItem>>> {
+    let teams = actions::list_teams(&ctx.core, &ctx.request).await?;
     let item = |team: Team| TeamItem {
-        permissions: permissions_on(&call, &team.name),
+        permissions: permissions_on(&ctx.request, &team.name),
         name: team.name,
         tags: team.tags,
     };
     Ok(Json(teams.into_iter().map(item).collect()))
 }
 
-/// What the team itself knows for `GET /1.4/teams/{team}`; the apps slice tells more of its apps.
-pub async fn info(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(team): Path<String>,
-) -> Result<Json<TeamView>, Refusal> {
-    let name = named(&team)?;
-    let team = actions::find(&core, &call, &name).await?;
-    let members = actions::members(&core, &name).await?;
-    let apps = actions::apps(&core, &name).await?;
+/// `GET /1.4/teams/{team}`: the team with its members, and the apps that the caller may read, as in the list
+/// of apps.
+pub async fn get_team(ctx: Ctx, Path(name): Path<TeamName>) -> ModernResult<Json<TeamView>> {
+    let team = actions::find_team(&ctx.core, &ctx.request, &name).await?;
+    let members = actions::list_members(&ctx.core, &name).await?;
+    let mut pools = pools::list_visible_pools(&ctx.core, &ctx.request, None).await?;
+    pools.retain(|pool| pool.allowed.teams.contains(&team.name));
+    let apps = apps::list_team_apps(&ctx.core, &ctx.request, &name).await?;
     Ok(Json(TeamView {
         name: team.name,
         tags: team.tags,
-        users: grouped(members, &name),
-        pools: Vec::new(),
-        apps: apps.into_iter().map(AppView::from).collect(),
+        users: group_by_member(members, &name),
+        pools: pools.into_iter().map(PoolView::from).collect(),
+        apps: apps.iter().map(|full| AppView::new(&ctx.core, full)).collect(),
     }))
 }
 
+/// A user with the names of their roles on a team.
+#[derive(Debug, Serialize)]
+pub struct TeamUserItem {
+    email: String,
+    roles: Vec<String>,
+}
+
+/// A group with the names of its roles on a team.
+#[derive(Debug, Serialize)]
+pub struct TeamGroupItem {
+    group: String,
+    roles: Vec<String>,
+}
+
+/// `GET /1.17/teams/{team}/users`.
+pub async fn list_team_users(ctx: Ctx, Path(name): Path<TeamName>) -> ModernResult<Json<Vec<TeamUserItem>>> {
+    let users = actions::list_team_users(&ctx.core, &ctx.request, &name).await?;
+    let item = |(email, roles)| TeamUserItem { email, roles };
+    Ok(Json(users.into_iter().map(item).collect()))
+}
+
+/// `GET /1.17/teams/{team}/groups`.
+pub async fn list_team_groups(
+    ctx: Ctx,
+    Path(name): Path<TeamName>,
+) -> ModernResult<Json<Vec<TeamGroupItem>>> {
+    let groups = actions::list_team_groups(&ctx.core, &ctx.request, &name).await?;
+    let item = |(group, roles)| TeamGroupItem { group, roles };
+    Ok(Json(groups.into_iter().map(item).collect()))
+}
+
 /// `POST /1.0/teams`, `{name, tags}`.
-pub async fn create(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<StatusCode, Refusal> {
-    let name = TeamName::parse(&input.required("name")?)?;
-    let tags = tags(&input)?.unwrap_or_default();
-    actions::create(&core, &call, &name, &tags).await?;
+pub async fn create_team(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
+    let name = TeamName::parse(&params.require_string("name")?)?;
+    let tags = read_tags(&params)?.unwrap_or_default();
+    actions::create_team(&ctx.core, &ctx.request, &name, &tags).await?;
     Ok(StatusCode::CREATED)
 }
 
-/// `PUT /1.6/teams/{team}`, `{newname, tags}`; what is not sent stays.
-pub async fn update(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(team): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    let new_name: Option<TeamName> = input.parsed("newname")?;
-    let tags = tags(&input)?;
-    Ok(actions::update(&core, &call, &named(&team)?, new_name.as_ref(), tags.as_deref()).await?)
+/// `PUT /1.6/teams/{team}`, `{newname, tags}`; absent fields stay unchanged.
+pub async fn update_team(ctx: Ctx, Path(team): Path<TeamName>, params: Params) -> ModernResult {
+    let new_name: Option<TeamName> = params.parse_field("newname")?;
+    let tags = read_tags(&params)?;
+    Ok(actions::update_team(&ctx.core, &ctx.request, &team, new_name.as_ref(), tags.as_deref()).await?)
 }
 
-/// Tags as `tags` or, in forms, also `tag`; `None` if neither was sent.
-fn tags(input: &Input) -> Result<Option<Vec<String>>, Problem> {
+/// Returns the tags from `tags` or, in forms, also `tag`; `None` if neither was sent.
+fn read_tags(params: &Params) -> Result<Option<Vec<String>>, Error> {
     for key in ["tags", "tag"] {
-        if input.value(key).is_some() {
-            return input.texts(key).map(Some);
+        if params.get_value(key).is_some() {
+            return params.get_strings(key).map(Some);
         }
     }
     Ok(None)
 }
 
 /// `DELETE /1.0/teams/{team}`.
-pub async fn remove(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(team): Path<String>,
-) -> Result<(), Refusal> {
-    Ok(actions::remove(&core, &call, &named(&team)?).await?)
-}
-
-/// A team's quota.
-#[derive(Debug, Serialize)]
-pub struct QuotaView {
-    limit: i32,
-    inuse: i32,
+pub async fn remove_team(ctx: Ctx, Path(team): Path<TeamName>) -> ModernResult {
+    Ok(actions::remove_team(&ctx.core, &ctx.request, &team).await?)
 }
 
 /// `GET /1.12/teams/{team}/quota`.
-pub async fn quota(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(team): Path<String>,
-) -> Result<Json<QuotaView>, Refusal> {
-    let quota = actions::quota(&core, &call, &named(&team)?).await?;
-    Ok(Json(QuotaView {
-        limit: quota.limit,
-        inuse: quota.in_use,
-    }))
+pub async fn get_team_quota(ctx: Ctx, Path(team): Path<TeamName>) -> ModernResult<Json<QuotaView>> {
+    let quota = actions::find_team_quota(&ctx.core, &ctx.request, &team).await?;
+    Ok(Json(quota.into()))
 }
 
 /// `PUT /1.12/teams/{team}/quota`, form `limit`.
-pub async fn change_quota(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(team): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    let limit = limit(&input)?;
-    Ok(actions::change_quota(&core, &call, &named(&team)?, limit).await?)
+pub async fn change_team_quota(ctx: Ctx, Path(team): Path<TeamName>, params: Params) -> ModernResult {
+    let limit = parse_limit(&params.require_scalar("limit")?)?;
+    Ok(actions::change_team_quota(&ctx.core, &ctx.request, &team, limit).await?)
+}
+
+/// The modern routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_versioned_route("1.0", GET, "/teams", UserToken, list_teams)
+        .add_versioned_route("1.0", POST, "/teams", UserToken, create_team)
+        .add_versioned_route("1.0", DELETE, "/teams/{team}", UserToken, remove_team)
+        .add_versioned_route("1.4", GET, "/teams/{team}", UserToken, get_team)
+        .add_versioned_route("1.4", POST, "/teams/{team}", UserToken, update_team)
+        .add_versioned_route("1.6", PUT, "/teams/{team}", UserToken, update_team)
+        .add_versioned_route("1.17", GET, "/teams/{team}/users", UserToken, list_team_users)
+        .add_versioned_route("1.17", GET, "/teams/{team}/groups", UserToken, list_team_groups)
+        .add_versioned_route("1.12", GET, "/teams/{team}/quota", UserToken, get_team_quota)
+        .add_versioned_route("1.12", PUT, "/teams/{team}/quota", UserWithPermission(Permission::TEAM_UPDATE_QUOTA), change_team_quota)
 }

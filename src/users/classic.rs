@@ -3,151 +3,167 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
 use serde::Serialize;
 
 use crate::core::Core;
-use crate::http::kit::{Caller, Input};
-use crate::http::wording::classic::Refusal;
-use crate::kernel::call::Call;
+use crate::kernel::error::Error;
 use crate::kernel::names::Email;
-use crate::kernel::problem::Problem;
+use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
-use crate::users::keys::{self, NewKey, Which};
+use crate::users::keys::{self, KeySelector, NewSshKey};
 use crate::users::{actions, login, reset, tokens};
+use crate::web::errors::classic::ClassicResult;
+use crate::web::route_table::AuthPolicy::{AnyToken, Public, UserToken};
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::{Ctx, Params, Path};
 
-/// The answer to a login. `is_admin` is newer than the reference.
+/// The response to a login. `is_admin` is newer than the reference.
 #[derive(Debug, Serialize)]
-pub struct Login {
+pub struct LoginView {
     token: String,
     is_admin: bool,
 }
 
-/// `POST /users`: 200, as the reference says.
-pub async fn create(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<(), Refusal> {
-    let email = Email::parse(&input.required("email")?)?;
-    let password = Secret::new(input.required("password")?);
-    Ok(actions::create(&core, &call, &email, &password).await?)
+/// `POST /users`: 200, as in the reference.
+pub async fn create_user(ctx: Ctx, params: Params) -> ClassicResult {
+    let email = Email::parse(&params.require_string("email")?)?;
+    let password = Secret::new(params.require_string("password")?);
+    Ok(actions::create_user(&ctx.core, &ctx.request, &email, &password).await?)
 }
 
 /// `POST /users/{email}/tokens`.
-pub async fn login(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(email): Path<String>,
-    input: Input,
-) -> Result<Json<Login>, Refusal> {
-    let password = Secret::new(input.required("password")?);
-    answer(&core, &call, &Email::parse(&email)?, &password).await
+pub async fn log_in(ctx: Ctx, Path(email): Path<Email>, params: Params) -> ClassicResult<Json<LoginView>> {
+    let password = Secret::new(params.require_string("password")?);
+    login_response(&ctx.core, &ctx.request, &email, &password).await
 }
 
-/// `POST /auth/login`: the same with the address in the body.
-pub async fn login_by_body(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<Login>, Refusal> {
-    let email = Email::parse(&input.required("email")?)?;
-    let password = Secret::new(input.required("password")?);
-    answer(&core, &call, &email, &password).await
+/// `POST /auth/login`: the same with the e-mail address in the body.
+pub async fn log_in_by_body(ctx: Ctx, params: Params) -> ClassicResult<Json<LoginView>> {
+    let email = Email::parse(&params.require_string("email")?)?;
+    let password = Secret::new(params.require_string("password")?);
+    login_response(&ctx.core, &ctx.request, &email, &password).await
 }
 
-async fn answer(core: &Core, call: &Call, email: &Email, password: &Secret) -> Result<Json<Login>, Refusal> {
-    let token = login::login(core, call, email, password).await?;
-    Ok(Json(Login {
+async fn login_response(
+    core: &Core,
+    call: &RequestContext,
+    email: &Email,
+    password: &Secret,
+) -> ClassicResult<Json<LoginView>> {
+    let token = login::log_in(core, call, email, password).await?;
+    Ok(Json(LoginView {
         is_admin: actions::is_admin(core, email).await?,
-        token: token.expose().to_owned(),
+        token: token.expose_secret().to_owned(),
     }))
 }
 
-/// `DELETE /users/tokens`.
-pub async fn logout(State(core): State<Core>, Caller(call): Caller) -> Result<(), Refusal> {
-    Ok(tokens::end(&core, &call).await?)
+/// `DELETE /users/tokens`: ends the session of the request; with `?all=true` all sessions and the API key of
+/// the caller, or with `&user=` of another user.
+pub async fn log_out(ctx: Ctx, params: Params) -> ClassicResult {
+    let other: Option<Email> = params.parse_field("user")?;
+    match params.get_bool("all")? {
+        true => Ok(actions::end_sessions(&ctx.core, &ctx.request, other.as_ref()).await?),
+        false if other.is_some() => {
+            Err(Error::invalid("Send all=true to end the sessions of a user.").into())
+        }
+        false => Ok(tokens::end_session(&ctx.core, &ctx.request).await?),
+    }
 }
 
-/// `POST /users/{email}/password[?token=]`: asks for a token, or uses one.
-pub async fn reset_password(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(email): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    let email = Email::parse(&email)?;
-    match input.text("token")? {
-        None => Ok(reset::ask(&core, &call, &email).await?),
-        Some(token) => Ok(reset::redeem(&core, &call, &email, &Secret::new(token)).await?),
+/// `POST /users/{email}/password[?token=]`: requests a token, or redeems one.
+pub async fn reset_password(ctx: Ctx, Path(email): Path<Email>, params: Params) -> ClassicResult {
+    match params.get_string("token")? {
+        None => Ok(reset::request_reset(&ctx.core, &ctx.request, &email).await?),
+        Some(token) => Ok(reset::redeem_token(&ctx.core, &ctx.request, &email, &Secret::new(token)).await?),
     }
 }
 
 /// `PUT /users/password`.
-pub async fn change_password(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<(), Refusal> {
-    let old = Secret::new(input.required("old")?);
-    let new = Secret::new(input.required("new")?);
+pub async fn change_password(ctx: Ctx, params: Params) -> ClassicResult {
+    let old = Secret::new(params.require_string("old")?);
+    let new = Secret::new(params.require_string("new")?);
     // Newer clients send the new password twice.
-    if let Some(confirm) = input.text("confirm")?
-        && confirm != new.expose()
+    if let Some(confirm) = params.get_string("confirm")?
+        && confirm != new.expose_secret()
     {
-        return Err(Problem::invalid("The new password and its confirmation differ.").into());
+        return Err(Error::invalid("The new password and its confirmation differ.").into());
     }
-    Ok(actions::change_password(&core, &call, &old, &new).await?)
+    Ok(actions::change_password(&ctx.core, &ctx.request, &old, &new).await?)
 }
 
-/// `DELETE /users`: the caller, or with `?user=` somebody else.
-pub async fn remove(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<(), Refusal> {
-    let other: Option<Email> = input.parsed("user")?;
-    Ok(actions::remove(&core, &call, other.as_ref()).await?)
+/// `DELETE /users`: removes the caller, or with `?user=` another user.
+pub async fn remove_user(ctx: Ctx, params: Params) -> ClassicResult {
+    let other: Option<Email> = params.parse_field("user")?;
+    Ok(actions::remove_user(&ctx.core, &ctx.request, other.as_ref()).await?)
 }
 
-/// `POST /users/keys`; `name` and `force` are of later clients.
-pub async fn add_key(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<(), Refusal> {
-    let new = NewKey {
-        text: input.required("key")?,
-        name: input.text("name")?.unwrap_or_default(),
-        force: input.flag("force")?,
+/// `POST /users/keys`; later clients send `name` and `force`.
+pub async fn add_key(ctx: Ctx, params: Params) -> ClassicResult {
+    let new = NewSshKey {
+        text: params.require_string("key")?,
+        name: params.get_string("name")?.unwrap_or_default(),
+        force: params.get_bool("force")?,
     };
-    Ok(keys::add(&core, &call, &new).await?)
+    Ok(keys::add_key(&ctx.core, &ctx.request, &new).await?)
 }
 
-/// `DELETE /users/keys`, by content.
-pub async fn remove_key(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<(), Refusal> {
-    let which = Which::Text(input.required("key")?);
-    Ok(keys::remove(&core, &call, &which).await?)
+/// `DELETE /users/keys`, by content or, if that is not sent, by name.
+pub async fn remove_key(ctx: Ctx, params: Params) -> ClassicResult {
+    let which = match (params.get_string("key")?, params.get_string("name")?) {
+        (None, Some(name)) => KeySelector::Name(name),
+        _ => KeySelector::Text(params.require_string("key")?),
+    };
+    Ok(keys::remove_key(&ctx.core, &ctx.request, &which).await?)
 }
 
-/// `DELETE /users/keys/{key}`, by name, as later clients do.
-pub async fn remove_named_key(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(key): Path<String>,
-) -> Result<(), Refusal> {
-    Ok(keys::remove(&core, &call, &Which::Name(key)).await?)
+/// `DELETE /users/keys/{key}`, by name, as later clients send it.
+pub async fn remove_named_key(ctx: Ctx, Path(key): Path<String>) -> ClassicResult {
+    Ok(keys::remove_key(&ctx.core, &ctx.request, &KeySelector::Name(key)).await?)
+}
+
+/// `GET /users/keys`: the caller's keys, content by name.
+pub async fn list_own_keys(ctx: Ctx) -> ClassicResult<Json<BTreeMap<String, String>>> {
+    let keys = keys::list_own_keys(&ctx.core, &ctx.request).await?;
+    Ok(Json(keys.into_iter().collect()))
 }
 
 /// `GET /users/{email}/keys`: content by name.
-pub async fn list_keys(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(email): Path<String>,
-) -> Result<Json<BTreeMap<String, String>>, Refusal> {
-    let keys = keys::list(&core, &call, &Email::parse(&email)?).await?;
+pub async fn list_keys(ctx: Ctx, Path(email): Path<Email>) -> ClassicResult<Json<BTreeMap<String, String>>> {
+    let keys = keys::list_keys(&ctx.core, &ctx.request, &email).await?;
     Ok(Json(keys.into_iter().collect()))
 }
 
 /// `GET /auth/scheme`.
 #[derive(Debug, Serialize)]
-pub struct Scheme {
+pub struct AuthSchemeView {
     name: &'static str,
     data: BTreeMap<String, String>,
 }
 
-/// How people log in: always with a password of ours.
-pub async fn scheme() -> Json<Scheme> {
-    Json(Scheme {
+/// Returns how users log in: always with a password stored by Tancho.
+pub async fn show_auth_scheme() -> Json<AuthSchemeView> {
+    Json(AuthSchemeView {
         name: "native",
         data: BTreeMap::new(),
     })
+}
+
+/// The classic routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_route(POST, "/users", Public, create_user)
+        .refuse_apps()
+        .add_route(POST, "/users/{email}/password", Public, reset_password)
+        .add_route(POST, "/users/{email}/tokens", Public, log_in)
+        .add_route(POST, "/auth/login", Public, log_in_by_body)
+        .add_route(GET, "/auth/scheme", Public, show_auth_scheme)
+        .add_route(DELETE, "/users/tokens", AnyToken, log_out)
+        .add_route(PUT, "/users/password", UserToken, change_password)
+        .add_route(DELETE, "/users", UserToken, remove_user)
+        .add_route(POST, "/users/keys", UserToken, add_key)
+        .add_route(GET, "/users/keys", UserToken, list_own_keys)
+        .add_route(DELETE, "/users/keys", UserToken, remove_key)
+        .add_route(DELETE, "/users/keys/{key}", UserToken, remove_named_key)
+        .add_route(GET, "/users/{email}/keys", UserToken, list_keys)
 }

@@ -1,19 +1,26 @@
-//! Users: who may come in, and what they hold.
+//! Users: who may log in, and the roles they hold.
 //!
-//! A user is an e-mail address and a password; what they may do comes from the roles they hold, each on
-//! something (`user_role`). They come in with a bearer token: a *session* from a login, or their one *API
-//! key*. An app has tokens too; those open little. A user who is removed takes tokens, keys and roles
-//! along; the apps they made stay.
+//! A user has an e-mail address and a password; their permissions come from the roles they hold, each in a
+//! context (`user_role`). They authenticate with a bearer token: a *session* from a login, or their one *API
+//! key*. Apps have tokens too, with few permissions, and teams have tokens for programs (`teams::tokens`), which
+//! hold roles as users do. Removing a user removes their tokens, keys and roles;
+//! the apps they created stay.
 //!
-//! Promises: a password is kept as an Argon2id hash and a token as a digest, and neither appears anywhere
-//! else (an API key is kept sealed beside its digest, because its owner may look at it again); guessing is
-//! bounded by account and by address; what a user may no longer do ends at once on this replica, and on
-//! the others as soon as the notice arrives. Nobody gets more than they have by way of somebody else's
-//! key. A team with things of its own never loses its last member by the removal of a user.
+//! A role is held on an object by the object's id: it follows a rename, is removed with the object, and does
+//! not apply to a later object of the same name. An e-mail address identifies one user however it is spelled,
+//! and is stored as it was first given; past the request edge a user is identified by id.
+//!
+//! Promises: a password is stored as an Argon2id hash and a token as a digest, and neither appears anywhere
+//! else (an API key is also stored encrypted, because its owner may read it again). Login attempts are
+//! limited by account and by network, and so are sign-ups. A new password ends the sessions and the API key
+//! of the old one. A permission that is taken away ends at once on this replica, and on the others as soon as
+//! the notice arrives. Nobody gains permissions by means of another user's key. A team that owns something
+//! does not lose its last member when they remove themselves; an administrator may remove them.
 
 mod actions;
 mod admin;
 pub mod classic;
+mod held_roles;
 mod keys;
 mod login;
 mod model;
@@ -23,14 +30,15 @@ mod reset;
 mod store;
 pub mod tokens;
 
-pub use actions::{Find, create, find};
-pub use admin::{Credentials, create_admin, ensure_admin};
-pub use keys::admit_key;
-pub use login::admit;
-pub(crate) use model::beyond;
-pub use model::{Holding, User};
-pub use reset::SendLetter;
-pub use store::{
-    assign, assign_defaults, delete_roles_on, delete_roles_on_team, dissociate, find_id, is_last_admin,
-    rename_roles_on,
+pub use actions::{UserQuery, create_user, find_users, warn_of_duplicate_emails};
+pub use admin::{AdminCredentials, create_admin, ensure_admin};
+pub use held_roles::store::{
+    assign_role, dissociate_role, find_group_id, find_or_create_group, list_token_grants,
 };
+pub use keys::authenticate_key;
+pub use login::authenticate_basic;
+pub(crate) use model::first_missing_grant;
+pub use model::{HeldRole, RoleHolder, User};
+pub use reset::SendResetMail;
+pub use store::{assign_default_roles, delete_roles_on_team, find_user_id, is_last_admin};
+pub(crate) use tokens::store::parse_held;

@@ -1,24 +1,24 @@
 //! Users, sessions and API keys in the modern edition (contract/modern 1.8, 2.1).
 
 use axum::Json;
-use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Serialize;
-use serde_json::{Value, json};
 
-use crate::core::Core;
-use crate::http::kit::{Caller, Input};
-use crate::http::wording::modern::Refusal;
-use crate::kernel::call::Grant;
+use crate::kernel::error::Error;
 use crate::kernel::names::Email;
-use crate::kernel::permission::Context;
-use crate::kernel::problem::Problem;
+use crate::kernel::permission::Permission;
+use crate::kernel::permission::PermissionContext;
+use crate::kernel::request_context::PermissionGrant;
 use crate::kernel::secret::Secret;
-use crate::quotas::{Quota, parse_limit};
-use crate::users::model::{Holding, User};
-use crate::users::{Find, actions, login, reset, tokens};
+use crate::quotas::{QuotaView, parse_limit};
+use crate::users::model::{HeldRole, User};
+use crate::users::{UserQuery, actions, login, reset, tokens};
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::{AnyToken, Public, UserToken, UserWithPermission};
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::{Ctx, Params, Path};
 
-/// A permission or a role on something. An administrator has the permission of the empty name, globally.
+/// A permission or a role in a context. An administrator has the permission with the empty name, globally.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct HeldView {
@@ -28,7 +28,7 @@ pub struct HeldView {
     group: String,
 }
 
-/// A user in lists, in their own info and in that of a team.
+/// A user in lists, in the user's own info and in that of a team.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct UserView {
@@ -38,7 +38,7 @@ pub struct UserView {
     groups: Vec<String>,
 }
 
-fn held(name: &str, context: &Context) -> HeldView {
+fn held_view(name: &str, context: &PermissionContext) -> HeldView {
     HeldView {
         name: name.to_owned(),
         context_type: context.kind.as_str(),
@@ -49,188 +49,194 @@ fn held(name: &str, context: &Context) -> HeldView {
 
 impl From<User> for UserView {
     fn from(user: User) -> Self {
-        let role = |holding: &Holding| held(&holding.role, &holding.context);
-        let permission = |grant: &Grant| held(grant.permission.as_str(), &grant.context);
+        let role = |holding: &HeldRole| held_view(&holding.role, &holding.context);
+        // As in the original, actions of services are shown with the roles only.
+        let permission = |grant: &PermissionGrant| {
+            let fixed = grant.permission.fixed()?;
+            Some(held_view(fixed.as_str(), &grant.context))
+        };
         Self {
-            roles: user.holdings.iter().map(role).collect(),
-            permissions: user.grants().iter().map(permission).collect(),
+            roles: user.roles.iter().map(role).collect(),
+            permissions: user.collect_grants().iter().filter_map(permission).collect(),
             email: user.email,
             groups: Vec::new(),
         }
     }
 }
 
-/// `POST /1.0/users`.
-pub async fn create(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<StatusCode, Refusal> {
-    let email = Email::parse(&input.required("email")?)?;
-    let password = Secret::new(input.required("password")?);
-    actions::create(&core, &call, &email, &password).await?;
-    Ok(StatusCode::CREATED)
-}
-
-/// `POST /1.0/users/{email}/tokens`.
-pub async fn login(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(email): Path<String>,
-    input: Input,
-) -> Result<Json<Value>, Refusal> {
-    let password = Secret::new(input.required("password")?);
-    let token = login::login(&core, &call, &Email::parse(&email)?, &password).await?;
-    Ok(Json(json!({ "token": token.expose() })))
-}
-
-/// `POST /1.0/auth/login`: the same with the address in the body.
-pub async fn login_by_body(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<Value>, Refusal> {
-    let email = Email::parse(&input.required("email")?)?;
-    let password = Secret::new(input.required("password")?);
-    let token = login::login(&core, &call, &email, &password).await?;
-    Ok(Json(json!({ "token": token.expose() })))
-}
-
-/// `DELETE /1.0/users/tokens`.
-pub async fn logout(State(core): State<Core>, Caller(call): Caller) -> Result<(), Refusal> {
-    Ok(tokens::end(&core, &call).await?)
-}
-
-/// `POST /1.0/users/{email}/password[?token=]`: asks for a token, or uses one.
-pub async fn reset_password(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(email): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    let email = Email::parse(&email)?;
-    match input.text("token")? {
-        None => Ok(reset::ask(&core, &call, &email).await?),
-        Some(token) => Ok(reset::redeem(&core, &call, &email, &Secret::new(token)).await?),
-    }
-}
-
-/// `PUT /1.0/users/password`.
-pub async fn change_password(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<(), Refusal> {
-    let old = Secret::new(input.required("old")?);
-    let new = Secret::new(input.required("new")?);
-    if let Some(confirm) = input.text("confirm")?
-        && confirm != new.expose()
-    {
-        return Err(Problem::invalid("The new password and its confirmation differ.").into());
-    }
-    Ok(actions::change_password(&core, &call, &old, &new).await?)
-}
-
-/// `DELETE /1.0/users[?user=]`.
-pub async fn remove(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<(), Refusal> {
-    let other: Option<Email> = input.parsed("user")?;
-    Ok(actions::remove(&core, &call, other.as_ref()).await?)
-}
-
-/// `GET /1.0/users?userEmail=&role=&context=`.
-pub async fn list(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<Vec<UserView>>, Refusal> {
-    let wanted = Find {
-        email: input.text("userEmail")?.unwrap_or_default(),
-        role: input.text("role")?.unwrap_or_default(),
-        context: input.text("context")?.unwrap_or_default(),
-    };
-    let users = actions::find(&core, &call, wanted).await?;
-    Ok(Json(users.into_iter().map(UserView::from).collect()))
-}
-
-/// `GET /1.0/users/info`.
-pub async fn info(State(core): State<Core>, Caller(call): Caller) -> Result<Json<UserView>, Refusal> {
-    Ok(Json(actions::me(&core, &call).await?.into()))
-}
-
-/// `GET /1.0/users/api-key[?user=]`: a JSON string.
-pub async fn show_api_key(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<String>, Refusal> {
-    let other: Option<Email> = input.parsed("user")?;
-    let key = actions::api_key(&core, &call, other.as_ref(), false).await?;
-    Ok(Json(key.expose().to_owned()))
-}
-
-/// `POST /1.0/users/api-key[?user=]`: a JSON string.
-pub async fn renew_api_key(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<String>, Refusal> {
-    let other: Option<Email> = input.parsed("user")?;
-    let key = actions::api_key(&core, &call, other.as_ref(), true).await?;
-    Ok(Json(key.expose().to_owned()))
-}
-
-/// A quota of a user or a team.
+/// The response to a login.
 #[derive(Debug, Serialize)]
-pub struct QuotaView {
-    limit: i32,
-    inuse: i32,
+pub struct TokenView {
+    token: String,
 }
 
-impl From<Quota> for QuotaView {
-    fn from(quota: Quota) -> Self {
+impl From<Secret> for TokenView {
+    fn from(token: Secret) -> Self {
         Self {
-            limit: quota.limit,
-            inuse: quota.in_use,
+            token: token.expose_secret().to_owned(),
         }
     }
 }
 
+/// `POST /1.0/users`.
+pub async fn create_user(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
+    let email = Email::parse(&params.require_string("email")?)?;
+    let password = Secret::new(params.require_string("password")?);
+    actions::create_user(&ctx.core, &ctx.request, &email, &password).await?;
+    Ok(StatusCode::CREATED)
+}
+
+/// `POST /1.0/users/{email}/tokens`.
+pub async fn log_in(ctx: Ctx, Path(email): Path<Email>, params: Params) -> ModernResult<Json<TokenView>> {
+    let password = Secret::new(params.require_string("password")?);
+    let token = login::log_in(&ctx.core, &ctx.request, &email, &password).await?;
+    Ok(Json(TokenView::from(token)))
+}
+
+/// `POST /1.0/auth/login`: the same with the e-mail address in the body.
+pub async fn log_in_by_body(ctx: Ctx, params: Params) -> ModernResult<Json<TokenView>> {
+    let email = Email::parse(&params.require_string("email")?)?;
+    let password = Secret::new(params.require_string("password")?);
+    let token = login::log_in(&ctx.core, &ctx.request, &email, &password).await?;
+    Ok(Json(TokenView::from(token)))
+}
+
+/// `DELETE /1.0/users/tokens`: ends the session of the request; with `?all=true` all sessions and the API key
+/// of the caller, or with `&user=` of another user.
+pub async fn log_out(ctx: Ctx, params: Params) -> ModernResult {
+    let other: Option<Email> = params.parse_field("user")?;
+    match params.get_bool("all")? {
+        true => Ok(actions::end_sessions(&ctx.core, &ctx.request, other.as_ref()).await?),
+        false if other.is_some() => {
+            Err(Error::invalid("Send all=true to end the sessions of a user.").into())
+        }
+        false => Ok(tokens::end_session(&ctx.core, &ctx.request).await?),
+    }
+}
+
+/// `POST /1.0/users/{email}/password[?token=]`: requests a token, or redeems one.
+pub async fn reset_password(ctx: Ctx, Path(email): Path<Email>, params: Params) -> ModernResult {
+    match params.get_string("token")? {
+        None => Ok(reset::request_reset(&ctx.core, &ctx.request, &email).await?),
+        Some(token) => Ok(reset::redeem_token(&ctx.core, &ctx.request, &email, &Secret::new(token)).await?),
+    }
+}
+
+/// `PUT /1.0/users/password`.
+pub async fn change_password(ctx: Ctx, params: Params) -> ModernResult {
+    let old = Secret::new(params.require_string("old")?);
+    let new = Secret::new(params.require_string("new")?);
+    if let Some(confirm) = params.get_string("confirm")?
+        && confirm != new.expose_secret()
+    {
+        return Err(Error::invalid("The new password and its confirmation differ.").into());
+    }
+    Ok(actions::change_password(&ctx.core, &ctx.request, &old, &new).await?)
+}
+
+/// `DELETE /1.0/users[?user=]`.
+pub async fn remove_user(ctx: Ctx, params: Params) -> ModernResult {
+    let other: Option<Email> = params.parse_field("user")?;
+    Ok(actions::remove_user(&ctx.core, &ctx.request, other.as_ref()).await?)
+}
+
+/// `GET /1.0/users?userEmail=&role=&context=`.
+pub async fn list_users(ctx: Ctx, params: Params) -> ModernResult<Json<Vec<UserView>>> {
+    let query = UserQuery {
+        email: params.get_string("userEmail")?.unwrap_or_default(),
+        role: params.get_string("role")?.unwrap_or_default(),
+        context: params.get_string("context")?.unwrap_or_default(),
+    };
+    let users = actions::find_users(&ctx.core, &ctx.request, query).await?;
+    Ok(Json(users.into_iter().map(UserView::from).collect()))
+}
+
+/// `GET /1.0/users/info`.
+pub async fn show_current_user(ctx: Ctx) -> ModernResult<Json<UserView>> {
+    Ok(Json(
+        actions::find_current_user(&ctx.core, &ctx.request).await?.into(),
+    ))
+}
+
+/// `GET /1.0/users/api-key[?user=]`: a JSON string.
+pub async fn show_api_key(ctx: Ctx, params: Params) -> ModernResult<Json<String>> {
+    let other: Option<Email> = params.parse_field("user")?;
+    let key = actions::get_or_renew_api_key(&ctx.core, &ctx.request, other.as_ref(), false).await?;
+    Ok(Json(key.expose_secret().to_owned()))
+}
+
+/// `POST /1.0/users/api-key[?user=]`: a JSON string.
+pub async fn renew_api_key(ctx: Ctx, params: Params) -> ModernResult<Json<String>> {
+    let other: Option<Email> = params.parse_field("user")?;
+    let key = actions::get_or_renew_api_key(&ctx.core, &ctx.request, other.as_ref(), true).await?;
+    Ok(Json(key.expose_secret().to_owned()))
+}
+
 /// `GET /1.0/users/{email}/quota`.
-pub async fn quota(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(email): Path<String>,
-) -> Result<Json<QuotaView>, Refusal> {
-    let email = Email::parse(&email)?;
-    Ok(Json(actions::quota(&core, &call, &email).await?.into()))
+pub async fn show_user_quota(ctx: Ctx, Path(email): Path<Email>) -> ModernResult<Json<QuotaView>> {
+    Ok(Json(
+        actions::find_user_quota(&ctx.core, &ctx.request, &email)
+            .await?
+            .into(),
+    ))
 }
 
 /// `PUT /1.0/users/{email}/quota`, form `limit`.
-pub async fn change_quota(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(email): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    let email = Email::parse(&email)?;
-    let limit = limit(&input)?;
-    Ok(actions::change_quota(&core, &call, &email, limit).await?)
+pub async fn change_user_quota(ctx: Ctx, Path(email): Path<Email>, params: Params) -> ModernResult {
+    let limit = parse_limit(&params.require_scalar("limit")?)?;
+    Ok(actions::change_user_quota(&ctx.core, &ctx.request, &email, limit).await?)
 }
 
-/// The field `limit`, a number in JSON, a number or a word in a form.
-pub(crate) fn limit(input: &Input) -> Result<i32, Problem> {
-    match input.value("limit") {
-        Some(Value::Number(number)) => parse_limit(&number.to_string()),
-        _ => parse_limit(&input.required("limit")?),
+/// The way in which users log in: always with a password stored by Tancho.
+#[derive(Debug, Serialize)]
+pub struct AuthSchemeItem {
+    data: AuthSchemeData,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default: Option<bool>,
+    name: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct AuthSchemeData {}
+
+impl AuthSchemeItem {
+    fn native(default: Option<bool>) -> Self {
+        Self {
+            data: AuthSchemeData {},
+            default,
+            name: "native",
+        }
     }
 }
 
 /// `GET /1.18/auth/schemes`.
-pub async fn schemes() -> Json<Value> {
-    Json(json!([{ "name": "native", "default": true, "data": {} }]))
+pub async fn list_auth_schemes() -> Json<[AuthSchemeItem; 1]> {
+    Json([AuthSchemeItem::native(Some(true))])
 }
 
-/// `GET /1.0/auth/scheme`, for clients that know of one only.
-pub async fn scheme() -> Json<Value> {
-    Json(json!({ "name": "native", "data": {} }))
+/// `GET /1.0/auth/scheme`, for clients that support one scheme only.
+pub async fn show_auth_scheme() -> Json<AuthSchemeItem> {
+    Json(AuthSchemeItem::native(None))
+}
+
+/// The modern routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_versioned_route("1.18", GET, "/auth/schemes", Public, list_auth_schemes)
+        .add_versioned_route("1.0", GET, "/auth/scheme", Public, show_auth_scheme)
+        .add_versioned_route("1.0", POST, "/auth/login", Public, log_in_by_body)
+        .add_versioned_route("1.0", POST, "/users", Public, create_user)
+        .refuse_apps()
+        .add_versioned_route("1.0", POST, "/users/{email}/password", Public, reset_password)
+        .add_versioned_route("1.0", POST, "/users/{email}/tokens", Public, log_in)
+        .add_versioned_route("1.0", DELETE, "/users/tokens", AnyToken, log_out)
+        .add_versioned_route("1.0", PUT, "/users/password", UserToken, change_password)
+        .add_versioned_route("1.0", DELETE, "/users", UserToken, remove_user)
+        .add_versioned_route("1.0", GET, "/users", UserToken, list_users)
+        .add_versioned_route("1.0", GET, "/users/info", UserToken, show_current_user)
+        .add_versioned_route("1.0", GET, "/users/api-key", UserToken, show_api_key)
+        .add_versioned_route("1.0", POST, "/users/api-key", UserToken, renew_api_key)
+        .add_versioned_route("1.0", GET, "/users/{email}/quota", UserToken, show_user_quota)
+        .add_versioned_route("1.0", PUT, "/users/{email}/quota", UserWithPermission(Permission::USER_UPDATE_QUOTA), change_user_quota)
 }

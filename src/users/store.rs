@@ -1,14 +1,14 @@
-//! Users in SQL, and the roles they hold.
+//! Stores users and the roles they hold.
 
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::kernel::ids::UserId;
-use crate::kernel::names::{Email, RoleName};
-use crate::kernel::permission::{Context, ContextKind, Permission};
-use crate::users::model::{Account, Holding, User};
+use crate::kernel::names::{Email, TeamName};
+use crate::kernel::permission::{ContextKind, PermissionContext};
+use crate::users::model::{HeldRole, LoginAccount, User};
+use crate::users::tokens::store::parse_held;
 
-/// Apps of an earlier user of that address count.
-pub(super) async fn insert(
+pub(super) async fn insert_user(
     tx: &mut PgConnection,
     id: UserId,
     email: &Email,
@@ -16,8 +16,7 @@ pub(super) async fn insert(
     quota_limit: i32,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into user_account (user_id, email, password_hash, quota_limit, quota_in_use)
-         values ($1, $2, $3, $4, (select count(*) from app where owner = $2))",
+        "insert into user_account (user_id, email, password_hash, quota_limit) values ($1, $2, $3, $4)",
         id.0,
         email.as_str(),
         password_hash,
@@ -28,54 +27,77 @@ pub(super) async fn insert(
     .map(drop)
 }
 
-pub(super) async fn find_account(db: impl PgExecutor<'_>, email: &Email) -> sqlx::Result<Option<Account>> {
-    sqlx::query!(
-        "select user_id, password_hash from user_account where email = $1",
+/// Finds a user by e-mail address, in any spelling.
+pub(super) async fn find_account(
+    db: impl PgExecutor<'_>,
+    email: &Email,
+) -> sqlx::Result<Option<LoginAccount>> {
+    sqlx::query_as!(
+        LoginAccount,
+        r#"select user_id as "id: UserId", email as "email: Email", password_hash
+           from user_account where user_id = find_user($1)"#,
         email.as_str(),
     )
     .fetch_optional(db)
     .await
-    .map(|row| {
-        row.map(|row| Account {
-            id: UserId(row.user_id),
-            password_hash: row.password_hash,
-        })
-    })
 }
 
-/// A user's id by their address.
-pub async fn find_id(db: impl PgExecutor<'_>, email: &Email) -> sqlx::Result<Option<UserId>> {
-    sqlx::query_scalar!(
-        "select user_id from user_account where email = $1",
-        email.as_str()
-    )
-    .fetch_optional(db)
-    .await
-    .map(|id| id.map(UserId))
+/// Finds a user's id by e-mail address, in any spelling.
+pub async fn find_user_id(db: impl PgExecutor<'_>, email: &Email) -> sqlx::Result<Option<UserId>> {
+    sqlx::query_scalar!("select find_user($1)", email.as_str())
+        .fetch_one(db)
+        .await
+        .map(|id| id.map(UserId))
 }
 
-/// What a list of users is narrowed by; empty texts and `None` do not narrow.
+/// Returns the addresses of accounts that are found by their exact spelling only, because an older account
+/// has the address in a different spelling.
+pub(super) async fn list_duplicate_emails(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!("select email from user_account where email_key is null order by email limit 100")
+        .fetch_all(db)
+        .await
+}
+
+/// Filters a list of users; empty strings and `None` do not filter.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Filter {
+pub(super) struct UserFilter {
+    pub(super) id: Option<UserId>,
+    /// E-mail addresses as stored.
     pub(super) emails: Option<Vec<String>>,
+    /// In any spelling.
+    pub(super) email: String,
     pub(super) role: String,
     pub(super) context: String,
 }
 
-/// Users with all they hold, by address.
-pub(super) async fn list(db: impl PgExecutor<'_>, filter: &Filter) -> sqlx::Result<Vec<User>> {
+impl UserFilter {
+    /// Selects one user.
+    pub(super) fn by_id(id: UserId) -> Self {
+        Self {
+            id: Some(id),
+            ..Self::default()
+        }
+    }
+}
+
+/// Returns users with their roles, sorted by e-mail address.
+pub(super) async fn list_users(db: impl PgExecutor<'_>, filter: &UserFilter) -> sqlx::Result<Vec<User>> {
     let rows = sqlx::query!(
-        r#"select u.email, r.name as "role?", r.context_kind as "kind?", ur.context_value as "value?",
-                  array(select p.permission from role_permission p where p.role = r.name order by 1) as "permissions!"
-           from user_account u left join user_role ur using (user_id) left join role r on r.name = ur.role
+        r#"select u.email, ra.role as "role?", ra.context_kind as "kind?", ra.context_value as "value?",
+                  array(select p.permission from role_grant p where p.role = ra.role order by 1) as "permissions!"
+           from user_account u left join role_assignment ra using (user_id)
            where ($1::text[] is null or u.email = any($1))
              and (($2 = '' and $3 = '') or exists (
-                 select 1 from user_role x where x.user_id = u.user_id
+                 select 1 from role_assignment x where x.user_id = u.user_id
                    and ($2 = '' or x.role = $2) and ($3 = '' or x.context_value = $3)))
-           order by u.email, r.name, ur.context_value"#,
+             and ($4 = '' or u.user_id = find_user($4))
+             and ($5::uuid is null or u.user_id = $5)
+           order by u.email, ra.role, ra.context_value"#,
         filter.emails.as_deref(),
         filter.role,
         filter.context,
+        filter.email,
+        filter.id.map(|id| id.0),
     )
     .fetch_all(db)
     .await?;
@@ -84,27 +106,27 @@ pub(super) async fn list(db: impl PgExecutor<'_>, filter: &Filter) -> sqlx::Resu
         if users.last().is_none_or(|user| user.email != row.email) {
             users.push(User {
                 email: row.email,
-                holdings: Vec::new(),
+                roles: Vec::new(),
             });
         }
         let (Some(role), Some(kind), Some(user)) = (row.role, row.kind, users.last_mut()) else {
             continue;
         };
-        // As with tokens: what this build does not know grants nothing.
+        // As with tokens: a context type unknown to this build grants nothing.
         let Ok(kind) = ContextKind::parse(&kind) else {
             continue;
         };
         let permissions = row.permissions.iter();
-        user.holdings.push(Holding {
+        user.roles.push(HeldRole {
             role,
-            context: Context::new(kind, row.value.unwrap_or_default()),
-            permissions: permissions.filter_map(|p| Permission::parse(p).ok()).collect(),
+            context: PermissionContext::new(kind, row.value.unwrap_or_default()),
+            permissions: permissions.filter_map(|p| parse_held(p)).collect(),
         });
     }
     Ok(users)
 }
 
-/// Changes a password if it still is what it was; false if it is not.
+/// Updates a password if the old hash still matches; returns false if it does not.
 pub(super) async fn update_password(
     tx: &mut PgConnection,
     id: UserId,
@@ -122,47 +144,18 @@ pub(super) async fn update_password(
     .map(|done| done.rows_affected() == 1)
 }
 
-pub(super) async fn delete(tx: &mut PgConnection, id: UserId) -> sqlx::Result<bool> {
+pub(super) async fn delete_user(tx: &mut PgConnection, id: UserId) -> sqlx::Result<bool> {
     sqlx::query!("delete from user_account where user_id = $1", id.0)
         .execute(tx)
         .await
         .map(|done| done.rows_affected() == 1)
 }
 
-/// Takes away the roles that anybody holds on a thing; for when it is removed, so that a later one of its
-/// name is not theirs.
-pub async fn delete_roles_on(tx: &mut PgConnection, thing: &Context) -> sqlx::Result<()> {
-    sqlx::query!(
-        "delete from user_role using role
-         where role.name = user_role.role and role.context_kind = $1 and user_role.context_value = $2",
-        thing.kind.as_str(),
-        thing.value,
-    )
-    .execute(tx)
-    .await
-    .map(drop)
-}
-
-/// Moves the roles that anybody holds on a thing to its new name.
-pub async fn rename_roles_on(tx: &mut PgConnection, thing: &Context, name: &str) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update user_role set context_value = $3 from role
-         where role.name = user_role.role and role.context_kind = $1 and user_role.context_value = $2",
-        thing.kind.as_str(),
-        thing.value,
-        name,
-    )
-    .execute(tx)
-    .await
-    .map(drop)
-}
-
-/// Takes all roles on a team away from a user; answers how many they held.
+/// Removes all of a user's roles on a team; returns how many they held.
 pub async fn delete_roles_on_team(tx: &mut PgConnection, user: UserId, team: &str) -> sqlx::Result<u64> {
     sqlx::query!(
-        "delete from user_role using role
-         where role.name = user_role.role and role.context_kind = 'team'
-           and user_role.context_value = $2 and user_role.user_id = $1",
+        "delete from user_role using team
+         where team.team_id = user_role.team_id and team.name = $2 and user_role.user_id = $1",
         user.0,
         team,
     )
@@ -171,8 +164,8 @@ pub async fn delete_roles_on_team(tx: &mut PgConnection, user: UserId, team: &st
     .map(|done| done.rows_affected())
 }
 
-/// True if the user is the only one who holds the role that grants everything. Holds that role's row, so
-/// that of two who leave at once the second sees the first.
+/// True if the user is the only user with the role `AllowAll`; tokens and groups do not count. Locks that role's row, so that of two
+/// concurrent removals the second sees the first.
 pub async fn is_last_admin(tx: &mut PgConnection, user: UserId) -> sqlx::Result<bool> {
     sqlx::query!("select name from role where name = 'AllowAll' for no key update")
         .fetch_optional(&mut *tx)
@@ -185,12 +178,10 @@ pub async fn is_last_admin(tx: &mut PgConnection, user: UserId) -> sqlx::Result<
     .await
 }
 
-/// Locks the teams of a user, so that of two last members who leave at once the second sees the first.
+/// Locks the teams of a user, so that of two last members removed concurrently the second sees the first.
 pub(super) async fn lock_teams_of(tx: &mut PgConnection, id: UserId) -> sqlx::Result<()> {
     sqlx::query!(
-        "select name from team where name in (
-             select ur.context_value from user_role ur join role r on r.name = ur.role
-             where ur.user_id = $1 and r.context_kind = 'team')
+        "select name from team where team_id in (select team_id from user_role where user_id = $1)
          order by name for no key update",
         id.0,
     )
@@ -199,80 +190,51 @@ pub(super) async fn lock_teams_of(tx: &mut PgConnection, id: UserId) -> sqlx::Re
     .map(drop)
 }
 
-/// The teams that have no member but this user.
-pub(super) async fn list_teams_only_of(tx: &mut PgConnection, id: UserId) -> sqlx::Result<Vec<String>> {
+/// Returns the teams whose only member is this user.
+pub(super) async fn list_sole_member_teams(tx: &mut PgConnection, id: UserId) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
-        r#"select ur.context_value as "team!" from user_role ur join role r on r.name = ur.role
-           join team t on t.name = ur.context_value
-           where r.context_kind = 'team'
-           group by ur.context_value having bool_and(ur.user_id = $1) order by 1"#,
+        "select t.name from team t
+         where t.team_id in (select team_id from user_role where user_id = $1)
+           and not exists (select 1 from user_role o where o.team_id = t.team_id and o.user_id <> $1)
+         order by 1",
         id.0,
     )
     .fetch_all(tx)
     .await
 }
 
-/// Gives a user a role on something (empty for a global role); false if they hold it already.
-pub async fn assign(tx: &mut PgConnection, user: UserId, role: &RoleName, on: &str) -> sqlx::Result<bool> {
-    sqlx::query!(
-        "insert into user_role (user_id, role, context_value) values ($1, $2, $3)
-         on conflict on constraint user_role_pkey do nothing",
-        user.0,
-        role.as_str(),
-        on,
-    )
-    .execute(tx)
-    .await
-    .map(|done| done.rows_affected() == 1)
-}
-
-/// Takes a role on something away; false if they do not hold it.
-pub async fn dissociate(
-    tx: &mut PgConnection,
-    user: UserId,
-    role: &RoleName,
-    on: &str,
-) -> sqlx::Result<bool> {
-    sqlx::query!(
-        "delete from user_role where user_id = $1 and role = $2 and context_value = $3",
-        user.0,
-        role.as_str(),
-        on,
-    )
-    .execute(tx)
-    .await
-    .map(|done| done.rows_affected() == 1)
-}
-
-/// Gives a user the default roles of an occasion (`user-create`, `team-create`); answers how many they
-/// did not hold yet.
-pub async fn assign_defaults(
+/// Assigns the default roles of an event (`user-create`, which are global, or `team-create`, on a team) to a
+/// user; returns those that they did not hold yet.
+pub async fn assign_default_roles(
     tx: &mut PgConnection,
     user: UserId,
     occasion: &str,
-    on: &str,
-) -> sqlx::Result<u64> {
-    sqlx::query!(
-        "insert into user_role (user_id, role, context_value)
-         select $1, d.role, $3 from default_role d where d.occasion = $2
-         on conflict on constraint user_role_pkey do nothing",
+    team: Option<&TeamName>,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        "insert into user_role (user_id, role, team_id)
+         select $1, d.role, t.team_id from default_role d left join team t on t.name = $3
+         where d.occasion = $2 and ($3::text is null or t.team_id is not null)
+         on conflict on constraint user_role_pkey do nothing
+         returning role",
         user.0,
         occasion,
-        on,
+        team.map(TeamName::as_str),
     )
-    .execute(tx)
+    .fetch_all(tx)
     .await
-    .map(|done| done.rows_affected())
 }
 
-/// True if somebody holds the role that grants everything.
+/// True if some user holds the role `AllowAll`.
 pub(super) async fn has_admin(db: impl PgExecutor<'_>) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(r#"select exists (select 1 from user_role where role = 'AllowAll') as "has!""#)
+    sqlx::query_scalar!(
+        r#"select exists (select 1 from user_role where role = 'AllowAll' and user_id is not null) as "has!""#,
+    )
         .fetch_one(db)
         .await
 }
 
-/// Lets one transaction at a time, on all replicas, look for an administrator and make one.
+/// Locks, across all replicas, the check for an administrator and the creation of one.
 pub(super) async fn lock_admin(tx: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!("select pg_advisory_xact_lock(hashtextextended('tancho admin', 7))")
         .execute(tx)
@@ -280,7 +242,7 @@ pub(super) async fn lock_admin(tx: &mut PgConnection) -> sqlx::Result<()> {
         .map(drop)
 }
 
-/// Makes sure of the role that grants everything.
+/// Ensures that the role `AllowAll` exists.
 pub(super) async fn ensure_allow_all(tx: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
         "with made as (insert into role (name, context_kind) values ('AllowAll', 'global')

@@ -1,76 +1,82 @@
-//! Make, change, remove and assign roles.
+//! Use cases of roles: create, update, remove; permissions; default roles.
 
 use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::core::Core;
-use crate::db::{self, Db, listen::Channel};
-use crate::events::{self, Target, TargetKind};
-use crate::kernel::call::{Call, Grant};
-use crate::kernel::ids::UserId;
-use crate::kernel::names::{Email, RoleName};
-use crate::kernel::permission::{Context, ContextKind, Permission};
-use crate::kernel::problem::Problem;
-use crate::teams::roles::model::{ALLOW_ALL, OCCASIONS, Role, check_kind, event};
+use crate::db::{self, Db, notices::NoticeChannel};
+use crate::events::{self, EventTarget, EventTargetKind};
+use crate::kernel::error::Error;
+use crate::kernel::held_permission::HeldPermission;
+use crate::kernel::names::RoleName;
+use crate::kernel::permission::{ContextKind, Permission, PermissionContext, SERVICE_ACTION_PREFIX};
+use crate::kernel::request_context::{PermissionGrant, RequestContext};
+use crate::teams::roles::model::{ALLOW_ALL, DEFAULT_ROLE_EVENTS, Role, check_permission_kind, role_event};
 use crate::teams::roles::store;
-use crate::users::{self, beyond};
+use crate::users::first_missing_grant;
 
-/// Longest description, in characters.
+/// The maximum length of a description, in characters.
 const MAX_DESCRIPTION: usize = 2000;
 
-/// All roles. Errors: `Forbidden`.
-pub(super) async fn list(core: &Core, call: &Call) -> Result<Vec<Role>, Problem> {
-    call.allow(Permission::ROLE_READ, &[])?;
-    Ok(store::list(&core.db, None).await?)
+/// Returns all roles. Errors: `Forbidden`.
+pub(super) async fn list_roles(core: &Core, call: &RequestContext) -> Result<Vec<Role>, Error> {
+    call.authorize(Permission::ROLE_READ, &[])?;
+    Ok(store::list_roles(&core.db, None).await?)
 }
 
-/// One role. Errors: `Forbidden`, `NotFound`.
-pub(super) async fn find(core: &Core, call: &Call, name: &str) -> Result<Role, Problem> {
-    call.allow(Permission::ROLE_READ, &[])?;
-    load(&core.db, name).await
+/// Returns one role. Errors: `Forbidden`, `NotFound`.
+pub(super) async fn find_role(core: &Core, call: &RequestContext, name: &str) -> Result<Role, Error> {
+    call.authorize(Permission::ROLE_READ, &[])?;
+    load_role(&core.db, name).await
 }
 
-/// The roles that are assigned by themselves. Errors: `Forbidden`.
-pub(super) async fn list_defaults(core: &Core, call: &Call) -> Result<Vec<Role>, Problem> {
-    let mut roles = list(core, call).await?;
-    roles.retain(|role| !role.occasions.is_empty());
+/// Returns the roles that are assigned by default. Errors: `Forbidden`.
+pub(super) async fn list_default_roles(core: &Core, call: &RequestContext) -> Result<Vec<Role>, Error> {
+    let mut roles = list_roles(core, call).await?;
+    roles.retain(|role| !role.default_events.is_empty());
     Ok(roles)
 }
 
-/// Makes an empty role. Errors: `Forbidden`, `Conflict`, `Invalid`.
-pub(super) async fn create(
+/// Creates a role without permissions. Errors: `Forbidden`, `Conflict`, `Invalid`.
+pub(super) async fn create_role(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &RoleName,
     kind: ContextKind,
     description: &str,
-) -> Result<(), Problem> {
-    call.allow(Permission::ROLE_CREATE, &[])?;
+) -> Result<(), Error> {
+    call.authorize(Permission::ROLE_CREATE, &[])?;
     check_description(description)?;
     let mut tx = core.db.begin().await?;
     let data = json!({ "name": name, "context": kind.as_str() });
-    events::record(
+    events::record_event(
         &mut tx,
         call,
-        &event(name.as_str(), Permission::ROLE_CREATE, data),
+        &role_event(name.as_str(), Permission::ROLE_CREATE, data),
     )
     .await?;
-    let inserted = store::insert(&mut tx, name, kind, description).await;
-    db::on_constraint(inserted, "role_pkey", taken)?;
+    let inserted = store::insert_role(&mut tx, name, kind, description).await;
+    db::map_constraint_violation(inserted, "role_pkey", role_exists_error)?;
     Ok(tx.commit().await?)
 }
 
-/// What is to be changed of a role; `None` leaves as it is.
+/// The changes to a role; `None` leaves a value unchanged.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Change {
+pub(super) struct RoleChange {
     pub(super) name: Option<RoleName>,
     pub(super) kind: Option<ContextKind>,
     pub(super) description: Option<String>,
 }
 
-/// Changes a role. Errors: `Forbidden`, `NotFound`, `Conflict`; `Invalid` if its permissions do not fit
-/// the new kind; `Precondition` for another kind while it is assigned or a default.
-pub(super) async fn update(core: &Core, call: &Call, name: &str, change: Change) -> Result<(), Problem> {
+/// Updates a role. Errors: `Forbidden`, `NotFound`, `Conflict`; `Invalid` if its permissions are not allowed
+/// with the new context type; `Precondition` for a new context type while the role is assigned or a default
+/// role.
+pub(super) async fn update_role(
+    core: &Core,
+    call: &RequestContext,
+    name: &str,
+    change: RoleChange,
+) -> Result<(), Error> {
     let mut needed = Vec::new();
     if change.name.is_some() {
         needed.push(Permission::ROLE_UPDATE_NAME);
@@ -82,235 +88,232 @@ pub(super) async fn update(core: &Core, call: &Call, name: &str, change: Change)
         needed.push(Permission::ROLE_UPDATE_DESCRIPTION);
     }
     for permission in needed {
-        call.allow(permission, &[])?;
+        call.authorize(permission, &[])?;
     }
-    let role = load(&core.db, name).await?;
-    keep_allow_all(name)?;
-    let description = change.description.unwrap_or(role.description);
-    check_description(&description)?;
-    let kind = change.kind.unwrap_or(role.kind);
-    let new_name = change
-        .name
-        .map_or_else(|| role.name.clone(), |name| name.to_string());
+    check_description(change.description.as_deref().unwrap_or_default())?;
+    let new_name = change.name.as_ref().map_or(name, RoleName::as_str);
     let mut tx = core.db.begin().await?;
-    let data = json!({ "name": new_name, "context": kind.as_str(), "description": description });
-    let mut event = event(name, Permission::ROLE_UPDATE, data);
+    let data = json!({
+        "name": new_name, "context": change.kind.map(ContextKind::as_str), "description": change.description,
+    });
+    let mut event = role_event(name, Permission::ROLE_UPDATE, data);
     if new_name != name {
-        event = event.locking(Target::new(TargetKind::Role, &new_name));
+        event = event.with_lock(EventTarget::new(EventTargetKind::Role, new_name));
     }
-    events::record(&mut tx, call, &event).await?;
+    events::record_event(&mut tx, call, &event).await?;
+    // Read under the lock, so that a concurrent change is not overwritten with old values.
+    let role = lock_and_load_role(&mut tx, name).await?;
+    refuse_allow_all(name)?;
+    let kind = change.kind.unwrap_or(role.kind);
     if kind != role.kind {
-        store::lock(&mut tx, name).await?;
-        for permission in &reload(&mut tx, name).await?.permissions {
-            check_kind(*permission, kind)?;
+        for permission in &role.permissions {
+            check_permission_kind(permission, kind)?;
         }
-        if !role.occasions.is_empty() || store::is_assigned(&mut tx, name).await? {
-            return Err(Problem::precondition(
-                "A role that is assigned to users or assigned by default keeps its context.",
+        if !role.default_events.is_empty() || store::is_role_assigned(&mut tx, name).await? {
+            return Err(Error::precondition(
+                "A role that is assigned to users or assigned by default cannot change its context type.",
             ));
         }
     }
-    let updated = store::update(&mut tx, name, &new_name, kind, &description).await;
-    db::on_constraint(updated, "role_pkey", taken)?;
-    commit(core, tx).await
+    let description = change.description.unwrap_or(role.description);
+    let updated = store::update_role(&mut tx, name, new_name, kind, &description).await;
+    db::map_constraint_violation(updated, "role_pkey", role_exists_error)?;
+    commit_and_invalidate(core, tx).await
 }
 
-/// Removes a role that nobody holds. Errors: `Forbidden`, `NotFound`, `Precondition` if it is assigned.
-pub(super) async fn remove(core: &Core, call: &Call, name: &str) -> Result<(), Problem> {
-    call.allow(Permission::ROLE_DELETE, &[])?;
-    load(&core.db, name).await?;
-    keep_allow_all(name)?;
+/// Removes a role that no user holds. Errors: `Forbidden`, `NotFound`, `Precondition` if it is assigned.
+pub(super) async fn remove_role(core: &Core, call: &RequestContext, name: &str) -> Result<(), Error> {
+    call.authorize(Permission::ROLE_DELETE, &[])?;
+    load_role(&core.db, name).await?;
+    refuse_allow_all(name)?;
     let mut tx = core.db.begin().await?;
-    events::record(
+    events::record_event(
         &mut tx,
         call,
-        &event(name, Permission::ROLE_DELETE, json!({ "name": name })),
+        &role_event(name, Permission::ROLE_DELETE, json!({ "name": name })),
     )
     .await?;
-    let deleted = store::delete(&mut tx, name).await;
-    let gone = db::on_constraint(deleted, "user_role_role_fkey", || {
-        Problem::precondition("Role assigned to users. You cannot remove a role that has users assigned.")
+    let deleted = store::delete_role(&mut tx, name).await;
+    let gone = db::map_constraint_violation(deleted, "user_role_role_fkey", || {
+        Error::precondition("Role assigned to users. You cannot remove a role that has users assigned.")
     })?;
     if !gone {
-        return Err(unknown());
+        return Err(Error::role_not_found(name));
     }
-    commit(core, tx).await
+    commit_and_invalidate(core, tx).await
 }
 
-/// Adds permissions, which the caller must hold globally, as who holds the role may be anywhere. Errors:
-/// `Forbidden`, `NotFound`; `Invalid` for one that its kind cannot have.
+/// Adds permissions to a role, given by their paths. The caller must hold them globally, because the role may be
+/// assigned on any object. Errors: `Forbidden`, `NotFound`; `Invalid` for an unknown permission, and for one that
+/// is not allowed with the role's context type.
 pub(super) async fn add_permissions(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &str,
-    permissions: &[Permission],
-) -> Result<(), Problem> {
-    call.allow(Permission::ROLE_UPDATE_PERMISSION_ADD, &[])?;
+    paths: &[String],
+) -> Result<(), Error> {
+    call.authorize(Permission::ROLE_UPDATE_PERMISSION_ADD, &[])?;
     let mut tx = core.db.begin().await?;
-    let names: Vec<String> = permissions.iter().map(ToString::to_string).collect();
-    let data = json!({ "name": name, "permissions": names });
-    let event = event(name, Permission::ROLE_UPDATE_PERMISSION_ADD, data);
-    events::record(&mut tx, call, &event).await?;
-    store::lock(&mut tx, name).await?;
-    let role = reload(&mut tx, name).await?;
-    for permission in permissions {
-        check_kind(*permission, role.kind)?;
-        let everywhere = Grant {
-            permission: *permission,
-            context: Context::global(),
+    let data = json!({ "name": name, "permissions": paths });
+    let event = role_event(name, Permission::ROLE_UPDATE_PERMISSION_ADD, data);
+    events::record_event(&mut tx, call, &event).await?;
+    let role = lock_and_load_role(&mut tx, name).await?;
+    for path in paths {
+        let permission = find_permission(&mut tx, path).await?;
+        check_permission_kind(&permission, role.kind)?;
+        let everywhere = PermissionGrant {
+            permission: permission.clone(),
+            context: PermissionContext::global(),
         };
-        may_give(call, &[everywhere])?;
-        store::insert_permission(&mut tx, name, *permission).await?;
+        check_grantable(call, &[everywhere])?;
+        match &permission {
+            HeldPermission::Fixed(fixed) => store::insert_permission(&mut tx, name, *fixed).await?,
+            HeldPermission::ServiceAction(action) => {
+                store::insert_service_action(&mut tx, name, action).await?;
+            }
+        }
     }
-    commit(core, tx).await
+    commit_and_invalidate(core, tx).await
 }
 
-/// Takes a permission out of a role; one that is not in it is fine. Errors: `Forbidden`, `NotFound`.
+/// Finds a permission by its path: one of the tree, or one or more actions of a service whose manifest is
+/// enabled. The service stays locked against a new manifest. Errors: `Invalid`.
+async fn find_permission(tx: &mut PgConnection, path: &str) -> Result<HeldPermission, Error> {
+    if !path.starts_with(SERVICE_ACTION_PREFIX) {
+        return Permission::parse(path).map(HeldPermission::Fixed);
+    }
+    store::lock_services_of_path(tx, path).await?;
+    let mut found = store::find_service_actions(tx, path).await?;
+    match (found.pop(), found.pop()) {
+        (Some(action), None) => Ok(HeldPermission::ServiceAction(action)),
+        (None, _) => Err(Error::permission_not_found(path)),
+        (Some(one), Some(other)) => Err(Error::invalid(format!(
+            "{path:?} may mean an action of the service {} or of {}: rename one of the actions.",
+            one.service_name, other.service_name
+        ))),
+    }
+}
+
+/// Removes a permission from a role, given by its path; succeeds if the role does not have it. Errors:
+/// `Forbidden`, `NotFound`; `Invalid` for an unknown permission.
 pub(super) async fn remove_permission(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &str,
-    permission: Permission,
-) -> Result<(), Problem> {
-    call.allow(Permission::ROLE_UPDATE_PERMISSION_REMOVE, &[])?;
-    load(&core.db, name).await?;
-    keep_allow_all(name)?;
+    path: &str,
+) -> Result<(), Error> {
+    call.authorize(Permission::ROLE_UPDATE_PERMISSION_REMOVE, &[])?;
+    load_role(&core.db, name).await?;
+    refuse_allow_all(name)?;
     let mut tx = core.db.begin().await?;
-    let data = json!({ "name": name, "permission": permission.to_string() });
-    events::record(
+    let data = json!({ "name": name, "permission": path });
+    events::record_event(
         &mut tx,
         call,
-        &event(name, Permission::ROLE_UPDATE_PERMISSION_REMOVE, data),
+        &role_event(name, Permission::ROLE_UPDATE_PERMISSION_REMOVE, data),
     )
     .await?;
-    store::delete_permission(&mut tx, name, permission).await?;
-    commit(core, tx).await
+    match path.starts_with(SERVICE_ACTION_PREFIX) {
+        true => store::delete_service_action(&mut tx, name, path).await?,
+        false => store::delete_permission(&mut tx, name, Permission::parse(path)?).await?,
+    }
+    commit_and_invalidate(core, tx).await
 }
 
-/// Gives a user a role on a thing. Errors: `NotFound` for role or user; `Invalid` for a thing that is not
-/// there; `Forbidden`, also when the role grants what the caller does not hold on it.
-pub(super) async fn assign(
+/// Returns the actions that services offer, as pairs of service and action, sorted; those of restricted services
+/// only for callers who may read roles.
+pub(super) async fn list_service_actions(
     core: &Core,
-    call: &Call,
-    name: &str,
-    email: &Email,
-    value: &str,
-) -> Result<(), Problem> {
-    call.allow(Permission::ROLE_UPDATE_ASSIGN, &[])?;
-    let user = find_user(core, email).await?;
-    let mut tx = core.db.begin().await?;
-    let data = json!({ "name": name, "email": email, "context": value });
-    let event =
-        event(name, Permission::ROLE_UPDATE_ASSIGN, data).locking(Target::new(TargetKind::User, email));
-    events::record(&mut tx, call, &event).await?;
-    let role = reload(&mut tx, name).await?;
-    let on = thing(&role, value)?;
-    if !store::thing_exists(&mut *tx, &on).await? {
-        return Err(Problem::invalid(format!(
-            "There is no {} named {:?}.",
-            on.kind.as_str(),
-            on.value
-        )));
-    }
-    may_give(call, &role.grants(&on))?;
-    users::assign(&mut tx, user, &RoleName::parse(name)?, &on.value).await?;
-    commit(core, tx).await
+    call: &RequestContext,
+) -> Result<Vec<(String, String)>, Error> {
+    let with_restricted = call.has_global_permission(Permission::ROLE_READ);
+    Ok(store::list_service_actions(&core.db, with_restricted).await?)
 }
 
-/// Takes a role on a thing away from a user. Errors: `NotFound` for role, user or assignment; `Forbidden`,
-/// also for the last administrator.
-pub(super) async fn dissociate(
+/// Makes roles the default roles of events. Errors: `Forbidden`, `NotFound`; `Invalid` for a role of the
+/// wrong context type.
+pub(super) async fn add_default_roles(
     core: &Core,
-    call: &Call,
-    name: &str,
-    email: &Email,
-    value: &str,
-) -> Result<(), Problem> {
-    call.allow(Permission::ROLE_UPDATE_DISSOCIATE, &[])?;
-    let role = load(&core.db, name).await?;
-    let on = thing(&role, value)?;
-    let user = find_user(core, email).await?;
-    let mut tx = core.db.begin().await?;
-    let data = json!({ "name": name, "email": email, "context": value });
-    let event =
-        event(name, Permission::ROLE_UPDATE_DISSOCIATE, data).locking(Target::new(TargetKind::User, email));
-    events::record(&mut tx, call, &event).await?;
-    if name == ALLOW_ALL && users::is_last_admin(&mut tx, user).await? {
-        return Err(Problem::forbidden(
-            "This is the last administrator: make somebody else one first.",
-        ));
-    }
-    if !users::dissociate(&mut tx, user, &RoleName::parse(name)?, &on.value).await? {
-        return Err(Problem::not_found("This user does not hold that role there."));
-    }
-    commit(core, tx).await
-}
-
-/// Makes roles the defaults of occasions. Errors: `Forbidden`, `NotFound`; `Invalid` for a role of the
-/// wrong kind.
-pub(super) async fn add_defaults(
-    core: &Core,
-    call: &Call,
+    call: &RequestContext,
     defaults: &[(String, String)],
-) -> Result<(), Problem> {
-    call.allow(Permission::ROLE_DEFAULT_CREATE, &[])?;
+) -> Result<(), Error> {
+    call.authorize(Permission::ROLE_DEFAULT_CREATE, &[])?;
     let mut tx = core.db.begin().await?;
     for (occasion, name) in defaults {
         let data = json!({ occasion.as_str(): name });
-        events::record(&mut tx, call, &event(name, Permission::ROLE_DEFAULT_CREATE, data)).await?;
-        store::lock(&mut tx, name).await?;
-        let role = reload(&mut tx, name).await?;
-        let kind = OCCASIONS
+        events::record_event(
+            &mut tx,
+            call,
+            &role_event(name, Permission::ROLE_DEFAULT_CREATE, data),
+        )
+        .await?;
+        let role = lock_and_load_role(&mut tx, name).await?;
+        let kind = DEFAULT_ROLE_EVENTS
             .iter()
             .find(|(word, _)| word == occasion)
             .map(|(_, kind)| *kind);
         if kind != Some(role.kind) {
-            return Err(Problem::invalid(format!(
-                "The role {name:?} has the context {}, which does not fit {occasion}.",
+            return Err(Error::invalid(format!(
+                "The role {name:?} has the context type {}, which {occasion} does not accept.",
                 role.kind.as_str()
             )));
         }
-        may_give(call, &role.grants(&Context::global()))?;
-        store::insert_default(&mut tx, occasion, name).await?;
+        check_grantable(call, &role.grants_on(&PermissionContext::global()))?;
+        store::insert_default_role(&mut tx, occasion, name).await?;
     }
     Ok(tx.commit().await?)
 }
 
-/// Ends defaults; one that is none is fine. Errors: `Forbidden`, `NotFound`.
-pub(super) async fn remove_defaults(
+/// Removes default roles; succeeds if a role is not a default. Errors: `Forbidden`, `NotFound`.
+pub(super) async fn remove_default_roles(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     defaults: &[(String, String)],
-) -> Result<(), Problem> {
-    call.allow(Permission::ROLE_DEFAULT_DELETE, &[])?;
+) -> Result<(), Error> {
+    call.authorize(Permission::ROLE_DEFAULT_DELETE, &[])?;
     let mut tx = core.db.begin().await?;
     for (occasion, name) in defaults {
-        reload(&mut tx, name).await?;
+        load_role_in_tx(&mut tx, name).await?;
         let data = json!({ occasion.as_str(): name });
-        events::record(&mut tx, call, &event(name, Permission::ROLE_DEFAULT_DELETE, data)).await?;
-        store::delete_default(&mut tx, occasion, name).await?;
+        events::record_event(
+            &mut tx,
+            call,
+            &role_event(name, Permission::ROLE_DEFAULT_DELETE, data),
+        )
+        .await?;
+        store::delete_default_role(&mut tx, occasion, name).await?;
     }
     Ok(tx.commit().await?)
 }
 
-/// What the default roles of an occasion grant on a thing.
-pub(in crate::teams) async fn default_grants(
-    core: &Core,
-    occasion: &str,
-    on: Context,
-) -> Result<Vec<Grant>, Problem> {
-    let roles = store::list(&core.db, None).await?;
-    let defaults = roles
+/// Returns true if a role is assigned automatically at this event.
+pub(in crate::teams) async fn has_default_role(tx: &mut PgConnection, occasion: &str) -> Result<bool, Error> {
+    let roles = store::list_roles(tx, None).await?;
+    Ok(roles
         .iter()
-        .filter(|role| role.occasions.iter().any(|o| o == occasion));
-    Ok(defaults.flat_map(|role| role.grants(&on)).collect())
+        .any(|role| role.default_events.iter().any(|o| o == occasion)))
 }
 
-/// Errors: `Forbidden` if the caller does not hold all of the grants, naming the first.
-pub(in crate::teams) fn may_give(call: &Call, grants: &[Grant]) -> Result<(), Problem> {
-    match beyond(call, grants) {
+/// Returns the permissions that these roles grant on an object.
+pub(in crate::teams) async fn list_role_grants(
+    tx: &mut PgConnection,
+    names: &[String],
+    on: &PermissionContext,
+) -> Result<Vec<PermissionGrant>, Error> {
+    let roles = store::list_roles(tx, None).await?;
+    let named = roles.iter().filter(|role| names.contains(&role.name));
+    Ok(named.flat_map(|role| role.grants_on(on)).collect())
+}
+
+/// Checks that the caller holds all of the grants. Errors: `Forbidden`; the message names the first missing
+/// one.
+pub(in crate::teams) fn check_grantable(
+    call: &RequestContext,
+    grants: &[PermissionGrant],
+) -> Result<(), Error> {
+    match first_missing_grant(call, grants) {
         None => Ok(()),
-        Some(grant) => Err(Problem::forbidden(format!(
+        Some(grant) => Err(Error::forbidden(format!(
             "User not authorized to use permission {}({} {})",
             grant.permission,
             grant.context.kind.as_str(),
@@ -319,59 +322,51 @@ pub(in crate::teams) fn may_give(call: &Call, grants: &[Grant]) -> Result<(), Pr
     }
 }
 
-/// What a role is held on. A global role has no value, whatever is sent.
-fn thing(role: &Role, value: &str) -> Result<Context, Problem> {
-    match (role.kind, value) {
-        (ContextKind::Global, _) => Ok(Context::global()),
-        (kind, "") => Err(Problem::invalid(format!(
-            "The role {:?} is held on a {}: name one.",
-            role.name,
-            kind.as_str()
-        ))),
-        (kind, value) => Ok(Context::new(kind, value)),
-    }
-}
-
-async fn find_user(core: &Core, email: &Email) -> Result<UserId, Problem> {
-    users::find_id(&core.db, email)
+async fn load_role(db: &Db, name: &str) -> Result<Role, Error> {
+    store::list_roles(db, Some(name))
         .await?
-        .ok_or_else(|| Problem::not_found("user not found"))
+        .pop()
+        .ok_or_else(|| Error::role_not_found(name))
 }
 
-async fn load(db: &Db, name: &str) -> Result<Role, Problem> {
-    store::list(db, Some(name)).await?.pop().ok_or_else(unknown)
+/// Locks a role until the transaction ends, so that it cannot be changed or assigned, and loads it.
+async fn lock_and_load_role(tx: &mut PgConnection, name: &str) -> Result<Role, Error> {
+    store::lock_role(tx, name).await?;
+    load_role_in_tx(tx, name).await
 }
 
-async fn reload(tx: &mut PgConnection, name: &str) -> Result<Role, Problem> {
-    store::list(tx, Some(name)).await?.pop().ok_or_else(unknown)
+pub(super) async fn load_role_in_tx(tx: &mut PgConnection, name: &str) -> Result<Role, Error> {
+    store::list_roles(tx, Some(name))
+        .await?
+        .pop()
+        .ok_or_else(|| Error::role_not_found(name))
 }
 
-/// Commits what changes anybody's permissions.
-async fn commit(core: &Core, mut tx: sqlx::Transaction<'_, sqlx::Postgres>) -> Result<(), Problem> {
-    db::notify(&mut tx, Channel::Auth, "").await?;
+/// Commits a transaction that changes permissions and invalidates the cached identities.
+pub(super) async fn commit_and_invalidate(
+    core: &Core,
+    mut tx: sqlx::Transaction<'_, sqlx::Postgres>,
+) -> Result<(), Error> {
+    db::send_notice(&mut tx, NoticeChannel::Auth, "").await?;
     tx.commit().await?;
-    core.callers.forget();
+    core.auth_cache.invalidate_all();
     Ok(())
 }
 
-fn keep_allow_all(name: &str) -> Result<(), Problem> {
+fn refuse_allow_all(name: &str) -> Result<(), Error> {
     match name == ALLOW_ALL {
-        true => Err(Problem::forbidden("The role AllowAll stays as it is.")),
+        true => Err(Error::forbidden("The role AllowAll cannot be changed.")),
         false => Ok(()),
     }
 }
 
-fn check_description(description: &str) -> Result<(), Problem> {
+fn check_description(description: &str) -> Result<(), Error> {
     match description.chars().count() <= MAX_DESCRIPTION {
         true => Ok(()),
-        false => Err(Problem::invalid("A description has at most 2000 characters.")),
+        false => Err(Error::invalid("A description has at most 2000 characters.")),
     }
 }
 
-fn taken() -> Problem {
-    Problem::conflict("role already exists")
-}
-
-fn unknown() -> Problem {
-    Problem::not_found("role not found")
+fn role_exists_error() -> Error {
+    Error::conflict("role already exists")
 }

@@ -1,9 +1,10 @@
-//! What a role is.
+//! The model of roles.
 
-use crate::events::{NewEvent, Target, TargetKind};
-use crate::kernel::call::Grant;
-use crate::kernel::permission::{Context, ContextKind, Permission};
-use crate::kernel::problem::Problem;
+use crate::events::{EventTarget, EventTargetKind, NewEvent};
+use crate::kernel::error::Error;
+use crate::kernel::held_permission::HeldPermission;
+use crate::kernel::permission::{ContextKind, Permission, PermissionContext};
+use crate::kernel::request_context::PermissionGrant;
 
 /// The role that grants everything.
 pub(super) const ALLOW_ALL: &str = "AllowAll";
@@ -14,45 +15,46 @@ pub(super) struct Role {
     pub(super) name: String,
     pub(super) kind: ContextKind,
     pub(super) description: String,
-    pub(super) permissions: Vec<Permission>,
-    /// Occasions on which it is assigned by itself.
-    pub(super) occasions: Vec<String>,
+    pub(super) permissions: Vec<HeldPermission>,
+    /// The events at which it is assigned automatically.
+    pub(super) default_events: Vec<String>,
 }
 
 impl Role {
-    /// What holding it on a thing grants.
-    pub(super) fn grants(&self, on: &Context) -> Vec<Grant> {
-        let grant = |permission: &Permission| Grant {
-            permission: *permission,
+    /// Returns the grants of the role on an object.
+    pub(super) fn grants_on(&self, on: &PermissionContext) -> Vec<PermissionGrant> {
+        let grant = |permission: &HeldPermission| PermissionGrant {
+            permission: permission.clone(),
             context: on.clone(),
         };
         self.permissions.iter().map(grant).collect()
     }
 }
 
-/// Errors: `Invalid` for a permission that cannot be held on that kind of thing.
-pub(super) fn check_kind(permission: Permission, kind: ContextKind) -> Result<(), Problem> {
-    match permission.contexts().contains(&kind) {
+/// Checks that a permission is allowed with a context type. Errors: `Invalid`.
+pub(super) fn check_permission_kind(permission: &HeldPermission, kind: ContextKind) -> Result<(), Error> {
+    let fixed = permission.fixed().unwrap_or(Permission::SERVICE_ACTION);
+    match fixed.allowed_contexts().contains(&kind) {
         true => Ok(()),
-        false => Err(Problem::invalid(format!(
+        false => Err(Error::invalid(format!(
             "permission \"{permission}\" not allowed with context of type \"{}\"",
             kind.as_str()
         ))),
     }
 }
 
-/// An occasion and the kind of role that it takes.
-pub(super) const OCCASIONS: [(&str, ContextKind); 2] = [
+/// The events with default roles, and the context type of the roles each accepts.
+pub(super) const DEFAULT_ROLE_EVENTS: [(&str, ContextKind); 2] = [
     ("user-create", ContextKind::Global),
     ("team-create", ContextKind::Team),
 ];
 
-/// An event on a role.
-pub(super) fn event(role: &str, kind: Permission, data: serde_json::Value) -> NewEvent {
+/// Builds an event on a role.
+pub(super) fn role_event(role: &str, kind: Permission, data: serde_json::Value) -> NewEvent {
     NewEvent::new(
-        Target::new(TargetKind::Role, role),
+        EventTarget::new(EventTargetKind::Role, role),
         kind,
-        vec![Context::global()],
+        vec![PermissionContext::global()],
         data,
     )
 }
@@ -62,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_holds_only_what_its_kind_can_have() {
+    fn permissions_are_limited_by_the_context_type_of_the_role() {
         for (permission, kind, good) in [
             (Permission::APP_CREATE, ContextKind::Team, true),
             (Permission::APP_CREATE, ContextKind::App, false),
@@ -71,7 +73,7 @@ mod tests {
             (Permission::ALL, ContextKind::Team, false),
         ] {
             assert_eq!(
-                check_kind(permission, kind).is_ok(),
+                check_permission_kind(&permission.into(), kind).is_ok(),
                 good,
                 "{permission} {kind:?}"
             );

@@ -1,16 +1,19 @@
-//! Roles in SQL.
+//! Stores roles.
 
 use sqlx::{PgConnection, PgExecutor};
 
+use crate::kernel::held_permission::ServiceAction;
+use crate::kernel::ids::ServiceId;
 use crate::kernel::names::RoleName;
-use crate::kernel::permission::{Context, ContextKind, Permission};
+use crate::kernel::permission::{ContextKind, Permission, PermissionContext};
 use crate::teams::roles::model::Role;
+use crate::users;
 
-/// Roles by name; `None`: all of them.
-pub(super) async fn list(db: impl PgExecutor<'_>, name: Option<&str>) -> sqlx::Result<Vec<Role>> {
+/// Returns a role by name; `None`: all roles.
+pub(super) async fn list_roles(db: impl PgExecutor<'_>, name: Option<&str>) -> sqlx::Result<Vec<Role>> {
     let rows = sqlx::query!(
         r#"select r.name, r.context_kind, r.description,
-                  array(select p.permission from role_permission p where p.role = r.name order by 1) as "permissions!",
+                  array(select p.permission from role_grant p where p.role = r.name order by 1) as "permissions!",
                   array(select d.occasion from default_role d where d.role = r.name order by 1) as "occasions!"
            from role r where $1::text is null or r.name = $1 order by r.name"#,
         name,
@@ -19,7 +22,7 @@ pub(super) async fn list(db: impl PgExecutor<'_>, name: Option<&str>) -> sqlx::R
     .await?;
     let mut roles = Vec::new();
     for row in rows {
-        // What this build does not know grants nothing.
+        // A context type unknown to this build grants nothing.
         let Ok(kind) = ContextKind::parse(&row.context_kind) else {
             continue;
         };
@@ -28,14 +31,14 @@ pub(super) async fn list(db: impl PgExecutor<'_>, name: Option<&str>) -> sqlx::R
             name: row.name,
             kind,
             description: row.description,
-            permissions: permissions.filter_map(|p| Permission::parse(p).ok()).collect(),
-            occasions: row.occasions,
+            permissions: permissions.filter_map(|p| users::parse_held(p)).collect(),
+            default_events: row.occasions,
         });
     }
     Ok(roles)
 }
 
-pub(super) async fn insert(
+pub(super) async fn insert_role(
     tx: &mut PgConnection,
     name: &RoleName,
     kind: ContextKind,
@@ -52,7 +55,7 @@ pub(super) async fn insert(
     .map(drop)
 }
 
-pub(super) async fn update(
+pub(super) async fn update_role(
     tx: &mut PgConnection,
     name: &str,
     new_name: &str,
@@ -71,22 +74,22 @@ pub(super) async fn update(
     .map(drop)
 }
 
-pub(super) async fn delete(tx: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
+pub(super) async fn delete_role(tx: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
     sqlx::query!("delete from role where name = $1", name)
         .execute(tx)
         .await
         .map(|done| done.rows_affected() == 1)
 }
 
-/// Holds the role's row, so that it is not assigned while it changes.
-pub(super) async fn lock(tx: &mut PgConnection, name: &str) -> sqlx::Result<()> {
+/// Locks the role's row, so that it is not assigned while it changes.
+pub(super) async fn lock_role(tx: &mut PgConnection, name: &str) -> sqlx::Result<()> {
     sqlx::query!("select name from role where name = $1 for update", name)
         .fetch_optional(tx)
         .await
         .map(drop)
 }
 
-pub(super) async fn is_assigned(tx: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
+pub(super) async fn is_role_assigned(tx: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (select 1 from user_role where role = $1) as "is!""#,
         name
@@ -125,7 +128,103 @@ pub(super) async fn delete_permission(
     .map(drop)
 }
 
-pub(super) async fn insert_default(tx: &mut PgConnection, occasion: &str, role: &str) -> sqlx::Result<()> {
+/// Locks the services that a path `service-action.<service>[.<action>]` may mean against a new manifest. In a
+/// statement of its own, so that the next one sees the manifest that was waited for.
+pub(super) async fn lock_services_of_path(tx: &mut PgConnection, path: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select name from service s
+         where $1 = 'service-action.' || s.name or starts_with($1, 'service-action.' || s.name || '.')
+         order by name for share",
+        path,
+    )
+    .fetch_all(tx)
+    .await
+    .map(drop)
+}
+
+/// Returns the services that a path may mean, each with the action: an action of an enabled manifest, or what
+/// several have in common before a dot.
+pub(super) async fn find_service_actions(
+    tx: &mut PgConnection,
+    path: &str,
+) -> sqlx::Result<Vec<ServiceAction>> {
+    let rows = sqlx::query!(
+        r#"select s.service_id as "id: ServiceId", s.name, r.action as "action!"
+           from service s join service_manifest m using (service_id),
+                lateral (select substr($1, length('service-action.' || s.name) + 2) as action) r
+           where m.enabled
+             and ($1 = 'service-action.' || s.name
+                  or (starts_with($1, 'service-action.' || s.name || '.') and r.action <> ''))
+             and exists (
+                 select from service_operation o
+                 where o.service_id = s.service_id
+                   and (r.action = '' or o.action = r.action or starts_with(o.action, r.action || '.')))
+           order by s.name limit 2"#,
+        path,
+    )
+    .fetch_all(tx)
+    .await?;
+    let action = rows.into_iter().map(|row| ServiceAction {
+        service: row.id,
+        action: row.action.into(),
+        service_name: row.name.into(),
+    });
+    Ok(action.collect())
+}
+
+pub(super) async fn insert_service_action(
+    tx: &mut PgConnection,
+    role: &str,
+    action: &ServiceAction,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into role_service_action (role, service_id, action) values ($1, $2, $3)
+         on conflict on constraint role_service_action_pkey do nothing",
+        role,
+        action.service.0,
+        &*action.action,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Deletes an action from a role, given by its path.
+pub(super) async fn delete_service_action(tx: &mut PgConnection, role: &str, path: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from role_service_action a using service s
+         where s.service_id = a.service_id and a.role = $1
+           and $2 = 'service-action.' || s.name || case a.action when '' then '' else '.' || a.action end",
+        role,
+        path,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Returns the actions of enabled manifests as pairs of service and action, sorted.
+pub(super) async fn list_service_actions(
+    db: impl PgExecutor<'_>,
+    with_restricted: bool,
+) -> sqlx::Result<Vec<(String, String)>> {
+    sqlx::query!(
+        "select s.name, o.action
+         from service s join service_manifest m using (service_id) join service_operation o using (service_id)
+         where m.enabled and ($1 or not s.is_restricted)
+         order by s.name, o.action",
+        with_restricted,
+    )
+    .fetch_all(db)
+    .await
+    .map(|rows| rows.into_iter().map(|row| (row.name, row.action)).collect())
+}
+
+pub(super) async fn insert_default_role(
+    tx: &mut PgConnection,
+    occasion: &str,
+    role: &str,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into default_role (occasion, role) values ($1, $2) on conflict (occasion, role) do nothing",
         occasion,
@@ -136,7 +235,11 @@ pub(super) async fn insert_default(tx: &mut PgConnection, occasion: &str, role: 
     .map(drop)
 }
 
-pub(super) async fn delete_default(tx: &mut PgConnection, occasion: &str, role: &str) -> sqlx::Result<()> {
+pub(super) async fn delete_default_role(
+    tx: &mut PgConnection,
+    occasion: &str,
+    role: &str,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "delete from default_role where occasion = $1 and role = $2",
         occasion,
@@ -147,19 +250,10 @@ pub(super) async fn delete_default(tx: &mut PgConnection, occasion: &str, role: 
     .map(drop)
 }
 
-/// True if the thing is there, or is of a kind that has no table.
-pub(super) async fn thing_exists(db: impl PgExecutor<'_>, thing: &Context) -> sqlx::Result<bool> {
+/// True if the object exists. Types whose objects are not stored yet have none.
+pub(super) async fn context_exists(db: impl PgExecutor<'_>, thing: &PermissionContext) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"select case $1
-             when 'app' then exists (select 1 from app where name = $2)
-             when 'team' then exists (select 1 from team where name = $2)
-             when 'user' then exists (select 1 from user_account where email = $2)
-             when 'pool' then exists (select 1 from pool where name = $2)
-             when 'service' then exists (select 1 from service where name = $2)
-             when 'service-instance' then exists (
-                 select 1 from service_instance i join service s using (service_id)
-                 where s.name || '/' || i.name = $2)
-             else true end as "is!""#,
+        r#"select ($1 = 'global' or find_context_object($1, $2) is not null) as "is!""#,
         thing.kind.as_str(),
         thing.value,
     )

@@ -1,4 +1,4 @@
-//! OpenSSH public keys: `<type> <base64> [comment]`, where the base64 begins with the type once more.
+//! OpenSSH public keys: `<type> <base64> [comment]`, where the base64 data repeats the type.
 
 use std::borrow::Cow;
 
@@ -6,78 +6,78 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use sha2::{Digest, Sha256};
 
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
 
-/// Longest text that is looked at, in bytes; an RSA key of 16,384 bits has 2,800.
-const MAX_TEXT: usize = 16 * 1024;
-/// Shortest RSA modulus, in bits.
+/// The maximum input length, in bytes; an RSA key of 16,384 bits has 2,800.
+const MAX_KEY_BYTES: usize = 16 * 1024;
+/// The minimum length of an RSA modulus, in bits.
 const MIN_RSA_BITS: usize = 2048;
 
-/// A key that has been checked.
+/// A validated public key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PublicKey {
-    /// `SHA256:…`, as `ssh-keygen -l` says it.
+pub(super) struct UserSshKey {
+    /// `SHA256:…`, as `ssh-keygen -l` prints it.
     pub(super) fingerprint: String,
     /// One line.
     pub(super) body: String,
 }
 
-impl PublicKey {
-    /// Reads a key. Errors: `Invalid`, with the reason.
-    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
-        read(text).map_err(|why| Problem::invalid(format!("That is no SSH public key: {why}.")))
+impl UserSshKey {
+    /// Parses a key. Errors: `Invalid`, with the reason.
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        parse_key(text).map_err(|why| Error::invalid(format!("This is not a valid SSH public key: {why}.")))
     }
 }
 
-fn read(text: &str) -> Result<PublicKey, Cow<'static, str>> {
+fn parse_key(text: &str) -> Result<UserSshKey, Cow<'static, str>> {
     let text = text.trim();
-    if text.len() > MAX_TEXT {
+    if text.len() > MAX_KEY_BYTES {
         return Err("it is too long".into());
     }
     if text.contains("PRIVATE KEY") {
-        return Err("it is a private key; keep it to yourself and send the .pub file".into());
+        return Err("it is a private key; keep it secret and send the .pub file".into());
     }
     if let Some(at) = text.lines().skip(1).position(|line| !line.trim().is_empty()) {
-        return Err(format!("it must be one line, and line {} is another one", at + 2).into());
+        return Err(format!("it must be a single line, but there is a line {}", at + 2).into());
     }
     if text.chars().any(char::is_control) {
-        return Err("it must be one line of plain text".into());
+        return Err("it must be a single line of printable characters".into());
     }
     let mut words = text.splitn(3, ' ');
     let (Some(kind), Some(encoded)) = (words.next(), words.next()) else {
-        return Err("it must be a type, a blank, and base64".into());
+        return Err("it must be a type, a space, and base64".into());
     };
     let blob = STANDARD
         .decode(encoded)
         .or_else(|_| STANDARD_NO_PAD.decode(encoded))
-        .map_err(|_| "its second word is not base64")?;
-    let mut fields = Fields(&blob);
-    if fields.next() != Some(kind.as_bytes()) {
+        .map_err(|_| "its second field is not base64")?;
+    let mut fields = WireFields(&blob);
+    if fields.next_field() != Some(kind.as_bytes()) {
         return Err("its two types differ".into());
     }
-    check(kind, &mut fields)?;
+    check_fields(kind, &mut fields)?;
     if !fields.0.is_empty() {
-        return Err("there is something behind its end".into());
+        return Err("there is data after its end".into());
     }
     let digest = STANDARD_NO_PAD.encode(Sha256::digest(&blob));
-    Ok(PublicKey {
+    Ok(UserSshKey {
         fingerprint: format!("SHA256:{digest}"),
         body: text.to_owned(),
     })
 }
 
-fn check(kind: &str, fields: &mut Fields<'_>) -> Result<(), &'static str> {
-    const SHORT: &str = "it is cut off";
-    let mut next = || fields.next().ok_or(SHORT);
+fn check_fields(kind: &str, fields: &mut WireFields<'_>) -> Result<(), &'static str> {
+    const SHORT: &str = "it is truncated";
+    let mut next = || fields.next_field().ok_or(SHORT);
     let fits = match kind {
         "ssh-ed25519" => next()?.len() == 32,
         "sk-ssh-ed25519@openssh.com" => next()?.len() == 32 && !next()?.is_empty(),
         "ssh-rsa" => {
             let (exponent, modulus) = (next()?, next()?);
-            if bits(modulus) < MIN_RSA_BITS {
-                return Err("an RSA key needs 2048 bits at least");
+            if bit_length(modulus) < MIN_RSA_BITS {
+                return Err("an RSA key needs at least 2048 bits");
             }
-            bits(exponent) >= 2
+            bit_length(exponent) >= 2
         }
         "ecdsa-sha2-nistp256" => is_point(next()?, next()?, "nistp256", 65),
         "ecdsa-sha2-nistp384" => is_point(next()?, next()?, "nistp384", 97),
@@ -85,23 +85,23 @@ fn check(kind: &str, fields: &mut Fields<'_>) -> Result<(), &'static str> {
         "sk-ecdsa-sha2-nistp256@openssh.com" => {
             is_point(next()?, next()?, "nistp256", 65) && !next()?.is_empty()
         }
-        "ssh-dss" => return Err("DSA keys are too weak; make one with ssh-keygen -t ed25519"),
-        _ => return Err("its type is not known; use ed25519, ecdsa or rsa"),
+        "ssh-dss" => return Err("DSA keys are too weak; make a new key with ssh-keygen -t ed25519"),
+        _ => return Err("its type is not supported; use ed25519, ecdsa or rsa"),
     };
     if fits {
         Ok(())
     } else {
-        Err("its parts do not fit its type")
+        Err("its fields do not match its type")
     }
 }
 
-/// An uncompressed point of the named curve.
+/// True for an uncompressed point of the named curve.
 fn is_point(curve: &[u8], point: &[u8], name: &str, length: usize) -> bool {
     curve == name.as_bytes() && point.len() == length && point[0] == 4
 }
 
-/// Length of a big-endian number, in bits; a negative one has none.
-fn bits(number: &[u8]) -> usize {
+/// Returns the length of a big-endian number, in bits; a negative one has none.
+fn bit_length(number: &[u8]) -> usize {
     if number.first().is_some_and(|byte| byte & 0x80 != 0) {
         return 0;
     }
@@ -112,11 +112,11 @@ fn bits(number: &[u8]) -> usize {
     }
 }
 
-/// Strings with four bytes of length in front.
-struct Fields<'a>(&'a [u8]);
+/// The fields of the SSH wire format: strings with a four-byte length prefix.
+struct WireFields<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
-    fn next(&mut self) -> Option<&'a [u8]> {
+impl<'a> WireFields<'a> {
+    fn next_field(&mut self) -> Option<&'a [u8]> {
         let (length, rest) = self.0.split_first_chunk::<4>()?;
         let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
         let field = rest.get(..length)?;
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    // Made with ssh-keygen 9.2; the private halves are gone.
+    // Generated with ssh-keygen 9.2; the private keys were discarded.
     const GOOD: &[(&str, &str)] = &[
         (
             "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAPMNFE7dC/023ABVuTfPoqb7GmqdUnVQ8d2KCp3xDuq ana@laptop",
@@ -153,10 +153,10 @@ mod tests {
     const RSA_1024: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDi96BTrVyoGcwwpMfIW6t71KhHACtdBuxd12tXPV0yC91uuV1omWu0o12DhYwKDi/aQpJkQa7ggIuC9a5buorYG8woczTHg+WbNd7K0GZKg6zBuSgRPnuvZLu9zbvGwoREnndcbR0XERq1GL5/pVppHY6IrLTUh6AZ/89/ql04ow== weak";
 
     #[test]
-    fn keys_of_ssh_keygen_pass_and_have_its_fingerprints() {
+    fn keys_from_ssh_keygen_are_accepted_with_the_same_fingerprints() {
         for (text, fingerprint) in GOOD {
             assert_eq!(
-                PublicKey::parse(text).unwrap().fingerprint,
+                UserSshKey::parse(text).unwrap().fingerprint,
                 *fingerprint,
                 "{text}"
             );
@@ -164,41 +164,41 @@ mod tests {
     }
 
     #[test]
-    fn the_comment_is_no_part_of_the_key() {
+    fn comment_does_not_change_the_fingerprint() {
         let (text, fingerprint) = GOOD[0];
         let bare: Vec<&str> = text.split(' ').take(2).collect();
-        let key = PublicKey::parse(&format!("  {}\n", bare.join(" "))).unwrap();
+        let key = UserSshKey::parse(&format!("  {}\n", bare.join(" "))).unwrap();
         assert_eq!(key.fingerprint, fingerprint);
     }
 
     #[test]
-    fn anything_else_is_refused_with_the_reason() {
+    fn malformed_or_weak_key_is_refused_with_the_reason() {
         for (text, why) in [
-            ("", "a type, a blank"),
-            ("my-key", "a type, a blank"),
+            ("", "a type, a space"),
+            ("my-key", "a type, a space"),
             ("ssh-ed25519 !!!", "not base64"),
-            ("ssh-ed25519\tAAAA", "plain text"),
-            ("-----BEGIN OPENSSH PRIVATE KEY-----", "keep it to yourself"),
+            ("ssh-ed25519\tAAAA", "printable characters"),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----", "keep it secret"),
             (RSA_1024, "2048 bits"),
             (&GOOD[0].0.replacen("ssh-ed25519", "ssh-rsa", 1), "types differ"),
             (&format!("{}\nssh-ed25519 AAAA", GOOD[0].0), "line 2"),
         ] {
-            let problem = PublicKey::parse(text).unwrap_err();
-            assert!(problem.words().contains(why), "{text}: {problem}");
+            let error = UserSshKey::parse(text).unwrap_err();
+            assert!(error.message().contains(why), "{text}: {error}");
         }
     }
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "(ssh-rsa|ssh-ed25519|ecdsa-sha2-nistp256|.{0,9}) .{0,80}") {
-            let _ = PublicKey::parse(&text);
+        fn arbitrary_input_does_not_panic(text in "(ssh-rsa|ssh-ed25519|ecdsa-sha2-nistp256|.{0,9}) .{0,80}") {
+            let _ = UserSshKey::parse(&text);
         }
 
         #[test]
-        fn no_key_survives_being_cut(cut in 1..40_usize) {
+        fn truncated_keys_are_rejected(cut in 1..40_usize) {
             let blob = STANDARD.decode(GOOD[0].0.split(' ').nth(1).unwrap()).unwrap();
             let text = format!("ssh-ed25519 {}", STANDARD.encode(&blob[..blob.len() - cut]));
-            prop_assert!(PublicKey::parse(&text).is_err());
+            prop_assert!(UserSshKey::parse(&text).is_err());
         }
     }
 }

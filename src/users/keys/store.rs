@@ -1,14 +1,14 @@
-//! SSH keys in SQL.
+//! Stores SSH keys.
 
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::kernel::call::{Actor, Grant};
 use crate::kernel::ids::UserId;
 use crate::kernel::names::Email;
+use crate::kernel::request_context::{Actor, PermissionGrant};
 use crate::users::tokens::store::parse_grant;
 
-/// False if the user has a key of that name.
-pub(super) async fn insert(
+/// Inserts a key; returns false if the user has a key of that name.
+pub(super) async fn insert_key(
     tx: &mut PgConnection,
     user: UserId,
     name: &str,
@@ -28,34 +28,33 @@ pub(super) async fn insert(
     .map(|done| done.rows_affected() == 1)
 }
 
-/// The owner of a key with their grants, in one round trip and by the index of fingerprints.
-pub(super) async fn find_owner(
+/// Finds the owner of a key with their grants, in one round trip and by the index of fingerprints.
+pub(super) async fn find_key_owner(
     db: impl PgExecutor<'_>,
     fingerprint: &str,
-) -> sqlx::Result<Option<(Actor, Vec<Grant>)>> {
+) -> sqlx::Result<Option<(Actor, Vec<PermissionGrant>)>> {
     let row = sqlx::query!(
-        r#"select k.user_id, u.email,
-                  coalesce((select array_agg(p.permission || '|' || r.context_kind || '|' || ur.context_value)
-                            from user_role ur join role r on r.name = ur.role
-                            join role_permission p on p.role = r.name
-                            where ur.user_id = k.user_id), '{}') as "grants!"
+        r#"select k.user_id, u.email as "email: Email",
+                  coalesce((select array_agg(p.permission || '|' || ra.context_kind || '|' || ra.context_value)
+                            from role_assignment ra join role_grant p on p.role = ra.role
+                            where ra.user_id = k.user_id), '{}') as "grants!"
            from ssh_key k join user_account u using (user_id)
            where k.fingerprint = $1"#,
         fingerprint,
     )
     .fetch_optional(db)
     .await?;
-    Ok(row.and_then(|row| {
+    Ok(row.map(|row| {
         let actor = Actor::User {
             id: UserId(row.user_id),
-            email: Email::parse(&row.email).ok()?,
+            email: row.email,
         };
         let grants = row.grants.iter().filter_map(|text| parse_grant(text)).collect();
-        Some((actor, grants))
+        (actor, grants)
     }))
 }
 
-pub(super) async fn list(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Vec<(String, String)>> {
+pub(super) async fn list_keys(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<Vec<(String, String)>> {
     sqlx::query!(
         "select name, body from ssh_key where user_id = $1 order by name",
         user.0
@@ -65,14 +64,14 @@ pub(super) async fn list(db: impl PgExecutor<'_>, user: UserId) -> sqlx::Result<
     .map(|rows| rows.into_iter().map(|row| (row.name, row.body)).collect())
 }
 
-pub(super) async fn list_names(tx: &mut PgConnection, user: UserId) -> sqlx::Result<Vec<String>> {
+pub(super) async fn list_key_names(tx: &mut PgConnection, user: UserId) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!("select name from ssh_key where user_id = $1", user.0)
         .fetch_all(tx)
         .await
 }
 
-/// Answers the fingerprint of the key that went.
-pub(super) async fn delete_named(
+/// Deletes a key by name; returns its fingerprint.
+pub(super) async fn delete_key_by_name(
     tx: &mut PgConnection,
     user: UserId,
     name: &str,
@@ -86,8 +85,8 @@ pub(super) async fn delete_named(
     .await
 }
 
-/// Answers the fingerprint of the key that went.
-pub(super) async fn delete_fingerprint(
+/// Deletes a key by fingerprint; returns it.
+pub(super) async fn delete_key_by_fingerprint(
     tx: &mut PgConnection,
     user: UserId,
     fingerprint: &str,

@@ -1,11 +1,11 @@
-//! Tokens for new passwords in SQL. All times are the database's.
+//! Stores password reset tokens and outgoing mails. All times are the database's.
 
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::kernel::ids::UserId;
 
-pub(super) async fn insert(tx: &mut PgConnection, digest: &[u8; 32], user: UserId) -> sqlx::Result<()> {
+pub(super) async fn insert_token(tx: &mut PgConnection, digest: &[u8; 32], user: UserId) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into password_reset (digest, user_id) values ($1, $2)",
         &digest[..],
@@ -16,8 +16,8 @@ pub(super) async fn insert(tx: &mut PgConnection, digest: &[u8; 32], user: UserI
     .map(drop)
 }
 
-/// Deletes some of the tokens that have long ended; rows that another one is deleting are left to it.
-pub(super) async fn delete_old(tx: &mut PgConnection) -> sqlx::Result<()> {
+/// Deletes some of the tokens that expired long ago; skips rows that another transaction is deleting.
+pub(super) async fn delete_expired_tokens(tx: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
         "delete from password_reset where digest = any(array(
              select digest from password_reset where created_at < now() - interval '2 days'
@@ -28,8 +28,12 @@ pub(super) async fn delete_old(tx: &mut PgConnection) -> sqlx::Result<()> {
     .map(drop)
 }
 
-/// True if the token is this user's, unused and not too old.
-pub(super) async fn is_good(db: impl PgExecutor<'_>, digest: &[u8; 32], user: UserId) -> sqlx::Result<bool> {
+/// True if the token is this user's, unused and not expired.
+pub(super) async fn is_token_valid(
+    db: impl PgExecutor<'_>,
+    digest: &[u8; 32],
+    user: UserId,
+) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (
                select 1 from password_reset
@@ -42,8 +46,8 @@ pub(super) async fn is_good(db: impl PgExecutor<'_>, digest: &[u8; 32], user: Us
     .await
 }
 
-/// Uses a token; false if it is not good. Of two who use it at once, one gets false.
-pub(super) async fn try_use(tx: &mut PgConnection, digest: &[u8; 32], user: UserId) -> sqlx::Result<bool> {
+/// Uses a token; returns false if it is invalid. Of two concurrent uses, one returns false.
+pub(super) async fn use_token(tx: &mut PgConnection, digest: &[u8; 32], user: UserId) -> sqlx::Result<bool> {
     sqlx::query!(
         "update password_reset set used_at = now()
          where digest = $1 and user_id = $2 and used_at is null
@@ -56,7 +60,7 @@ pub(super) async fn try_use(tx: &mut PgConnection, digest: &[u8; 32], user: User
     .map(|done| done.rows_affected() == 1)
 }
 
-pub(super) async fn void_others(tx: &mut PgConnection, user: UserId) -> sqlx::Result<()> {
+pub(super) async fn void_tokens(tx: &mut PgConnection, user: UserId) -> sqlx::Result<()> {
     sqlx::query!(
         "update password_reset set used_at = now() where user_id = $1 and used_at is null",
         user.0
@@ -66,8 +70,8 @@ pub(super) async fn void_others(tx: &mut PgConnection, user: UserId) -> sqlx::Re
     .map(drop)
 }
 
-/// Keeps the text of a letter until it is sent.
-pub(super) async fn insert_letter(tx: &mut PgConnection, letter: Uuid, sealed: &[u8]) -> sqlx::Result<()> {
+/// Stores the text of a mail until it is sent.
+pub(super) async fn insert_mail(tx: &mut PgConnection, letter: Uuid, sealed: &[u8]) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into letter (letter_id, sealed) values ($1, $2)",
         letter,
@@ -78,14 +82,14 @@ pub(super) async fn insert_letter(tx: &mut PgConnection, letter: Uuid, sealed: &
     .map(drop)
 }
 
-pub(super) async fn find_letter(db: impl PgExecutor<'_>, letter: Uuid) -> sqlx::Result<Option<Vec<u8>>> {
+pub(super) async fn find_mail(db: impl PgExecutor<'_>, letter: Uuid) -> sqlx::Result<Option<Vec<u8>>> {
     sqlx::query_scalar!("select sealed from letter where letter_id = $1", letter)
         .fetch_optional(db)
         .await
 }
 
-/// Forgets the text of a letter.
-pub(super) async fn delete_letter(tx: &mut PgConnection, letter: Uuid) -> sqlx::Result<()> {
+/// Deletes the text of a mail.
+pub(super) async fn delete_mail(tx: &mut PgConnection, letter: Uuid) -> sqlx::Result<()> {
     sqlx::query!("delete from letter where letter_id = $1", letter)
         .execute(tx)
         .await

@@ -1,58 +1,82 @@
-//! Tokens in SQL.
+//! Stores tokens.
 
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::kernel::call::{Actor, Grant, TokenKind};
-use crate::kernel::ids::{AppId, TokenId, UserId};
-use crate::kernel::names::{AppName, Email};
-use crate::kernel::permission::{Context, ContextKind, Permission};
+use crate::kernel::held_permission::{HeldPermission, ServiceAction};
+use crate::kernel::ids::{AppId, TeamTokenId, TokenId, UserId};
+use crate::kernel::names::{AppName, Email, TeamName, TeamTokenName};
+use crate::kernel::permission::{ContextKind, Permission, PermissionContext};
+use crate::kernel::request_context::{Actor, PermissionGrant, TokenCreator, TokenKind};
 
-/// A token's holder with all they may do.
+/// The holder of a token with their grants.
 #[derive(Debug)]
-pub(super) struct Bearer {
+pub(super) struct TokenHolder {
     pub(super) actor: Actor,
-    pub(super) grants: Vec<Grant>,
+    pub(super) grants: Vec<PermissionGrant>,
     pub(super) kind: TokenKind,
-    /// `None`: the token never ends.
+    /// `None`: the token does not expire.
     pub(super) seconds_left: Option<f64>,
 }
 
-/// Finds a token that has not ended, its holder and their grants in one round trip.
-pub(super) async fn find_bearer(db: impl PgExecutor<'_>, digest: &[u8; 32]) -> sqlx::Result<Option<Bearer>> {
+/// Finds an unexpired token, its holder and their grants in one round trip.
+pub(super) async fn find_token_holder(
+    db: impl PgExecutor<'_>,
+    digest: &[u8; 32],
+) -> sqlx::Result<Option<TokenHolder>> {
     let row = sqlx::query!(
-        r#"select b.kind, b.user_id, u.email as "email?", b.app_id, a.name as "app?",
+        r#"select b.kind, b.user_id, u.email as "email?: Email", b.app_id, a.name as "app?",
+                  b.team_token_id, k.name as "token?: TeamTokenName", t.name as "team?: TeamName",
+                  c.user_id as "creator_id?", c.email as "creator?: Email",
                   extract(epoch from b.expires_at - now())::double precision as seconds_left,
-                  coalesce((select array_agg(p.permission || '|' || r.context_kind || '|' || ur.context_value)
-                            from user_role ur join role r on r.name = ur.role
-                            join role_permission p on p.role = r.name
-                            where ur.user_id = b.user_id), '{}') as "grants!"
+                  coalesce((select array_agg(p.permission || '|' || ra.context_kind || '|' || ra.context_value)
+                            from role_assignment ra join role_grant p on p.role = ra.role
+                            where ra.holder_id = coalesce(b.user_id, b.team_token_id)), '{}') as "grants!"
            from bearer b
            left join user_account u on u.user_id = b.user_id
            left join app a on a.app_id = b.app_id
+           left join team_token k on k.team_token_id = b.team_token_id
+           left join team t on t.team_id = k.team_id
+           left join user_account c on c.user_id = k.creator_id
            where b.digest = $1 and (b.expires_at is null or b.expires_at > now())"#,
         &digest[..],
     )
     .fetch_optional(db)
     .await?;
     Ok(row.and_then(|row| {
-        let actor = match (row.user_id, row.email, row.app_id, row.app) {
-            (Some(id), Some(email), _, _) => Actor::User {
+        let actor = if let (Some(id), Some(email)) = (row.user_id, row.email) {
+            Actor::User {
                 id: UserId(id),
-                email: Email::parse(&email).ok()?,
-            },
-            (_, _, Some(id), Some(app)) => Actor::App {
+                email,
+            }
+        } else if let (Some(id), Some(app)) = (row.app_id, row.app) {
+            Actor::App {
                 id: AppId(id),
                 name: AppName::parse(&app).ok()?,
-            },
-            _ => return None,
+            }
+        } else if let (Some(id), Some(name), Some(team)) = (row.team_token_id, row.token, row.team) {
+            let creator = row.creator_id.zip(row.creator);
+            Actor::TeamToken {
+                id: TeamTokenId(id),
+                name,
+                team,
+                creator: creator.map(|(id, email)| TokenCreator {
+                    id: UserId(id),
+                    email,
+                }),
+            }
+        } else {
+            return None;
         };
         let grants = row.grants.iter().filter_map(|text| parse_grant(text)).collect();
         let kind = match row.kind.as_str() {
             "session" => TokenKind::Session,
             "api-key" => TokenKind::ApiKey,
-            _ => TokenKind::App,
+            "app" => TokenKind::App,
+            "team-token" => TokenKind::Team,
+            // A check constraint of the table allows no other kind.
+            _ => return None,
         };
-        Some(Bearer {
+        Some(TokenHolder {
             actor,
             grants,
             kind,
@@ -61,33 +85,42 @@ pub(super) async fn find_bearer(db: impl PgExecutor<'_>, digest: &[u8; 32]) -> s
     }))
 }
 
-/// `permission|context kind|context value`; a permission that this build does not know grants nothing.
-pub(in crate::users) fn parse_grant(text: &str) -> Option<Grant> {
+/// Parses a permission as the view `role_grant` encodes it; one that is unknown to this build grants nothing.
+pub(crate) fn parse_held(text: &str) -> Option<HeldPermission> {
+    match text.strip_prefix('@') {
+        Some(action) => ServiceAction::parse_encoded(action).map(HeldPermission::ServiceAction),
+        None => Permission::parse(text).ok().map(HeldPermission::Fixed),
+    }
+}
+
+/// Parses `permission|context kind|context value`.
+pub(in crate::users) fn parse_grant(text: &str) -> Option<PermissionGrant> {
     let mut parts = text.splitn(3, '|');
-    let permission = Permission::parse(parts.next()?).ok()?;
+    let permission = parse_held(parts.next()?)?;
     let kind = ContextKind::parse(parts.next()?).ok()?;
     let value = if kind == ContextKind::Global {
         ""
     } else {
         parts.next()?
     };
-    Some(Grant {
+    Some(PermissionGrant {
         permission,
-        context: Context::new(kind, value),
+        context: PermissionContext::new(kind, value),
     })
 }
 
-/// A session to be.
+/// A session to be inserted.
 pub(in crate::users) struct NewSession<'a> {
     pub(in crate::users) digest: [u8; 32],
     pub(in crate::users) id: TokenId,
     pub(in crate::users) user: UserId,
-    /// The one that was checked.
+    /// The hash against which the password was checked.
     pub(in crate::users) password_hash: &'a str,
     pub(in crate::users) days: u32,
 }
 
-/// Opens a session; false if the user is gone or their password another one. The user's row stays locked.
+/// Inserts a session; returns false if the user is gone or their password has changed. The user's row stays
+/// locked.
 pub(in crate::users) async fn insert_session(
     tx: &mut PgConnection,
     new: &NewSession<'_>,
@@ -107,7 +140,7 @@ pub(in crate::users) async fn insert_session(
     .map(|done| done.rows_affected() == 1)
 }
 
-/// Deletes a user's sessions that are over.
+/// Deletes a user's expired sessions.
 pub(in crate::users) async fn delete_ended_sessions(tx: &mut PgConnection, user: UserId) -> sqlx::Result<()> {
     sqlx::query!(
         "delete from bearer where user_id = $1 and expires_at <= now()",
@@ -118,7 +151,7 @@ pub(in crate::users) async fn delete_ended_sessions(tx: &mut PgConnection, user:
     .map(drop)
 }
 
-/// Deletes all but a user's newest sessions; answers how many went.
+/// Deletes all but a user's newest sessions; returns how many were deleted.
 pub(in crate::users) async fn trim_sessions(
     tx: &mut PgConnection,
     user: UserId,
@@ -136,11 +169,27 @@ pub(in crate::users) async fn trim_sessions(
     .map(|done| done.rows_affected())
 }
 
-/// Deletes a token, unless it is an API key.
+/// Deletes a session or the token of an app; API keys and team tokens are not logins.
 pub(in crate::users) async fn delete_token(tx: &mut PgConnection, digest: &[u8; 32]) -> sqlx::Result<()> {
     sqlx::query!(
-        "delete from bearer where digest = $1 and kind <> 'api-key'",
+        "delete from bearer where digest = $1 and kind in ('session', 'app')",
         &digest[..]
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Deletes a user's API key and sessions, except one session.
+pub(in crate::users) async fn delete_tokens_of(
+    tx: &mut PgConnection,
+    user: UserId,
+    but: Option<&[u8; 32]>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from bearer where user_id = $1 and (kind <> 'session' or $2::bytea is null or digest <> $2)",
+        user.0,
+        but.map(|digest| &digest[..]),
     )
     .execute(tx)
     .await
@@ -167,7 +216,7 @@ pub(in crate::users) async fn insert_app_token(
     .map(drop)
 }
 
-/// A user's API key: its id and the sealed text.
+/// Returns the id and the encrypted value of a user's API key.
 pub(in crate::users) async fn find_api_key(
     db: impl PgExecutor<'_>,
     user: UserId,
@@ -206,6 +255,71 @@ pub(in crate::users) async fn insert_api_key(
         sealed,
     )
     .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Inserts the value of a team token; it expires after a number of seconds, or never.
+pub(in crate::users) async fn insert_team_token_value(
+    tx: &mut PgConnection,
+    digest: &[u8; 32],
+    id: TokenId,
+    token: TeamTokenId,
+    expires_in: Option<f64>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into bearer (digest, token_id, kind, team_token_id, expires_at)
+         values ($1, $2, 'team-token', $3, now() + make_interval(secs => $4))",
+        &digest[..],
+        id.0,
+        token.0,
+        expires_in,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Replaces the value of a team token.
+pub(in crate::users) async fn update_team_token_value(
+    tx: &mut PgConnection,
+    token: TeamTokenId,
+    digest: &[u8; 32],
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update bearer set digest = $2 where team_token_id = $1",
+        token.0,
+        &digest[..],
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Sets when a team token expires: after a number of seconds, or never.
+pub(in crate::users) async fn update_team_token_expiry(
+    tx: &mut PgConnection,
+    token: TeamTokenId,
+    expires_in: Option<f64>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update bearer set expires_at = now() + make_interval(secs => $2) where team_token_id = $1",
+        token.0,
+        expires_in,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// Records that a team token is in use, at most once a minute.
+pub(super) async fn record_team_token_use(db: impl PgExecutor<'_>, token: TeamTokenId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update bearer set last_used_at = now()
+         where team_token_id = $1 and (last_used_at is null or last_used_at < now() - interval '1 minute')",
+        token.0,
+    )
+    .execute(db)
     .await
     .map(drop)
 }
