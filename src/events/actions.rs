@@ -1,4 +1,4 @@
-//! Begin, end, say, follow.
+//! Begins, ends and follows events, and appends to their logs.
 
 use std::time::Duration;
 
@@ -7,32 +7,36 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::db::Db;
-use crate::db::listen::{Channel, Notices, Subscription};
-use crate::events::model::{NewEvent, Outcome};
-use crate::events::store;
-use crate::kernel::call::Call;
+use crate::db::notices::{NoticeChannel, NoticeHub, NoticeSubscription};
+use crate::events::model::{EventOutcome, NewEvent};
+use crate::events::{blocks, store, truncate};
+use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::ids::EventId;
-use crate::kernel::problem::{Kind, Problem};
+use crate::kernel::log_text::{MAX_LINE_BYTES, clean_line, clip_line};
+use crate::kernel::request_context::RequestContext;
 
-/// Lines longer than this are cut, in bytes.
-const MAX_LINE: usize = 16 * 1024;
-/// How often a follower looks without being told.
-const POLL: Duration = Duration::from_secs(1);
-/// How long a follower waits for a database that is away.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Poll interval of a follower without a notice.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a follower waits while the database is unavailable.
+const OUTAGE_LIMIT: Duration = Duration::from_secs(120);
 
-/// Begins an event and takes its locks. Errors: `Locked`, naming what runs, who began it and when.
-pub async fn begin(tx: &mut PgConnection, call: &Call, new: &NewEvent) -> Result<EventId, Problem> {
-    let id = EventId::new();
-    store::insert(tx, &id, call, new).await?;
-    // In one order for all, so that no two wait for each other.
+/// Begins an event and takes its locks. Errors: `Blocked`, naming the block and its reason; `Locked`, naming
+/// the running event, its owner and its start time.
+pub async fn begin_event(
+    tx: &mut PgConnection,
+    call: &RequestContext,
+    new: &NewEvent,
+) -> Result<EventId, Error> {
+    blocks::refuse_blocked_event(tx, call, new).await?;
+    let id = insert_event(tx, call, new).await?;
+    // In a fixed order, so that no two transactions deadlock.
     let mut targets: Vec<_> = std::iter::once(&new.target).chain(&new.also_locks).collect();
     targets.sort_by_key(|target| (target.kind.as_str(), &target.value));
     for target in targets {
-        if store::lock(tx, &id, target).await? {
+        if store::lock_target(tx, &id, target).await? {
             continue;
         }
-        let words = match store::holder(&mut *tx, target).await? {
+        let message = match store::find_lock_holder(&mut *tx, target).await? {
             Some(event) => format!(
                 "event locked: {}({}) running \"{}\" start by {} {} at {}",
                 target.kind.as_str(),
@@ -50,162 +54,186 @@ pub async fn begin(tx: &mut PgConnection, call: &Call, new: &NewEvent) -> Result
                 target.value
             ),
         };
-        return Err(Problem::new(Kind::Locked, words));
+        return Err(Error::new(ErrorKind::Locked, message));
     }
     Ok(id)
 }
 
-/// Ends an event and frees its locks; an event that has ended stays as it is.
-pub async fn end(
+/// Begins an event that takes no lock: what it records happens beside changes of the target.
+pub async fn begin_unlocked_event(
+    tx: &mut PgConnection,
+    call: &RequestContext,
+    new: &NewEvent,
+) -> Result<EventId, Error> {
+    insert_event(tx, call, new).await
+}
+
+async fn insert_event(
+    tx: &mut PgConnection,
+    call: &RequestContext,
+    new: &NewEvent,
+) -> Result<EventId, Error> {
+    let id = EventId::new();
+    let mut data = truncate::truncate_json(&new.start_data, truncate::MAX_BYTES);
+    if truncate::json_size(&data) > truncate::LARGE_BYTES
+        && store::exceeds_large_event_rate(tx, call, truncate::LARGE_BYTES, truncate::LARGE_PER_MINUTE)
+            .await?
+    {
+        data = truncate::truncate_json(&new.start_data, truncate::LARGE_BYTES);
+    }
+    store::insert_event(tx, &id, call, new, &data).await?;
+    Ok(id)
+}
+
+/// Ends an event and releases its locks; no effect on an event that has ended.
+pub async fn end_event(
     tx: &mut PgConnection,
     id: &EventId,
-    outcome: &Outcome,
+    outcome: &EventOutcome,
     data: Option<&Value>,
-) -> Result<(), Problem> {
-    Ok(store::end(tx, id, outcome, data).await?)
+) -> Result<(), Error> {
+    let data = data.map(|data| truncate::truncate_json(data, truncate::MAX_BYTES));
+    Ok(store::end_event(tx, id, outcome, data.as_ref()).await?)
 }
 
-/// Records a change that this very transaction makes: begins and ends at once. Errors: as `begin`.
-pub async fn record(tx: &mut PgConnection, call: &Call, new: &NewEvent) -> Result<EventId, Problem> {
-    let id = begin(tx, call, new).await?;
-    store::end(tx, &id, &Outcome::Done, None).await?;
-    Ok(id)
-}
-
-/// Records what was to be changed and came to nothing: begins and ends at once, and takes no lock, since nothing
-/// changes.
-pub async fn record_failed(
+/// Records a change that this transaction makes: the event begins and ends at once. Errors: as `begin_event`.
+pub async fn record_event(
     tx: &mut PgConnection,
-    call: &Call,
+    call: &RequestContext,
     new: &NewEvent,
-    outcome: &Outcome,
-) -> Result<EventId, Problem> {
-    let id = EventId::new();
-    store::insert(tx, &id, call, new).await?;
-    store::end(tx, &id, outcome, None).await?;
+) -> Result<EventId, Error> {
+    let id = begin_event(tx, call, new).await?;
+    store::end_event(tx, &id, &EventOutcome::Done, None).await?;
     Ok(id)
 }
 
-/// Adds a line to the progress of an event. Empty lines are left out (they crash a client).
-pub async fn say(db: impl PgExecutor<'_>, id: &EventId, message: &str) -> Result<(), Problem> {
-    say_all(db, id, &[message.to_owned()]).await
+/// Records a change that failed: the event begins and ends at once, and takes no lock, since nothing changes.
+pub async fn record_failed_event(
+    tx: &mut PgConnection,
+    call: &RequestContext,
+    new: &NewEvent,
+    outcome: &EventOutcome,
+) -> Result<EventId, Error> {
+    let id = insert_event(tx, call, new).await?;
+    store::end_event(tx, &id, outcome, None).await?;
+    Ok(id)
 }
 
-/// Adds lines to the progress of an event, in their order.
-pub async fn say_all(db: impl PgExecutor<'_>, id: &EventId, messages: &[String]) -> Result<(), Problem> {
+/// Appends a line to the log of an event. Empty lines are left out (they crash a client).
+pub async fn append_log(db: impl PgExecutor<'_>, id: &EventId, message: &str) -> Result<(), Error> {
+    append_log_lines(db, id, &[message.to_owned()]).await
+}
+
+/// Appends lines to the log of an event, in their order.
+pub async fn append_log_lines(
+    db: impl PgExecutor<'_>,
+    id: &EventId,
+    messages: &[String],
+) -> Result<(), Error> {
     let lines: Vec<String> = messages
         .iter()
-        .map(|m| clean(m))
-        .filter(|m| !m.is_empty())
+        .flat_map(|message| message.lines())
+        .filter(|line| !line.is_empty())
+        .map(|line| clip_line(clean_line(line), MAX_LINE_BYTES).into_owned())
         .collect();
     match lines.is_empty() {
         true => Ok(()),
-        false => Ok(store::insert_lines(db, id, &lines).await?),
+        false => Ok(store::insert_log_lines(db, id, &lines).await?),
     }
 }
 
-/// A line of bounded length that Postgres can hold: its text has no zero character.
-fn clean(message: &str) -> String {
-    let message = message.trim_end_matches(['\n', '\r']);
-    let mut cut = message.len().min(MAX_LINE);
-    while !message.is_char_boundary(cut) {
-        cut -= 1;
-    }
-    message[..cut].replace('\0', "\u{fffd}")
-}
-
-/// What a follower hears.
+/// An update that a follower receives.
 #[derive(Clone, Debug)]
-pub enum Told {
+pub enum EventUpdate {
     Line { at: DateTime<Utc>, message: String },
-    End(Outcome),
+    End(EventOutcome),
 }
 
-/// Somebody following an event from its first line to its end.
+/// A follower of an event, from its first line to its end.
 #[derive(Debug)]
-pub struct Following {
+pub struct EventFollower {
     db: Db,
-    notices: Subscription,
+    notices: NoticeSubscription,
     id: EventId,
-    after: i64,
-    waiting: std::collections::VecDeque<Told>,
+    last_seq: i64,
+    pending: std::collections::VecDeque<EventUpdate>,
     ended: bool,
-    /// When the event was last read; at first, when somebody began to follow it, who has just begun or found it.
-    seen: tokio::time::Instant,
+    /// Time of the last successful read; at first, the time when the follower was created.
+    last_read_at: tokio::time::Instant,
 }
 
-/// Follows an event, on whichever replica it runs.
-pub fn follow(db: &Db, notices: &Notices, id: &EventId) -> Following {
-    Following {
+/// Returns a follower of an event, whichever replica it runs on.
+pub fn follow_event(db: &Db, notices: &NoticeHub, id: &EventId) -> EventFollower {
+    EventFollower {
         db: db.clone(),
         notices: notices.subscribe(),
         id: id.clone(),
-        after: 0,
-        waiting: std::collections::VecDeque::new(),
+        last_seq: 0,
+        pending: std::collections::VecDeque::new(),
         ended: false,
-        seen: tokio::time::Instant::now(),
+        last_read_at: tokio::time::Instant::now(),
     }
 }
 
-impl Following {
-    /// The next line, then the end, then `None`.
-    pub async fn next(&mut self) -> Result<Option<Told>, Problem> {
+impl EventFollower {
+    /// Returns the next line, then the end, then `None`.
+    pub async fn next(&mut self) -> Result<Option<EventUpdate>, Error> {
         loop {
-            if let Some(told) = self.waiting.pop_front() {
-                return Ok(Some(told));
+            if let Some(update) = self.pending.pop_front() {
+                return Ok(Some(update));
             }
             if self.ended {
                 return Ok(None);
             }
-            match self.look().await {
-                Ok(()) => self.seen = tokio::time::Instant::now(),
-                // What has begun goes on while the database is away, and so does its follower.
-                Err(problem) if problem.kind() == Kind::Unavailable && self.is_patient() => {}
-                Err(problem) => return Err(problem),
+            match self.read_updates().await {
+                Ok(()) => self.last_read_at = tokio::time::Instant::now(),
+                // The change goes on while the database is unavailable, and so does its follower.
+                Err(error) if error.kind() == ErrorKind::Unavailable && self.tolerates_outage() => {}
+                Err(error) => return Err(error),
             }
-            if self.waiting.is_empty() {
-                self.pause().await;
+            if self.pending.is_empty() {
+                self.wait_for_change().await;
             }
         }
     }
 
-    fn is_patient(&self) -> bool {
-        self.seen.elapsed() < PATIENCE
+    fn tolerates_outage(&self) -> bool {
+        self.last_read_at.elapsed() < OUTAGE_LIMIT
     }
 
-    /// Waits for the end, and answers it.
-    pub async fn outcome(mut self) -> Result<Outcome, Problem> {
-        while let Some(told) = self.next().await? {
-            if let Told::End(outcome) = told {
+    /// Waits for the end and returns the outcome.
+    pub async fn wait_for_outcome(mut self) -> Result<EventOutcome, Error> {
+        while let Some(update) = self.next().await? {
+            if let EventUpdate::End(outcome) = update {
                 return Ok(outcome);
             }
         }
-        Err(Problem::internal("an event ended without an outcome"))
+        Err(Error::internal("an event ended without an outcome"))
     }
 
-    /// Reads what is new. The end is read before the lines, so that no line comes after it unseen.
-    async fn look(&mut self) -> Result<(), Problem> {
-        let event = store::find(&self.db, &self.id)
+    /// Reads new lines and the end. The end is read before the lines, so that no line after it is missed.
+    async fn read_updates(&mut self) -> Result<(), Error> {
+        let event = store::find_event(&self.db, &self.id)
             .await?
-            .ok_or_else(|| Problem::not_found("That event does not exist."))?;
-        let lines = store::list_lines(&self.db, &self.id, self.after).await?;
-        let full = lines.len() == 1000;
+            .ok_or_else(|| Error::not_found("That event does not exist."))?;
+        let lines = store::list_log_lines(&self.db, &self.id, self.last_seq).await?;
+        let full = lines.len() == store::LOG_LINES_PER_PAGE;
         for (seq, at, message) in lines {
-            self.after = seq;
-            self.waiting.push_back(Told::Line { at, message });
+            self.last_seq = seq;
+            self.pending.push_back(EventUpdate::Line { at, message });
         }
         if let (Some(outcome), false) = (event.outcome, full) {
             self.ended = true;
-            self.waiting.push_back(Told::End(outcome));
+            self.pending.push_back(EventUpdate::End(outcome));
         }
         Ok(())
     }
 
-    async fn pause(&mut self) {
-        let until = tokio::time::Instant::now() + POLL;
+    async fn wait_for_change(&mut self) {
+        let until = tokio::time::Instant::now() + POLL_INTERVAL;
         loop {
             let left = until.saturating_duration_since(tokio::time::Instant::now());
-            match self.notices.wait(&[Channel::Event], left).await {
+            match self.notices.wait_for_notice(&[NoticeChannel::Event], left).await {
                 Some(id) if id != self.id.as_str() => {}
                 _ => return,
             }

@@ -1,15 +1,15 @@
-//! What an event is made of.
+//! The types of events.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::ids::EventId;
-use crate::kernel::permission::{Context, Permission};
-use crate::kernel::problem::{Kind, Problem};
+use crate::kernel::permission::{Permission, PermissionContext};
 
-/// The kinds of things that change (contract/modern 7.1).
+/// The kind of a target (contract/modern 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TargetKind {
+pub enum EventTargetKind {
     App,
     Service,
     ServiceInstance,
@@ -19,84 +19,99 @@ pub enum TargetKind {
     Platform,
     Plan,
     Pool,
+    EventBlock,
+    Webhook,
     Global,
 }
 
-impl TargetKind {
-    const ALL: [TargetKind; 10] = [
-        TargetKind::App,
-        TargetKind::Service,
-        TargetKind::ServiceInstance,
-        TargetKind::Team,
-        TargetKind::User,
-        TargetKind::Role,
-        TargetKind::Platform,
-        TargetKind::Plan,
-        TargetKind::Pool,
-        TargetKind::Global,
+impl EventTargetKind {
+    pub(super) const ALL: [EventTargetKind; 12] = [
+        EventTargetKind::App,
+        EventTargetKind::Service,
+        EventTargetKind::ServiceInstance,
+        EventTargetKind::Team,
+        EventTargetKind::User,
+        EventTargetKind::Role,
+        EventTargetKind::Platform,
+        EventTargetKind::Plan,
+        EventTargetKind::Pool,
+        EventTargetKind::EventBlock,
+        EventTargetKind::Webhook,
+        EventTargetKind::Global,
     ];
 
-    /// Reads the word of the API.
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    /// Parses the name in the API.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// The word of the API.
+    /// Returns the name in the API.
     pub fn as_str(self) -> &'static str {
         match self {
-            TargetKind::App => "app",
-            TargetKind::Service => "service",
-            TargetKind::ServiceInstance => "service-instance",
-            TargetKind::Team => "team",
-            TargetKind::User => "user",
-            TargetKind::Role => "role",
-            TargetKind::Platform => "platform",
-            TargetKind::Plan => "plan",
-            TargetKind::Pool => "pool",
-            TargetKind::Global => "global",
+            EventTargetKind::App => "app",
+            EventTargetKind::Service => "service",
+            EventTargetKind::ServiceInstance => "service-instance",
+            EventTargetKind::Team => "team",
+            EventTargetKind::User => "user",
+            EventTargetKind::Role => "role",
+            EventTargetKind::Platform => "platform",
+            EventTargetKind::Plan => "plan",
+            EventTargetKind::Pool => "pool",
+            EventTargetKind::EventBlock => "event-block",
+            EventTargetKind::Webhook => "webhook",
+            EventTargetKind::Global => "global",
         }
     }
 }
 
-/// A thing that changes.
+/// The target of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    pub kind: TargetKind,
+pub struct EventTarget {
+    pub kind: EventTargetKind,
     pub value: String,
 }
 
-impl Target {
-    /// A target by its kind and name. Instances are named `service/instance`.
-    pub fn new(kind: TargetKind, value: impl std::fmt::Display) -> Self {
+impl EventTarget {
+    /// Creates a target from its kind and name. Instances are named `service/instance`.
+    pub fn new(kind: EventTargetKind, value: impl std::fmt::Display) -> Self {
         Self {
             kind,
             value: value.to_string(),
         }
     }
 
-    /// An app.
-    pub fn app(name: &crate::kernel::names::AppName) -> Self {
-        Self::new(TargetKind::App, name)
+    /// Creates the target of an app.
+    pub fn for_app(name: &crate::kernel::names::AppName) -> Self {
+        Self::new(EventTargetKind::App, name)
     }
 }
 
-/// An event to be.
+/// An event to begin.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    pub target: Target,
-    /// Locked too, for as long.
-    pub also_locks: Vec<Target>,
+    pub target: EventTarget,
+    /// Further targets to lock while the event runs.
+    pub also_locks: Vec<EventTarget>,
     pub kind: Permission,
-    /// Whoever holds a read permission on one of these may read the event.
-    pub contexts: Vec<Context>,
-    /// What was asked, without secrets.
+    /// Users who may read events on one of these contexts may read the event. Stored by id: an object that
+    /// the same transaction deletes or renames is given by its name before that, one that it creates by its
+    /// new name.
+    pub contexts: Vec<PermissionContext>,
+    /// The request, without secrets; long values are truncated.
     pub start_data: Value,
     pub cancelable: bool,
+    /// No block stops it; see `events::blocks`.
+    pub ignores_blocks: bool,
 }
 
 impl NewEvent {
-    /// An event that cannot be cancelled and locks its target alone.
-    pub fn new(target: Target, kind: Permission, contexts: Vec<Context>, start_data: Value) -> Self {
+    /// Creates an event that cannot be cancelled and locks only its target.
+    pub fn new(
+        target: EventTarget,
+        kind: Permission,
+        contexts: Vec<PermissionContext>,
+        start_data: Value,
+    ) -> Self {
         Self {
             target,
             also_locks: Vec::new(),
@@ -104,19 +119,28 @@ impl NewEvent {
             contexts,
             start_data,
             cancelable: false,
+            ignores_blocks: false,
         }
     }
 
     /// Locks another target as well.
     #[must_use]
-    pub fn locking(mut self, target: Target) -> Self {
+    pub fn with_lock(mut self, target: EventTarget) -> Self {
         self.also_locks.push(target);
         self
     }
 
-    /// May be cancelled by a user.
+    /// Lets it begin in spite of blocks: Tancho completes by it what was begun before, or it is what ends a
+    /// block.
     #[must_use]
-    pub fn cancelable(mut self) -> Self {
+    pub fn ignore_blocks(mut self) -> Self {
+        self.ignores_blocks = true;
+        self
+    }
+
+    /// Allows users to cancel it.
+    #[must_use]
+    pub fn allow_cancel(mut self) -> Self {
         self.cancelable = true;
         self
     }
@@ -124,52 +148,63 @@ impl NewEvent {
 
 /// How an event ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum EventOutcome {
     Done,
-    Failed { kind: Kind, words: String },
+    Failed { kind: ErrorKind, words: String },
 }
 
-impl Outcome {
-    /// As a result: the problem it failed with.
-    pub fn into_result(self) -> Result<(), Problem> {
+impl EventOutcome {
+    /// Converts it to a result, with the error that the event failed with.
+    pub fn into_result(self) -> Result<(), Error> {
         match self {
-            Outcome::Done => Ok(()),
-            Outcome::Failed { kind, words } => Err(Problem::new(kind, words)),
+            EventOutcome::Done => Ok(()),
+            EventOutcome::Failed { kind, words } => Err(Error::new(kind, words)),
         }
     }
 }
 
-impl From<&Problem> for Outcome {
-    fn from(problem: &Problem) -> Self {
-        Outcome::Failed {
-            kind: problem.kind(),
-            words: problem.words().to_owned(),
+impl From<&Result<(), Error>> for EventOutcome {
+    fn from(result: &Result<(), Error>) -> Self {
+        match result {
+            Ok(()) => EventOutcome::Done,
+            Err(error) => EventOutcome::from(error),
         }
     }
 }
 
-/// An event as kept.
+impl From<&Error> for EventOutcome {
+    fn from(error: &Error) -> Self {
+        EventOutcome::Failed {
+            kind: error.kind(),
+            words: error.message().to_owned(),
+        }
+    }
+}
+
+/// A stored event.
 #[derive(Clone, Debug)]
 pub struct Event {
     pub id: EventId,
     pub target_kind: String,
     pub target_value: String,
+    /// Further targets that the event locked, as pairs of kind and value.
+    pub extra_targets: Vec<(String, String)>,
+    /// What it is about, as pairs of kind and name as they were then; who may read it is decided by ids.
+    pub contexts: Vec<(String, String)>,
     pub kind: String,
     pub owner_kind: String,
     pub owner_name: String,
-    /// See `kernel::call::TokenKind`; empty in events from before it was noted.
+    /// See `kernel::request_context::TokenKind`; empty in events from before this field existed.
     pub token_kind: String,
     pub source_ip: String,
     pub request_id: String,
     pub started_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<EventOutcome>,
     pub start_data: Option<Value>,
     pub end_data: Option<Value>,
     pub cancelable: bool,
     pub cancel_asked_at: Option<DateTime<Utc>>,
     pub cancel_by: String,
     pub cancel_reason: String,
-    /// `kind:value` pairs; see `NewEvent::contexts`.
-    pub contexts: Vec<String>,
 }
