@@ -1,20 +1,20 @@
-//! Plans: how much memory and processor a unit may use. One of them is the default.
+//! Plans: how much memory and CPU a unit may use. One plan is the default.
 
 pub mod modern;
 mod store;
 
 use sqlx::PgPool;
 
-pub use store::{Plan, list};
+pub use store::{Plan, list_plans};
 
+use crate::kernel::error::Error;
 use crate::kernel::names::PlanName;
-use crate::kernel::problem::Problem;
 
-/// The plan named, or the default. Errors: `Invalid` when it does not exist.
-pub async fn choose(db: &PgPool, named: Option<&PlanName>) -> Result<PlanName, Problem> {
-    let found = store::find(db, named.map(PlanName::as_str)).await?;
+/// Returns the named plan, or the default one. Errors: `Invalid` if it does not exist.
+pub async fn choose_plan(db: &PgPool, named: Option<&PlanName>) -> Result<PlanName, Error> {
+    let found = store::find_plan_name(db, named.map(PlanName::as_str)).await?;
     found.ok_or_else(|| match named {
-        Some(name) => Problem::invalid(format!("Plan {name:?} does not exist.")),
-        None => Problem::invalid("No plan is the default: name one."),
+        Some(name) => Error::invalid(format!("Plan {name:?} does not exist.")),
+        None => Error::invalid("There is no default plan: specify a plan."),
     })
 }

@@ -1,14 +1,15 @@
-//! Plans as the modern edition shows them (contract/modern 2.15).
+//! Plans in the modern edition (contract/modern 2.15).
 
 use axum::Json;
-use axum::extract::State;
 use serde::Serialize;
 
-use crate::core::Core;
-use crate::http::wording::modern::Refusal;
 use crate::plans;
+use crate::web::Ctx;
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::UserToken;
+use crate::web::route_table::{GET, RouteTable};
 
-/// A plan on the wire: memory in bytes.
+/// A plan; memory in bytes.
 #[derive(Debug, Serialize)]
 pub struct PlanView {
     name: String,
@@ -29,7 +30,14 @@ impl From<plans::Plan> for PlanView {
 }
 
 /// `GET /1.0/plans`
-pub async fn list(State(core): State<Core>) -> Result<Json<Vec<PlanView>>, Refusal> {
-    let plans = plans::list(&core.db).await?;
+pub async fn list_plans(ctx: Ctx) -> ModernResult<Json<Vec<PlanView>>> {
+    let plans = plans::list_plans(&ctx.core.db).await?;
     Ok(Json(plans.into_iter().map(PlanView::from).collect()))
+}
+
+/// The modern routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_versioned_route("1.0", GET, "/plans", UserToken, list_plans)
 }

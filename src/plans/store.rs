@@ -1,4 +1,4 @@
-//! Plans in SQL.
+//! SQL statements for plans.
 
 use sqlx::PgExecutor;
 
@@ -15,8 +15,8 @@ pub struct Plan {
     pub is_default: bool,
 }
 
-/// All plans, by name.
-pub async fn list(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Plan>> {
+/// Lists all plans, by name.
+pub async fn list_plans(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Plan>> {
     sqlx::query_as!(
         Plan,
         r#"select name as "name: PlanName", memory_bytes, cpu_milli, is_default from plan order by name"#
@@ -25,8 +25,11 @@ pub async fn list(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Plan>> {
     .await
 }
 
-/// A plan by name, or the default one.
-pub(super) async fn find(db: impl PgExecutor<'_>, name: Option<&str>) -> sqlx::Result<Option<PlanName>> {
+/// Finds a plan by name, or the default one.
+pub(super) async fn find_plan_name(
+    db: impl PgExecutor<'_>,
+    name: Option<&str>,
+) -> sqlx::Result<Option<PlanName>> {
     sqlx::query_scalar!(
         r#"select name as "name: PlanName" from plan where name = $1 or ($1::text is null and is_default)"#,
         name,

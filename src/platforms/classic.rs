@@ -1,20 +1,23 @@
-//! Platforms as the classic edition shows them (contract/classic 1.6.1).
+//! Platforms in the classic edition (contract/classic 1.6.1).
 
 use axum::Json;
-use axum::extract::State;
-use serde_json::{Value, json};
 
-use crate::core::Core;
-use crate::http::wording::classic::Refusal;
 use crate::platforms;
+use crate::platforms::wire::PlatformView;
+use crate::web::Ctx;
+use crate::web::errors::classic::ClassicResult;
+use crate::web::route_table::AuthPolicy::UserToken;
+use crate::web::route_table::{GET, RouteTable};
 
 /// `GET /platforms`
-pub async fn list(State(core): State<Core>) -> Result<Json<Value>, Refusal> {
-    let platforms = platforms::list(&core.db).await?;
-    Ok(Json(
-        platforms
-            .iter()
-            .map(|p| json!({ "Name": p.name, "Disabled": p.disabled }))
-            .collect(),
-    ))
+pub async fn list_platforms(ctx: Ctx) -> ClassicResult<Json<Vec<PlatformView>>> {
+    let platforms = platforms::list_platforms(&ctx.core.db).await?;
+    Ok(Json(platforms.into_iter().map(PlatformView::from).collect()))
+}
+
+/// The classic routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_route(GET, "/platforms", UserToken, list_platforms)
 }

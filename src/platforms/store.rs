@@ -1,4 +1,4 @@
-//! Platforms in SQL.
+//! SQL statements for platforms.
 
 use sqlx::PgExecutor;
 
@@ -11,8 +11,8 @@ pub struct Platform {
     pub disabled: bool,
 }
 
-/// All platforms, by name.
-pub async fn list(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Platform>> {
+/// Lists all platforms, by name.
+pub async fn list_platforms(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Platform>> {
     sqlx::query_as!(
         Platform,
         r#"select name as "name: PlatformName", disabled from platform order by name"#
@@ -21,8 +21,11 @@ pub async fn list(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Platform>> {
     .await
 }
 
-/// One platform.
-pub(super) async fn find(db: impl PgExecutor<'_>, name: &PlatformName) -> sqlx::Result<Option<Platform>> {
+/// Finds a platform by name.
+pub(super) async fn find_platform(
+    db: impl PgExecutor<'_>,
+    name: &PlatformName,
+) -> sqlx::Result<Option<Platform>> {
     sqlx::query_as!(
         Platform,
         r#"select name as "name: PlatformName", disabled from platform where name = $1"#,
