@@ -1,34 +1,39 @@
-//! Who may use an app, and by which names it is reached: teams, cnames, the swap.
+//! The teams with access to an app, its cnames, and the swap of addresses.
 
 use serde_json::json;
 
-use crate::apps::actions::{ensure_live, find_for};
+use crate::apps::actions::{ensure_live, find_authorized_app};
 use crate::apps::model::App;
 use crate::apps::store;
 use crate::core::Core;
-use crate::db::listen::Channel;
-use crate::db::{self, on_constraint};
-use crate::events::{self, NewEvent, Target};
-use crate::kernel::call::Call;
+use crate::db::notices::NoticeChannel;
+use crate::db::{self, map_constraint_violation};
+use crate::events::{self, EventTarget, NewEvent};
+use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, CName, TeamName};
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::Problem;
+use crate::kernel::public_hosts::PlatformHosts;
+use crate::kernel::request_context::RequestContext;
 use crate::teams;
 
-/// Lets a team use the app. Errors: `NotFound` for the team, `Conflict` when it can already.
-pub(super) async fn grant(core: &Core, call: &Call, name: &AppName, team: &TeamName) -> Result<(), Problem> {
-    let app = find_for(core, call, name, Permission::APP_UPDATE_GRANT).await?;
+/// Maximum number of cnames of an app.
+const MAX_CNAMES: usize = 100;
+
+/// Grants a team access to an app. Errors: `NotFound` for an unknown team, `Conflict` if it has access
+/// already.
+pub(super) async fn grant_team(
+    core: &Core,
+    call: &RequestContext,
+    name: &AppName,
+    team: &TeamName,
+) -> Result<(), Error> {
+    let app = find_authorized_app(core, call, name, Permission::APP_UPDATE_GRANT).await?;
     ensure_live(&app)?;
-    if !teams::exists(&core.db, team).await? {
-        return Err(Problem::not_found(format!("Team {team} not found.")));
+    if !teams::team_exists(&core.db, team).await? {
+        return Err(Error::team_not_found(team));
     }
     let mut tx = core.db.begin().await?;
-    if !store::insert_team(&mut tx, app.id, team).await? {
-        return Err(Problem::conflict(format!(
-            "Team {team} already has access to app {name}."
-        )));
-    }
-    record(
+    record_change(
         &mut tx,
         call,
         &app,
@@ -36,16 +41,33 @@ pub(super) async fn grant(core: &Core, call: &Call, name: &AppName, team: &TeamN
         json!({ "team": team }),
     )
     .await?;
+    let granted = map_constraint_violation(
+        store::insert_team(&mut tx, app.id, team).await,
+        "app_team_team_fkey",
+        || Error::not_found(format!("Team {team} not found.")),
+    )?;
+    if !granted {
+        return Err(Error::conflict(format!(
+            "Team {team} already has access to app {name}."
+        )));
+    }
     tx.commit().await?;
     Ok(())
 }
 
-/// Takes a team's use of the app back. Errors: `NotFound` when it has none, `Forbidden` for the last team.
-pub(super) async fn revoke(core: &Core, call: &Call, name: &AppName, team: &TeamName) -> Result<(), Problem> {
-    let app = find_for(core, call, name, Permission::APP_UPDATE_REVOKE).await?;
+/// Revokes a team's access to an app. Errors: `NotFound` if it has none, `Forbidden` for the last team and
+/// for the owner.
+pub(super) async fn revoke_team(
+    core: &Core,
+    call: &RequestContext,
+    name: &AppName,
+    team: &TeamName,
+) -> Result<(), Error> {
+    let app = find_authorized_app(core, call, name, Permission::APP_UPDATE_REVOKE).await?;
     ensure_live(&app)?;
     let mut tx = core.db.begin().await?;
-    record(
+    // No other change of the teams runs under the event's lock.
+    let app = record_change(
         &mut tx,
         call,
         &app,
@@ -53,22 +75,18 @@ pub(super) async fn revoke(core: &Core, call: &Call, name: &AppName, team: &Team
         json!({ "team": team }),
     )
     .await?;
-    // The event's lock keeps the list of teams still, so this reads what it will change.
-    let app = store::find(&mut *tx, name)
-        .await?
-        .ok_or_else(|| Problem::not_found(format!("App {name} not found.")))?;
     if !app.teams.contains(team) {
-        return Err(Problem::not_found(format!(
+        return Err(Error::not_found(format!(
             "Team {team} has no access to app {name}."
         )));
     }
     if app.teams.len() == 1 {
-        return Err(Problem::forbidden(format!(
-            "Team {team} is the last that has access to app {name}: grant another first."
+        return Err(Error::forbidden(format!(
+            "Team {team} is the last team with access to app {name}: grant another team first."
         )));
     }
     if app.team_owner == *team {
-        return Err(Problem::forbidden(format!(
+        return Err(Error::forbidden(format!(
             "Team {team} owns app {name}: make another team its owner first."
         )));
     }
@@ -77,19 +95,23 @@ pub(super) async fn revoke(core: &Core, call: &Call, name: &AppName, team: &Team
     Ok(())
 }
 
-/// Adds cnames, all or none. Errors: `Invalid` for a name inside the platform's own domain, `Conflict` for
-/// one that is taken.
+/// Adds cnames, all or none. Errors: `Invalid` for a host of the platform, for an invalid DNS name, and for
+/// too many cnames; `Conflict` for a cname that is in use.
 pub(super) async fn add_cnames(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
     cnames: &[CName],
-) -> Result<(), Problem> {
-    let app = find_for(core, call, name, Permission::APP_UPDATE_CNAME_ADD).await?;
+) -> Result<(), Error> {
+    let app = find_authorized_app(core, call, name, Permission::APP_UPDATE_CNAME_ADD).await?;
     ensure_live(&app)?;
-    let own = format!(".{}", core.public.domain);
+    check_cname_count(cnames.len())?;
+    let platform = PlatformHosts::new(&core.public.domain, &core.public.api_url);
+    for cname in cnames {
+        platform.check_cname(cname.as_str()).map_err(Error::invalid)?;
+    }
     let mut tx = core.db.begin().await?;
-    record(
+    record_change(
         &mut tx,
         call,
         &app,
@@ -99,33 +121,41 @@ pub(super) async fn add_cnames(
     .await?;
     for cname in cnames {
         let host = cname.as_str().to_ascii_lowercase();
-        if host.ends_with(&own) || host == core.public.domain {
-            return Err(Problem::invalid(format!(
-                "{host} lies in the platform's own domain; only outside names can be cnames."
-            )));
-        }
-        on_constraint(
+        map_constraint_violation(
             store::insert_cname(&mut tx, app.id, &host).await,
             "app_cname_pkey",
-            || Problem::conflict(format!("{host} already leads to an app.")),
+            || Error::conflict(format!("The cname {host} is already in use by an app.")),
         )?;
     }
-    db::notify(&mut tx, Channel::Routes, "").await?;
+    // Counted under the event's lock, after all are inserted.
+    check_cname_count(store::count_cnames(&mut *tx, app.id).await?)?;
+    db::send_notice(&mut tx, NoticeChannel::Routes, "").await?;
     tx.commit().await?;
     Ok(())
+}
+
+/// Refuses more cnames than an app may have, in one request or in total.
+fn check_cname_count(count: usize) -> Result<(), Error> {
+    match count > MAX_CNAMES {
+        true => Err(Error::invalid(format!(
+            "An app has at most {MAX_CNAMES} cnames: use a pattern such as *.example.com instead."
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Removes cnames, all or none. Errors: `NotFound` for one that the app does not have.
 pub(super) async fn remove_cnames(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
     cnames: &[CName],
-) -> Result<(), Problem> {
-    let app = find_for(core, call, name, Permission::APP_UPDATE_CNAME_REMOVE).await?;
+) -> Result<(), Error> {
+    let app = find_authorized_app(core, call, name, Permission::APP_UPDATE_CNAME_REMOVE).await?;
     ensure_live(&app)?;
+    check_cname_count(cnames.len())?;
     let mut tx = core.db.begin().await?;
-    record(
+    record_change(
         &mut tx,
         call,
         &app,
@@ -136,51 +166,65 @@ pub(super) async fn remove_cnames(
     for cname in cnames {
         let host = cname.as_str().to_ascii_lowercase();
         if !store::delete_cname(&mut tx, app.id, &host).await? {
-            return Err(Problem::not_found(format!("App {name} has no cname {host}.")));
+            return Err(Error::not_found(format!("App {name} has no cname {host}.")));
         }
     }
-    db::notify(&mut tx, Channel::Routes, "").await?;
+    db::send_notice(&mut tx, NoticeChannel::Routes, "").await?;
     tx.commit().await?;
     Ok(())
 }
 
-/// Exchanges the public addresses of two apps (contract/classic 3.8), in one transaction.
-pub(super) async fn swap(
+/// Swaps the public addresses of two apps (contract/classic 3.8), in one transaction.
+pub(super) async fn swap_apps(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     one: &AppName,
     two: &AppName,
     cnames_only: bool,
-) -> Result<(), Problem> {
-    let first = find_for(core, call, one, Permission::APP_UPDATE_SWAP).await?;
-    let second = find_for(core, call, two, Permission::APP_UPDATE_SWAP).await?;
+) -> Result<(), Error> {
+    let first = find_authorized_app(core, call, one, Permission::APP_UPDATE_SWAP).await?;
+    let second = find_authorized_app(core, call, two, Permission::APP_UPDATE_SWAP).await?;
     if first.id == second.id {
-        return Err(Problem::invalid("Two different apps are needed to swap."));
+        return Err(Error::invalid("Two different apps are needed for a swap."));
     }
     ensure_live(&first)?;
     ensure_live(&second)?;
-    let contexts = [first.contexts(), second.contexts()].concat();
+    let contexts = [first.permission_contexts(), second.permission_contexts()].concat();
     let data = json!({ "app1": one, "app2": two, "cnameOnly": cnames_only });
-    let target = Target::app(&first.name);
+    let target = EventTarget::for_app(&first.name);
     let event = NewEvent::new(target, Permission::APP_UPDATE_SWAP, contexts, data);
-    let event = event.locking(Target::app(&second.name));
-    db::retry(|| async {
+    let event = event.with_lock(EventTarget::for_app(&second.name));
+    db::retry_transaction(|| async {
         let mut tx = core.db.begin().await?;
-        events::record(&mut tx, call, &event).await?;
-        store::swap(&mut tx, first.id, second.id, cnames_only).await?;
-        db::notify(&mut tx, Channel::Routes, "").await?;
+        events::record_event(&mut tx, call, &event).await?;
+        store::swap_addresses(&mut tx, first.id, second.id, cnames_only).await?;
+        db::send_notice(&mut tx, NoticeChannel::Routes, "").await?;
         Ok(tx.commit().await?)
     })
     .await
 }
 
-async fn record(
+/// Records a change of an app. Returns the app as read under the event's lock, under which no other
+/// transaction changes it. Errors: `NotFound` if it was deleted since it was looked up, `Conflict` if it is
+/// being removed.
+pub(super) async fn record_change(
     tx: &mut sqlx::PgConnection,
-    call: &Call,
+    call: &RequestContext,
     app: &App,
     permission: Permission,
     data: serde_json::Value,
-) -> Result<(), Problem> {
-    let event = NewEvent::new(Target::app(&app.name), permission, app.contexts(), data);
-    events::record(tx, call, &event).await.map(drop)
+) -> Result<App, Error> {
+    let event = NewEvent::new(
+        EventTarget::for_app(&app.name),
+        permission,
+        app.permission_contexts(),
+        data,
+    );
+    events::record_event(tx, call, &event).await?;
+    let now = store::find_app(tx, &app.name)
+        .await?
+        .filter(|now| now.id == app.id)
+        .ok_or_else(|| Error::not_found(format!("App {} not found.", app.name)))?;
+    ensure_live(&now)?;
+    Ok(now)
 }

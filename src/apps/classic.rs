@@ -1,37 +1,97 @@
-//! Apps as the classic edition shows them (contract/classic 1.1, 1.10): keys in the spelling of the
-//! documents and in that of the programs that followed them.
+//! Apps in the classic edition (contract/classic 1.1, 1.10), with the keys of the documentation and of the
+//! clients that followed it.
 
 use axum::Json;
-use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use crate::apps::actions::{self, Wish};
-use crate::apps::addresses;
-use crate::apps::model::{Full, UnitView};
-use crate::apps::store::Filter;
+use crate::apps::model::AppDescription;
+use crate::apps::views::{AppPlanView, AppRouterView, AppUnitView, CreatedAppView};
+use crate::apps::{actions, addresses, listing, wire};
 use crate::core::Core;
-use crate::http::kit::{Caller, Input, stream};
-use crate::http::wording::classic::Refusal;
-use crate::kernel::names::{AppName, CName, PlatformName, TeamName};
-use crate::kernel::permission::{Context, Permission};
-use crate::kernel::problem::{Kind, Problem};
+use crate::kernel::error::{Error, ErrorKind};
+use crate::kernel::names::{AppName, PlatformName, PoolName, TeamName};
+use crate::kernel::permission::{Permission, PermissionContext};
+use crate::web::errors::classic::ClassicResult;
+use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::{Ctx, Params, Path, stream};
 
-fn unit(full: &Full, unit: &UnitView) -> Value {
-    let ip = unit
-        .address
-        .as_deref()
-        .and_then(|a| a.rsplit_once(':'))
-        .map_or("", |(ip, _)| ip);
-    json!({
-        "Name": unit.id, "AppName": full.app.name, "Type": full.app.platform, "Ip": ip,
-        "State": unit.state, "Status": unit.state, "ProcessName": unit.process,
-    })
+/// An app with the keys of the documentation (capitalised) and of the clients that followed it.
+#[derive(Debug, Serialize)]
+pub struct ClassicAppView {
+    #[serde(rename = "Framework")]
+    framework: PlatformName,
+    #[serde(rename = "Ip")]
+    ip_too: String,
+    #[serde(rename = "Name")]
+    name_too: AppName,
+    #[serde(rename = "Repository")]
+    repository_too: String,
+    #[serde(rename = "State")]
+    state: &'static str,
+    #[serde(rename = "Teams")]
+    teams_too: Vec<TeamName>,
+    #[serde(rename = "Units")]
+    units_too: Vec<AppUnitView>,
+    cname: String,
+    deploys: i32,
+    description: String,
+    ip: String,
+    memory: String,
+    name: AppName,
+    owner: String,
+    plan: AppPlanView,
+    platform: PlatformName,
+    pool: PoolName,
+    ready: bool,
+    repository: String,
+    routers: [AppRouterView; 1],
+    swap: &'static str,
+    tags: Vec<String>,
+    teamowner: TeamName,
+    teams: Vec<TeamName>,
+    units: Vec<AppUnitView>,
 }
 
-/// The app's state in one word: what S3 shows as `State`.
-fn state(full: &Full) -> &'static str {
+impl ClassicAppView {
+    fn new(core: &Core, full: &AppDescription) -> Self {
+        let app = full.app.clone();
+        let address = core.public.app_address(&app.label);
+        let repository = core.public.repository_url(&app.name);
+        Self {
+            framework: app.platform.clone(),
+            ip_too: address.clone(),
+            name_too: app.name.clone(),
+            repository_too: repository.clone(),
+            state: app_state(full),
+            teams_too: app.teams.clone(),
+            units_too: AppUnitView::list_classic(full),
+            cname: app.cnames.first().cloned().unwrap_or_default(),
+            deploys: app.deploys,
+            ip: address,
+            memory: (full.effective_memory_bytes() >> 20).to_string(),
+            plan: AppPlanView::from(full),
+            ready: true,
+            repository,
+            routers: [AppRouterView::new(core, &app)],
+            swap: "0",
+            units: AppUnitView::list_classic(full),
+            description: app.description,
+            name: app.name,
+            owner: app.owner,
+            platform: app.platform,
+            pool: app.pool,
+            tags: app.tags,
+            teamowner: app.team_owner,
+            teams: app.teams,
+        }
+    }
+}
+
+/// Returns the state of an app, shown as `State`.
+fn app_state(full: &AppDescription) -> &'static str {
     let units = &full.units;
     if units.iter().any(|u| u.state == "error") {
         return "error";
@@ -44,174 +104,92 @@ fn state(full: &Full) -> &'static str {
     }
 }
 
-fn view(core: &Core, full: &Full) -> Value {
-    let app = &full.app;
-    let address = core.public.app_address(&app.label);
-    let units: Vec<Value> = full.units.iter().map(|u| unit(full, u)).collect();
-    let repository = core.public.repository_url(&app.name);
-    json!({
-        "Name": app.name, "name": app.name,
-        "Framework": app.platform, "platform": app.platform,
-        "Ip": address, "ip": address,
-        "Repository": repository, "repository": repository,
-        "State": state(full), "ready": true,
-        "Units": units, "units": units,
-        "Teams": app.teams, "teams": app.teams,
-        "teamowner": app.team_owner,
-        "owner": app.owner,
-        "cname": app.cnames.first().map_or("", String::as_str),
-        "deploys": app.deploys,
-        "memory": (full.memory_bytes >> 20).to_string(),
-        "swap": "0",
-        "description": app.description,
-        "tags": app.tags,
-        "pool": app.pool,
-        "plan": { "name": app.plan, "memory": full.memory_bytes, "cpumilli": full.cpu_milli, "default": full.plan_is_default },
-    })
-}
-
 /// `GET /apps`
-pub async fn list(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<Response, Refusal> {
-    let apps = actions::list(&core, &call, filter(&input)?);
-    Ok(stream::list(apps, move |full| Some(view(&core, full))).await?)
-}
-
-/// The filters of the modern list; tools of both ages send them.
-pub(super) fn filter(input: &Input) -> Result<Filter, Problem> {
-    Ok(Filter {
-        reach: None,
-        name: input.text("name")?.unwrap_or_default(),
-        platform: input.text("platform")?.unwrap_or_default(),
-        team_owner: input.text("teamowner")?.unwrap_or_default(),
-        owner: input.text("owner")?.unwrap_or_default(),
-        pool: input.text("pool")?.unwrap_or_default(),
-        tags: input.texts("tag")?,
-    })
+pub async fn list_apps(ctx: Ctx, params: Params) -> ClassicResult<Response> {
+    let apps = listing::list_apps(&ctx.core, &ctx.request, wire::parse_app_filter(&params)?);
+    Ok(stream::stream_list(apps, move |full| Some(ClassicAppView::new(&ctx.core, full))).await?)
 }
 
 /// `GET /apps/{app}`
-pub async fn info(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-) -> Result<Response, Refusal> {
-    let name = AppName::parse(&app).map_err(|_| Problem::not_found(format!("App {app} not found.")))?;
-    let full = actions::find_full_for(&core, &call, &name, Permission::APP_READ_INFO).await?;
-    let profile = format!("application/json; profile={}/schema/app", core.public.api_url);
-    Ok(([(header::CONTENT_TYPE, profile)], view(&core, &full).to_string()).into_response())
+pub async fn get_app(ctx: Ctx, Path(name): Path<AppName>) -> ClassicResult<Response> {
+    let full =
+        actions::describe_authorized_app(&ctx.core, &ctx.request, &name, Permission::APP_READ_INFO).await?;
+    let profile = format!("application/json; profile={}/schema/app", ctx.core.public.api_url);
+    let view = Json(ClassicAppView::new(&ctx.core, &full));
+    Ok(([(header::CONTENT_TYPE, profile)], view).into_response())
 }
 
-/// `GET /apps/{app}/available`: 200 when a unit is started, else 500, as old callers expect it.
-pub async fn available(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-) -> Result<(), Refusal> {
-    let name = AppName::parse(&app).map_err(|_| Problem::not_found(format!("App {app} not found.")))?;
-    let full = actions::find_full_for(&core, &call, &name, Permission::APP_READ_INFO).await?;
+/// `GET /apps/{app}/available`: 200 if a unit is started, else 500, as old clients expect.
+pub async fn check_availability(ctx: Ctx, Path(name): Path<AppName>) -> ClassicResult {
+    let full =
+        actions::describe_authorized_app(&ctx.core, &ctx.request, &name, Permission::APP_READ_INFO).await?;
     match full.units.iter().any(|u| u.state == "started") {
         true => Ok(()),
-        false => Err(Problem::new(Kind::Failed, format!("App {name} has no unit that is started.")).into()),
+        false => Err(Error::new(
+            ErrorKind::Failed,
+            format!("App {name} has no unit that is started."),
+        )
+        .into()),
     }
 }
 
-/// `POST /apps`: JSON or a form; every value of the answer is a text.
-pub async fn create(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<Value>, Refusal> {
-    let wish = wish(&input)?;
-    // Here it is a fault of the request (contract/classic 1.1.4), not a lack of rights.
-    if let Some(team) = &wish.team_owner
-        && !call.may(Permission::APP_CREATE, &[Context::team(team)])
+/// `POST /apps`: JSON or a form; every value of the response is a string.
+pub async fn create_app(ctx: Ctx, params: Params) -> ClassicResult<Json<CreatedAppView>> {
+    let request = wire::parse_create_app(&params)?;
+    // Classic reports this as an invalid request (contract/classic 1.1.4), not as a missing permission.
+    if let Some(team) = &request.team_owner
+        && !ctx
+            .request
+            .has_permission(Permission::APP_CREATE, &[PermissionContext::for_team(team)])
     {
-        return Err(Problem::invalid(format!("You are not in the team {team}: name one of yours.")).into());
+        return Err(Error::invalid(format!("You are not in team {team}: use one of your teams.")).into());
     }
-    let app = actions::create(&core, &call, wish).await?;
-    Ok(Json(json!({
-        "status": "success",
-        "repository_url": core.public.repository_url(&app.name),
-        "ip": core.public.app_address(&app.label),
-    })))
-}
-
-/// Reads what an app is asked to be, in the words of either edition.
-pub(super) fn wish(input: &Input) -> Result<Wish, Problem> {
-    let platform = match input.text("platform")? {
-        Some(name) => name,
-        None => input
-            .required("framework")
-            .map_err(|_| Problem::invalid("platform is missing."))?,
-    };
-    Ok(Wish {
-        name: AppName::parse(&input.required("name")?)?,
-        platform: PlatformName::parse(&platform)?,
-        team_owner: input.parsed("teamowner")?,
-        plan: input.parsed("plan")?,
-        pool: input.parsed("pool")?,
-        description: input.text("description")?.unwrap_or_default(),
-        tags: input.texts("tag")?,
-    })
+    let app = actions::create_app(&ctx.core, &ctx.request, request).await?;
+    Ok(Json(CreatedAppView::new(&ctx.core, &app)))
 }
 
 /// `PUT` and `POST /swap?app1=…&app2=…`
-pub async fn swap(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<(), Refusal> {
-    let name = |key: &str| -> Result<AppName, Problem> {
-        let text = input.text(key)?.unwrap_or_default();
-        AppName::parse(&text).map_err(|_| Problem::not_found(format!("App {text} not found.")))
+pub async fn swap_apps(ctx: Ctx, params: Params) -> ClassicResult {
+    let name = |key: &str| -> Result<AppName, Error> {
+        let text = params.get_string(key)?.unwrap_or_default();
+        AppName::parse(&text).map_err(|_| Error::app_not_found(&text))
     };
     let (one, two) = (name("app1")?, name("app2")?);
-    Ok(addresses::swap(&core, &call, &one, &two, input.flag("cnameonly")?).await?)
+    Ok(addresses::swap_apps(&ctx.core, &ctx.request, &one, &two, params.get_bool("cnameonly")?).await?)
 }
 
 /// `PUT /apps/{app}/{team}`
-pub async fn grant(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((app, team)): Path<(String, String)>,
-) -> Result<(), Refusal> {
-    Ok(addresses::grant(&core, &call, &AppName::parse(&app)?, &team_of(&team)?).await?)
+pub async fn grant_team(ctx: Ctx, Path((app, team)): Path<(AppName, TeamName)>) -> ClassicResult {
+    Ok(addresses::grant_team(&ctx.core, &ctx.request, &app, &team).await?)
 }
 
 /// `DELETE /apps/{app}/{team}`
-pub async fn revoke(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((app, team)): Path<(String, String)>,
-) -> Result<(), Refusal> {
-    Ok(addresses::revoke(&core, &call, &AppName::parse(&app)?, &team_of(&team)?).await?)
-}
-
-fn team_of(text: &str) -> Result<TeamName, Problem> {
-    TeamName::parse(text).map_err(|_| Problem::not_found(format!("Team {text} not found.")))
-}
-
-/// Reads cnames, which may be one or many.
-pub(super) fn cnames(input: &Input) -> Result<Vec<CName>, Problem> {
-    let texts = input.texts("cname")?;
-    if texts.is_empty() {
-        return Err(Problem::invalid("You must provide the cname."));
-    }
-    texts.iter().map(|text| CName::parse(text)).collect()
+pub async fn revoke_team(ctx: Ctx, Path((app, team)): Path<(AppName, TeamName)>) -> ClassicResult {
+    Ok(addresses::revoke_team(&ctx.core, &ctx.request, &app, &team).await?)
 }
 
 /// `POST /apps/{app}/cname`
-pub async fn add_cname(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    Ok(addresses::add_cnames(&core, &call, &AppName::parse(&app)?, &cnames(&input)?).await?)
+pub async fn add_cname(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult {
+    Ok(addresses::add_cnames(&ctx.core, &ctx.request, &app, &wire::parse_cnames(&params)?).await?)
 }
 
 /// `DELETE /apps/{app}/cname`
-pub async fn remove_cname(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    Ok(addresses::remove_cnames(&core, &call, &AppName::parse(&app)?, &cnames(&input)?).await?)
+pub async fn remove_cname(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult {
+    Ok(addresses::remove_cnames(&ctx.core, &ctx.request, &app, &wire::parse_cnames(&params)?).await?)
+}
+
+/// The classic routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_route(GET, "/apps", UserToken, list_apps)
+        .add_route(POST, "/apps", UserToken, create_app)
+        .add_route(GET, "/apps/{app}", UserToken, get_app)
+        .add_route(GET, "/apps/{app}/available", UserOrAppToken, check_availability)
+        .add_route(PUT, "/swap", UserToken, swap_apps)
+        .add_route(POST, "/swap", UserToken, swap_apps)
+        .add_route(PUT, "/apps/{app}/{team}", UserToken, grant_team)
+        .add_route(DELETE, "/apps/{app}/{team}", UserToken, revoke_team)
+        .add_route(POST, "/apps/{app}/cname", UserToken, add_cname)
+        .add_route(DELETE, "/apps/{app}/cname", UserToken, remove_cname)
 }

@@ -1,22 +1,33 @@
-//! Apps: the thing a developer owns. It has a name for ever, a platform, a plan, a pool, teams that may
-//! use it (one of them its owner), cnames, and an address `<label>.<domain>`, which a swap exchanges with
-//! another app's.
+//! Apps: what a developer owns and deploys. An app has a permanent name, a platform, a plan, a pool, teams
+//! with access (one of them its owner), cnames, and an address `<label>.<domain>`, which a swap exchanges
+//! with that of another app.
 //!
-//! An app begins without a version and without units; the first deploy brings both. It is *live* until it
-//! is being *removed*; a removed app is gone with all that hung on it.
+//! A new app has no version and no units; the first deploy creates both. An app is *live* until its removal
+//! begins, then *removing*; its row and everything that belongs to it are deleted at the end.
 //!
-//! What it promises: its name and address are unique (the database says so); whoever creates it pays with
-//! a quota, counted in the same transaction; an app never loses its last team. What runs for it is the
-//! subject of `releases` and `units`, what is in its environment that of `envs`.
+//! Promises: name and address are unique (database constraints); the creation counts for the quotas of its
+//! user and team in the same transaction; an app never loses its last team. What runs for an app belongs to
+//! `releases` and `units`, its environment to `envs`.
 
 mod actions;
 mod addresses;
+mod change;
 pub mod classic;
+mod listing;
+mod metadata;
 mod model;
 pub mod modern;
+mod plan_override;
+mod processes;
+mod quota;
 mod rows;
+mod search;
 pub(crate) mod store;
+mod views;
+mod wire;
 
-pub use actions::{ensure_live, find_for, find_full_for, resolve_team_owner, visible};
-pub use model::{App, AppState, Bound, Full, Scale, UnitView};
-pub use store::Reach;
+pub use actions::{describe_authorized_app, ensure_live, find_authorized_app, visible_app_scopes};
+pub use change::{AppChange, RestartScope, apply_change, check_change};
+pub use listing::{AppScopes, list_team_apps};
+pub use model::{App, AppDescription, AppState, BoundInstance, ProcessScale, UnitView};
+pub use views::AppView;

@@ -1,14 +1,16 @@
-//! What an app is made of.
+//! The types of apps.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
+use crate::apps::plan_override::PlanOverride;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
-use crate::kernel::permission::{Context, ContextKind};
+use crate::kernel::permission::{ContextKind, PermissionContext};
 
-/// Whether an app is there to stay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The life cycle of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum AppState {
     Live,
     Removing,
@@ -18,7 +20,7 @@ pub enum AppState {
 #[derive(Clone, Debug)]
 pub struct App {
     pub id: AppId,
-    /// Small and unique for ever: the uid of its units is made of it.
+    /// A small number that is never reused; the uid of its units is derived from it.
     pub number: i32,
     pub name: AppName,
     /// First label of its address.
@@ -27,13 +29,13 @@ pub struct App {
     pub plan: PlanName,
     pub pool: PoolName,
     pub team_owner: TeamName,
-    /// E-mail address of who created it.
+    /// Email address of the user who created it.
     pub owner: String,
     pub description: String,
     pub tags: Vec<String>,
     pub metadata: serde_json::Value,
     pub state: AppState,
-    /// Units it may have; -1: any number.
+    /// Maximum number of units; -1 for no limit.
     pub quota_limit: i32,
     pub deploys: i32,
     pub current_release: Option<i64>,
@@ -43,24 +45,24 @@ pub struct App {
 }
 
 impl App {
-    /// What a permission on this app may be held on.
-    pub fn contexts(&self) -> Vec<Context> {
+    /// Returns the contexts on which a permission for this app may be held.
+    pub fn permission_contexts(&self) -> Vec<PermissionContext> {
         let mut contexts = vec![
-            Context::new(ContextKind::App, &self.name),
-            Context::new(ContextKind::Pool, &self.pool),
-            Context::team(&self.team_owner),
+            PermissionContext::new(ContextKind::App, &self.name),
+            PermissionContext::new(ContextKind::Pool, &self.pool),
+            PermissionContext::for_team(&self.team_owner),
         ];
         contexts.extend(
             self.teams
                 .iter()
                 .filter(|team| **team != self.team_owner)
-                .map(Context::team),
+                .map(PermissionContext::for_team),
         );
         contexts
     }
 }
 
-/// A unit as an app's description shows it.
+/// A unit in the description of an app.
 #[derive(Clone, Debug, Deserialize)]
 pub struct UnitView {
     pub id: String,
@@ -75,43 +77,45 @@ pub struct UnitView {
     pub created_at: DateTime<Utc>,
 }
 
-/// A process and how many units of it are wanted.
+/// A process and its desired number of units.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Scale {
+pub struct ProcessScale {
     pub process: String,
     pub units: i32,
-    pub stopped: bool,
 }
 
-/// An instance that is bound to an app.
+/// A service instance that is bound to an app.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Bound {
+pub struct BoundInstance {
     pub service: String,
     pub instance: String,
     pub plan: String,
 }
 
-/// An app with all that its description shows, from one round trip.
+/// An app with everything that its description shows, from one round trip.
 #[derive(Clone, Debug)]
-pub struct Full {
+pub struct AppDescription {
     pub app: App,
     pub memory_bytes: i64,
     pub cpu_milli: i32,
     pub plan_is_default: bool,
+    pub plan_override: PlanOverride,
     pub provisioner: String,
     pub units: Vec<UnitView>,
-    pub processes: Vec<Scale>,
-    pub binds: Vec<Bound>,
+    pub processes: Vec<ProcessScale>,
+    /// Processes that have another plan than the app, with their plans.
+    pub process_plans: Vec<(String, String)>,
+    pub binds: Vec<BoundInstance>,
 }
 
-impl Full {
-    /// How many units are wanted, over all processes.
-    pub fn units_wanted(&self) -> i32 {
+impl AppDescription {
+    /// Returns the desired number of units of all processes.
+    pub fn desired_unit_count(&self) -> i32 {
         self.processes.iter().map(|p| p.units).sum()
     }
 
-    /// True if there is something to run and it is told not to.
-    pub fn is_stopped(&self) -> bool {
-        !self.processes.is_empty() && self.processes.iter().all(|p| p.stopped)
+    /// Returns the memory of a unit, in bytes: that of the plan, unless it is overridden.
+    pub fn effective_memory_bytes(&self) -> i64 {
+        self.plan_override.memory_bytes.unwrap_or(self.memory_bytes)
     }
 }

@@ -1,240 +1,180 @@
-//! Apps as the modern edition shows them (contract/modern 2.5, 2.21).
+//! Apps in the modern edition (contract/modern 2.5, 2.21).
 
 use axum::Json;
-use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::apps::actions::{self, Change};
-use crate::apps::addresses;
-use crate::apps::classic;
-use crate::apps::model::{Full, UnitView};
-use crate::core::Core;
-use crate::http::kit::stream::{self, Form};
-use crate::http::kit::{Caller, Input};
-use crate::http::wording::modern::Refusal;
+use crate::apps::change::AppChange;
+use crate::apps::plan_override::PlanOverrideChange;
+use crate::apps::views::{AppRouterView, AppSummaryView, AppView, CreatedAppView};
+use crate::apps::{actions, addresses, listing, quota, wire};
+use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, TeamName};
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::Problem;
-use crate::teams;
+use crate::lifecycle;
+use crate::quotas::{QuotaView, parse_limit};
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::stream::{self, StreamFormat};
+use crate::web::{Ctx, Params, Path};
 
-fn app_name(text: &str) -> Result<AppName, Problem> {
-    AppName::parse(text).map_err(|_| Problem::not_found(format!("App {text} not found.")))
-}
-
-/// A unit; its address is an object (contract/modern 2.21).
-pub(crate) fn unit(full: &Full, unit: &UnitView) -> Value {
-    let host = unit.address.clone().unwrap_or_default();
-    let ip = host.rsplit_once(':').map_or("", |(ip, _)| ip);
-    let address = json!({ "Scheme": "http", "Host": host });
-    json!({
-        "ID": unit.id, "Name": unit.id, "AppName": full.app.name, "ProcessName": unit.process,
-        "Type": full.app.platform, "IP": ip, "InternalIP": ip, "Status": unit.state, "StatusReason": unit.reason,
-        "Address": address, "Addresses": [address], "Version": unit.version,
-        "Routable": unit.phase == "serving", "Restarts": unit.restarts, "CreatedAt": unit.created_at,
-        "Ready": unit.ready, "HostAddr": ip, "HostPort": host.rsplit_once(':').map_or("", |(_, port)| port),
+/// `GET /1.0/apps`: query `name`, a regular expression, `platform`, `teamOwner`, `owner`, `pool`, `status` of a
+/// unit, one or several separated by commas, and `tag`, which may be repeated; with `simplified`, without units.
+pub async fn list_apps(ctx: Ctx, params: Params) -> ModernResult<Response> {
+    let statuses = parse_statuses(&params)?;
+    let simplified = params.get_bool("simplified")?;
+    let mut filter = wire::parse_app_filter(&params)?;
+    filter.without_units = simplified && statuses.is_empty();
+    let apps = listing::list_apps(&ctx.core, &ctx.request, filter);
+    Ok(stream::stream_list(apps, move |full| {
+        let matches = statuses.is_empty() || full.units.iter().any(|unit| statuses.contains(&unit.state));
+        matches.then(|| match simplified {
+            true => AppSummaryView::new(&ctx.core, full).without_units(),
+            false => AppSummaryView::new(&ctx.core, full),
+        })
     })
+    .await?)
 }
 
-fn router(core: &Core, full: &Full) -> Value {
-    let address = core.public.app_address(&full.app.label);
-    json!({
-        "name": "proxy", "type": "proxy", "opts": {}, "address": address, "addresses": [address],
-        "status": "ready", "status-detail": "",
-    })
-}
-
-fn resume(core: &Core, full: &Full) -> Value {
-    let app = &full.app;
-    json!({
-        "name": app.name, "pool": app.pool, "teamowner": app.team_owner, "teams": app.teams, "owner": app.owner,
-        "plan": { "name": app.plan, "memory": full.memory_bytes, "cpumilli": full.cpu_milli,
-                  "default": full.plan_is_default },
-        "units": full.units.iter().map(|u| unit(full, u)).collect::<Vec<_>>(),
-        "cname": app.cnames, "ip": core.public.app_address(&app.label), "routers": [router(core, full)],
-        "tags": app.tags, "platform": app.platform, "description": app.description, "metadata": metadata(full),
-    })
-}
-
-fn metadata(full: &Full) -> Value {
-    let part = |key: &str| full.app.metadata.get(key).cloned().unwrap_or_else(|| json!([]));
-    json!({ "labels": part("labels"), "annotations": part("annotations") })
-}
-
-fn info_view(core: &Core, full: &Full) -> Value {
-    let mut view = resume(core, full);
-    let binds: Vec<Value> = full
-        .binds
-        .iter()
-        .map(|b| json!({ "service": b.service, "instance": b.instance, "plan": b.plan }))
-        .collect();
-    let processes: Vec<Value> = full
-        .processes
-        .iter()
-        .map(|p| json!({ "name": p.process, "metadata": {} }))
-        .collect();
-    let more = json!({
-        "deploys": full.app.deploys, "provisioner": full.provisioner, "router": "proxy",
-        "serviceInstanceBinds": binds, "volumeBinds": [], "processes": processes, "internalAddresses": [],
-        "autoscale": [], "unitsMetrics": [], "repository": core.public.repository_url(&full.app.name),
-        "quota": { "limit": full.app.quota_limit, "inuse": full.units_wanted() },
-    });
-    if let (Value::Object(view), Value::Object(more)) = (&mut view, more) {
-        view.extend(more);
-    }
-    view
-}
-
-/// `GET /1.0/apps`
-pub async fn list(State(core): State<Core>, Caller(call): Caller, input: Input) -> Result<Response, Refusal> {
-    let statuses = input.text("status")?.unwrap_or_default();
-    let statuses: Vec<String> = statuses
-        .split(',')
+fn parse_statuses(params: &Params) -> Result<Vec<String>, Error> {
+    let given = params.get_strings("status")?;
+    let statuses = given.iter().flat_map(|statuses| statuses.split(','));
+    Ok(statuses
+        .map(str::trim)
         .filter(|s| !s.is_empty())
         .map(str::to_owned)
-        .collect();
-    let wanted =
-        move |full: &Full| statuses.is_empty() || full.units.iter().any(|u| statuses.contains(&u.state));
-    let apps = actions::list(&core, &call, classic::filter(&input)?);
-    Ok(stream::list(apps, move |full| wanted(full).then(|| resume(&core, full))).await?)
-}
-
-/// `GET /1.4/teams/{team}`: the team, with its apps as their own info tells of them to who may read it.
-pub async fn team_info(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(team): Path<String>,
-) -> Result<Json<Value>, Refusal> {
-    let name = TeamName::parse(&team);
-    let path = Path(team);
-    let Json(view) = teams::modern::info(State(core.clone()), Caller(call.clone()), path).await?;
-    let mut view = serde_json::to_value(view).map_err(Problem::internal)?;
-    let apps = actions::list_of_team(&core, &call, &name?).await?;
-    for short in view["apps"].as_array_mut().into_iter().flatten() {
-        if let Some(full) = apps.iter().find(|full| short["name"] == *full.app.name.as_str()) {
-            *short = info_view(&core, full);
-        }
-    }
-    Ok(Json(view))
+        .collect())
 }
 
 /// `GET /1.0/apps/{app}`
-pub async fn info(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-) -> Result<Json<Value>, Refusal> {
-    let full = actions::find_full_for(&core, &call, &app_name(&app)?, Permission::APP_READ_INFO).await?;
-    Ok(Json(info_view(&core, &full)))
+pub async fn get_app(ctx: Ctx, Path(app): Path<AppName>) -> ModernResult<Json<AppView>> {
+    let full =
+        actions::describe_authorized_app(&ctx.core, &ctx.request, &app, Permission::APP_READ_INFO).await?;
+    Ok(Json(AppView::new(&ctx.core, &full)))
 }
 
-/// `POST /1.0/apps`: the client decodes the answer into a map of texts.
-pub async fn create(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<(StatusCode, Json<Value>), Refusal> {
-    let app = actions::create(&core, &call, classic::wish(&input)?).await?;
-    let address = core.public.app_address(&app.label);
-    Ok((
-        StatusCode::CREATED,
-        Json(json!({
-            "status": "success", "ip": address, "repository_url": core.public.repository_url(&app.name),
-        })),
-    ))
+/// `POST /1.0/apps`: the client decodes the response into a map of strings.
+pub async fn create_app(ctx: Ctx, params: Params) -> ModernResult<(StatusCode, Json<CreatedAppView>)> {
+    let app = actions::create_app(&ctx.core, &ctx.request, wire::parse_create_app(&params)?).await?;
+    Ok((StatusCode::CREATED, Json(CreatedAppView::new(&ctx.core, &app))))
 }
 
-/// The tags to have from now on; a list of one empty text takes all of them away, as the client's
-/// `-g ""` means it.
-fn tags(input: &Input) -> Result<Option<Vec<String>>, Problem> {
-    let given = |key: &str| match input.value(key) {
+/// Reads the new tags; a list of one empty string removes all tags, as the client sends for `-g ""`.
+fn parse_tags(params: &Params) -> Result<Option<Vec<String>>, Error> {
+    let given = |key: &str| match params.get_value(key) {
         None => false,
         Some(Value::Array(list)) => !list.is_empty(),
         Some(one) => one != "",
     };
-    match given("tags") || given("tag") {
-        true => Ok(Some([input.texts("tags")?, input.texts("tag")?].concat())),
-        false => Ok(None),
-    }
+    let tags = [params.get_strings("tags")?, params.get_strings("tag")?].concat();
+    Ok((given("tags") || given("tag")).then(|| wire::clean_tags(tags)))
 }
 
-/// `PUT /1.0/apps/{app}`: JSON. What it changes applies to the next units; nothing is restarted.
-pub async fn update(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let pool = input.text("pool")?;
-    if pool.is_some() {
-        return Err(Problem::invalid("Moving an app to another pool is no longer supported.").into());
+/// Reads a change of an app (contract/modern 2.5). Errors: `Invalid` for fields that are no longer supported.
+fn parse_app_change(params: &Params) -> Result<AppChange, Error> {
+    if params.get_string("router")?.is_some() || has_content(params.get_value("routeropts")) {
+        return Err(Error::invalid(
+            "The router of an app cannot be changed: this server has only one.",
+        ));
     }
-    let change = Change {
-        description: input.text("description")?,
-        tags: tags(&input)?,
-        team_owner: input.parsed("teamowner")?,
-        plan: input.parsed("plan")?,
-        platform: input.parsed("platform")?,
-        metadata: None,
-    };
-    actions::update(&core, &call, &app_name(&app)?, change).await?;
-    Ok(stream::said(&[&format!("---- Updating {app} ----")], Form::Json))
+    Ok(AppChange {
+        description: params.get_string("description")?,
+        tags: parse_tags(params)?,
+        team_owner: params.parse_field("teamowner")?,
+        plan: params.parse_field("plan")?,
+        plan_override: parse_plan_override(&params.get_object("planoverride")?)?,
+        pool: params.parse_field("pool")?,
+        platform: params.parse_field("platform")?,
+        resets_image: params.get_bool("imagereset")?,
+        metadata: wire::parse_metadata_patch(&params.get_object("metadata")?)?,
+        processes: wire::parse_processes(params)?,
+    })
+}
+
+/// Reads an override of the plan: `memory` in bytes, `cpumilli`, `cpuBurst`; 0 takes an override away.
+fn parse_plan_override(params: &Params) -> Result<PlanOverrideChange, Error> {
+    let cpu_milli = params.get_integer("cpumilli")?.map(i32::try_from).transpose();
+    Ok(PlanOverrideChange {
+        memory_bytes: params.get_integer("memory")?,
+        cpu_milli: cpu_milli.map_err(|_| Error::invalid("cpumilli is too large or too small a number."))?,
+        cpu_burst: params.get_number("cpuburst")?,
+    })
+}
+
+/// Returns true if a value is not empty; clients send empty objects and zero values for fields that they do
+/// not set.
+fn has_content(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => false,
+        Some(Value::Object(map)) => map.values().any(|value| has_content(Some(value))),
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(_) => true,
+    }
 }
 
 /// `PUT /1.0/apps/{app}/teams/{team}`
-pub async fn grant(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((app, team)): Path<(String, String)>,
-) -> Result<(), Refusal> {
-    Ok(addresses::grant(&core, &call, &app_name(&app)?, &TeamName::parse(&team)?).await?)
+pub async fn grant_team(ctx: Ctx, Path((app, team)): Path<(AppName, TeamName)>) -> ModernResult {
+    Ok(addresses::grant_team(&ctx.core, &ctx.request, &app, &team).await?)
 }
 
 /// `DELETE /1.0/apps/{app}/teams/{team}`
-pub async fn revoke(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((app, team)): Path<(String, String)>,
-) -> Result<(), Refusal> {
-    Ok(addresses::revoke(&core, &call, &app_name(&app)?, &TeamName::parse(&team)?).await?)
+pub async fn revoke_team(ctx: Ctx, Path((app, team)): Path<(AppName, TeamName)>) -> ModernResult {
+    Ok(addresses::revoke_team(&ctx.core, &ctx.request, &app, &team).await?)
 }
 
 /// `POST /1.0/apps/{app}/cname`
-pub async fn add_cname(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    Ok(addresses::add_cnames(&core, &call, &app_name(&app)?, &classic::cnames(&input)?).await?)
+pub async fn add_cname(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult {
+    Ok(addresses::add_cnames(&ctx.core, &ctx.request, &app, &wire::parse_cnames(&params)?).await?)
 }
 
 /// `DELETE /1.0/apps/{app}/cname?cname=…`
-pub async fn remove_cname(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    Ok(addresses::remove_cnames(&core, &call, &app_name(&app)?, &classic::cnames(&input)?).await?)
+pub async fn remove_cname(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult {
+    Ok(addresses::remove_cnames(&ctx.core, &ctx.request, &app, &wire::parse_cnames(&params)?).await?)
 }
 
 /// `GET /1.5/apps/{app}/routers`
-pub async fn routers(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-) -> Result<Json<Value>, Refusal> {
-    let full = actions::find_full_for(&core, &call, &app_name(&app)?, Permission::APP_READ_ROUTER).await?;
-    Ok(Json(json!([router(&core, &full)])))
+pub async fn list_app_routers(ctx: Ctx, Path(app): Path<AppName>) -> ModernResult<Json<[AppRouterView; 1]>> {
+    let full =
+        actions::describe_authorized_app(&ctx.core, &ctx.request, &app, Permission::APP_READ_ROUTER).await?;
+    Ok(Json([AppRouterView::new(&ctx.core, &full.app)]))
 }
 
-/// `GET /1.3/routers`: the one that ships in the binary.
-pub async fn all_routers(State(core): State<Core>) -> Json<Value> {
-    let config = json!({ "domain": core.public.domain });
-    Json(json!([{
-        "name": "proxy", "type": "proxy", "info": {}, "config": config, "readinessGates": [],
-        "dynamic": false, "default": true,
-    }]))
+/// `PUT /1.0/apps/{app}`: JSON; with `noRestart`, running units are not restarted.
+pub async fn update_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+    let (change, may_restart) = (parse_app_change(&params)?, !params.get_bool("norestart")?);
+    let event = lifecycle::update_app(&ctx.core, &ctx.request, &app, change, may_restart).await?;
+    Ok(ctx.stream_event(&event, StreamFormat::Json).await?)
+}
+
+/// `GET /1.0/apps/{app}/quota`
+pub async fn get_app_quota(ctx: Ctx, Path(app): Path<AppName>) -> ModernResult<Json<QuotaView>> {
+    Ok(Json(
+        quota::find_quota(&ctx.core, &ctx.request, &app).await?.into(),
+    ))
+}
+
+/// `PUT /1.0/apps/{app}/quota`: form `limit`.
+pub async fn change_app_quota(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult {
+    let limit = parse_limit(&params.require_scalar("limit")?)?;
+    Ok(quota::change_limit(&ctx.core, &ctx.request, &app, limit).await?)
+}
+
+/// The modern routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_versioned_route("1.0", GET, "/apps", UserToken, list_apps)
+        .add_versioned_route("1.0", POST, "/apps", UserToken, create_app)
+        .add_versioned_route("1.0", GET, "/apps/{app}", UserOrAppToken, get_app)
+        .add_versioned_route("1.0", PUT, "/apps/{app}", UserToken, update_app)
+        .add_versioned_route("1.0", GET, "/apps/{app}/quota", UserToken, get_app_quota)
+        .add_versioned_route("1.0", PUT, "/apps/{app}/quota", UserToken, change_app_quota)
+        .add_versioned_route("1.0", PUT, "/apps/{app}/teams/{team}", UserToken, grant_team)
+        .add_versioned_route("1.0", DELETE, "/apps/{app}/teams/{team}", UserToken, revoke_team)
+        .add_versioned_route("1.0", POST, "/apps/{app}/cname", UserToken, add_cname)
+        .add_versioned_route("1.0", DELETE, "/apps/{app}/cname", UserToken, remove_cname)
+        .add_versioned_route("1.5", GET, "/apps/{app}/routers", UserToken, list_app_routers)
 }

@@ -1,13 +1,14 @@
-//! The rows in which Postgres sends apps, and what becomes of them.
+//! The rows of the app queries, and their conversion to the types of the model.
 
 use chrono::{DateTime, Utc};
 
-use crate::apps::model::{App, AppState, Bound, Full, Scale, UnitView};
+use crate::apps::model::{App, AppDescription, AppState, BoundInstance, ProcessScale, UnitView};
+use crate::apps::plan_override::PlanOverride;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
 
-/// What a unit's row shows: what it is, how it is, since when. A record, because Postgres makes and sends records
-/// in half the time of JSON; in three parts, because tuples that can be read are short.
+/// The record of a unit: what it is, its state, its creation time. A Postgres record, because Postgres builds
+/// and sends records in half the time of JSON; in three parts, because sqlx decodes only short tuples.
 pub(super) type UnitRecord = (
     (String, String, i32, Option<String>),
     (String, String, String, i32, bool),
@@ -34,7 +35,7 @@ impl From<UnitRecord> for UnitView {
 }
 
 /// A row of the one query that describes apps.
-pub(super) struct Row {
+pub(super) struct AppDescriptionRow {
     pub(super) app_id: AppId,
     pub(super) number: i32,
     pub(super) name: AppName,
@@ -47,7 +48,7 @@ pub(super) struct Row {
     pub(super) description: String,
     pub(super) tags: Vec<String>,
     pub(super) metadata: serde_json::Value,
-    pub(super) state: String,
+    pub(super) state: AppState,
     pub(super) quota_limit: i32,
     pub(super) deploys: i32,
     pub(super) current_release: Option<i64>,
@@ -59,12 +60,16 @@ pub(super) struct Row {
     pub(super) plan_is_default: bool,
     pub(super) provisioner: String,
     pub(super) units: Vec<UnitRecord>,
-    pub(super) processes: Vec<(String, i32, bool)>,
+    pub(super) override_memory_bytes: Option<i64>,
+    pub(super) override_cpu_milli: Option<i32>,
+    pub(super) override_cpu_burst: Option<f64>,
+    pub(super) processes: Vec<(String, i32)>,
+    pub(super) process_plans: Vec<(String, String)>,
     pub(super) binds: Vec<(String, String, String)>,
 }
 
-impl From<Row> for Full {
-    fn from(row: Row) -> Self {
+impl From<AppDescriptionRow> for AppDescription {
+    fn from(row: AppDescriptionRow) -> Self {
         let app = App {
             id: row.app_id,
             number: row.number,
@@ -78,11 +83,7 @@ impl From<Row> for Full {
             description: row.description,
             tags: row.tags,
             metadata: row.metadata,
-            state: if row.state == "live" {
-                AppState::Live
-            } else {
-                AppState::Removing
-            },
+            state: row.state,
             quota_limit: row.quota_limit,
             deploys: row.deploys,
             current_release: row.current_release,
@@ -90,24 +91,32 @@ impl From<Row> for Full {
             teams: row.teams,
             cnames: row.cnames,
         };
-        let scales = row.processes.into_iter().map(|(process, units, stopped)| Scale {
-            process,
-            units,
-            stopped,
-        });
-        let bounds = row.binds.into_iter().map(|(service, instance, plan)| Bound {
-            service,
-            instance,
-            plan,
-        });
-        Full {
+        let scales = row
+            .processes
+            .into_iter()
+            .map(|(process, units)| ProcessScale { process, units });
+        let bounds = row
+            .binds
+            .into_iter()
+            .map(|(service, instance, plan)| BoundInstance {
+                service,
+                instance,
+                plan,
+            });
+        AppDescription {
             app,
             memory_bytes: row.memory_bytes,
             cpu_milli: row.cpu_milli,
             plan_is_default: row.plan_is_default,
+            plan_override: PlanOverride {
+                memory_bytes: row.override_memory_bytes,
+                cpu_milli: row.override_cpu_milli,
+                cpu_burst: row.override_cpu_burst,
+            },
             provisioner: row.provisioner,
             units: row.units.into_iter().map(UnitView::from).collect(),
             processes: scales.collect(),
+            process_plans: row.process_plans,
             binds: bounds.collect(),
         }
     }

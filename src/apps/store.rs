@@ -1,20 +1,32 @@
 //! Apps in SQL.
 
-use futures_util::stream::{BoxStream, StreamExt};
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::apps::model::{App, Full};
-use crate::apps::rows::{Row, UnitRecord};
+use crate::apps::model::{App, AppDescription, AppState};
+use crate::apps::plan_override::PlanOverrideChange;
+use crate::apps::rows::{AppDescriptionRow, UnitRecord};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
 
 /// An app by name.
-pub(crate) async fn find(db: impl PgExecutor<'_>, name: &AppName) -> sqlx::Result<Option<App>> {
-    Ok(find_full(db, name).await?.map(|full| full.app))
+pub(crate) async fn find_app(db: impl PgExecutor<'_>, name: &AppName) -> sqlx::Result<Option<App>> {
+    sqlx::query_as!(
+        App,
+        r#"select a.app_id as "id: AppId", number, a.name as "name: AppName", label,
+                  platform as "platform: PlatformName", plan as "plan: PlanName", pool as "pool: PoolName",
+                  team_owner as "team_owner: TeamName", owner, description, tags, metadata,
+                  state as "state: AppState", quota_limit, deploys, current_release, created_at,
+                  array(select team from app_team t where t.app_id = a.app_id order by team) as "teams!: Vec<TeamName>",
+                  array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!"
+           from app a where a.name = $1"#,
+        name.as_str(),
+    )
+    .fetch_optional(db)
+    .await
 }
 
 /// The name of an app, for sagas, which know it by its id.
-pub(crate) async fn find_name(db: impl PgExecutor<'_>, id: AppId) -> sqlx::Result<Option<AppName>> {
+pub(crate) async fn find_app_name(db: impl PgExecutor<'_>, id: AppId) -> sqlx::Result<Option<AppName>> {
     sqlx::query_scalar!(
         r#"select name as "name: AppName" from app where app_id = $1"#,
         id.0
@@ -24,21 +36,27 @@ pub(crate) async fn find_name(db: impl PgExecutor<'_>, id: AppId) -> sqlx::Resul
 }
 
 /// An app by name with all that its description shows.
-pub(crate) async fn find_full(db: impl PgExecutor<'_>, name: &AppName) -> sqlx::Result<Option<Full>> {
+pub(crate) async fn find_app_description(
+    db: impl PgExecutor<'_>,
+    name: &AppName,
+) -> sqlx::Result<Option<AppDescription>> {
     sqlx::query_as!(
-        Row,
+        AppDescriptionRow,
         r#"select a.app_id as "app_id: AppId", number, a.name as "name: AppName", label,
                   platform as "platform: PlatformName", plan as "plan: PlanName", a.pool as "pool: PoolName",
-                  team_owner as "team_owner: TeamName", owner, description, tags, metadata, state,
+                  team_owner as "team_owner: TeamName", owner, description, tags, metadata, state as "state: AppState",
                   quota_limit, deploys, current_release, created_at,
                   array(select team from app_team t where t.app_id = a.app_id order by team) as "teams!: Vec<TeamName>",
                   array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!",
                   p.memory_bytes, p.cpu_milli, p.is_default as plan_is_default, l.provisioner,
+                  override_memory_bytes, override_cpu_milli, override_cpu_burst,
                   array(select ((unit_id, process, version, address), (phase, u.state, reason, restarts, ready), u.created_at)
                         from unit u where u.app_id = a.app_id and phase in ('starting', 'serving')
                         order by u.created_at, unit_id) as "units!: Vec<UnitRecord>",
-                  array(select (process, units, stopped) from app_process s where s.app_id = a.app_id order by process)
-                      as "processes!: Vec<(String, i32, bool)>",
+                  array(select (process, units) from app_process s where s.app_id = a.app_id order by process)
+                      as "processes!: Vec<(String, i32)>",
+                  array(select (process, k.plan) from process_plan k where k.app_id = a.app_id order by process)
+                      as "process_plans!: Vec<(String, String)>",
                   array(select (sv.name, i.name, i.plan)
                         from bind b join service_instance i using (instance_id) join service sv using (service_id)
                         where b.app_id = a.app_id and b.state <> 'binding' order by b.seq)
@@ -49,79 +67,7 @@ pub(crate) async fn find_full(db: impl PgExecutor<'_>, name: &AppName) -> sqlx::
     )
     .fetch_optional(db)
     .await
-    .map(|row| row.map(Full::from))
-}
-
-/// What a list of apps is narrowed by; empty texts do not narrow. The first three say what the caller
-/// may see: names of teams, apps and pools; `None` is everything.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Filter {
-    pub reach: Option<Reach>,
-    /// A regular expression, as today's client sends it.
-    pub name: String,
-    pub platform: String,
-    pub team_owner: String,
-    pub owner: String,
-    pub pool: String,
-    pub tags: Vec<String>,
-}
-
-/// The things on which a caller holds the permission to read apps.
-#[derive(Clone, Debug, Default)]
-pub struct Reach {
-    pub teams: Vec<String>,
-    pub apps: Vec<String>,
-    pub pools: Vec<String>,
-}
-
-/// Apps in the order of their names, as a stream of one statement. Only units in the phases that the
-/// caller can see are in it.
-pub(super) fn list<'a>(
-    db: impl PgExecutor<'a> + 'a,
-    filter: &'a Filter,
-) -> BoxStream<'a, sqlx::Result<Full>> {
-    let all = filter.reach.is_none();
-    let empty = Reach::default();
-    let reach = filter.reach.clone().unwrap_or(empty);
-    sqlx::query_as!(
-        Row,
-        r#"select app_id as "app_id!: AppId", number as "number!", name as "name!: AppName", label as "label!",
-                  platform as "platform!: PlatformName", plan as "plan!: PlanName", pool as "pool!: PoolName",
-                  team_owner as "team_owner!: TeamName", owner as "owner!", description as "description!", tags as "tags!",
-                  metadata as "metadata!", state as "state!", quota_limit as "quota_limit!", deploys as "deploys!",
-                  current_release, created_at as "created_at!",
-                  array(select team from app_team t where t.app_id = a.app_id order by team) as "teams!: Vec<TeamName>",
-                  array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!",
-                  memory_bytes as "memory_bytes!", cpu_milli as "cpu_milli!", is_default as "plan_is_default!",
-                  provisioner as "provisioner!",
-                  array(select ((unit_id, process, version, address), (phase, u.state, reason, restarts, ready), u.created_at)
-                        from unit u where u.app_id = a.app_id and phase in ('starting', 'serving')
-                        order by u.created_at, unit_id) as "units!: Vec<UnitRecord>",
-                  '{}'::record[] as "processes!: Vec<(String, i32, bool)>",
-                  '{}'::record[] as "binds!: Vec<(String, String, String)>"
-           -- Sorted before anything is looked up for a row, so that the first rows come at once.
-           from (select a.*, p.memory_bytes, p.cpu_milli, p.is_default, l.provisioner
-                 from app a join plan p on p.name = a.plan join pool l on l.name = a.pool
-                 where ($1 or a.app_id in (select t.app_id from app_team t where t.team = any($2))
-                        or a.name = any($3) or a.pool = any($4))
-                   and ($5 = '' or a.name ~ $5) and ($6 = '' or platform = $6) and ($7 = '' or team_owner = $7)
-                   and ($8 = '' or owner = $8) and ($9 = '' or a.pool = $9) and tags @> $10
-                 order by a.name offset 0) a
-           order by name"#,
-        all,
-        &reach.teams,
-        &reach.apps,
-        &reach.pools,
-        filter.name,
-        filter.platform,
-        filter.team_owner,
-        filter.owner,
-        filter.pool,
-        &filter.tags,
-    )
-    .fetch(db)
-    .map(|row| row.map(Full::from))
-    .boxed()
+    .map(|row| row.map(AppDescription::from))
 }
 
 /// A new app.
@@ -139,7 +85,7 @@ pub(super) struct NewApp<'a> {
     pub(super) quota_limit: i32,
 }
 
-pub(super) async fn insert(tx: &mut PgConnection, new: &NewApp<'_>) -> sqlx::Result<()> {
+pub(super) async fn insert_app(tx: &mut PgConnection, new: &NewApp<'_>) -> sqlx::Result<()> {
     sqlx::query!(
         "with made as (
              insert into app (app_id, name, label, platform, plan, pool, team_owner, owner, description, tags, quota_limit)
@@ -163,32 +109,68 @@ pub(super) async fn insert(tx: &mut PgConnection, new: &NewApp<'_>) -> sqlx::Res
 
 /// What may be changed about an app; `None` leaves it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Patch {
+pub(super) struct AppPatch {
     pub(super) description: Option<String>,
     pub(super) tags: Option<Vec<String>>,
     pub(super) team_owner: Option<TeamName>,
-    pub(super) plan: Option<PlanName>,
     pub(super) platform: Option<PlatformName>,
+    /// The next build begins without a cache.
+    pub(super) resets_image: bool,
     pub(super) metadata: Option<serde_json::Value>,
 }
 
-pub(super) async fn update(tx: &mut PgConnection, id: AppId, patch: &Patch) -> sqlx::Result<()> {
+pub(super) async fn update_app(tx: &mut PgConnection, id: AppId, patch: &AppPatch) -> sqlx::Result<()> {
     sqlx::query!(
         "update app set description = coalesce($2, description), tags = coalesce($3, tags),
-                team_owner = coalesce($4, team_owner), plan = coalesce($5, plan),
-                platform = coalesce($6, platform), metadata = coalesce($7, metadata)
+                team_owner = coalesce($4, team_owner), platform = coalesce($5, platform),
+                metadata = coalesce($6, metadata),
+                cache_epoch = cache_epoch + case when $7 or platform <> coalesce($5, platform) then 1 else 0 end
          where app_id = $1",
         id.0,
         patch.description.as_deref(),
         patch.tags.as_deref(),
         patch.team_owner.as_ref().map(TeamName::as_str),
-        patch.plan.as_ref().map(PlanName::as_str),
         patch.platform.as_ref().map(PlatformName::as_str),
         patch.metadata,
+        patch.resets_image,
     )
     .execute(tx)
     .await
     .map(drop)
+}
+
+/// Changes the plan and its override. Returns false if both are as they were.
+pub(super) async fn update_plan(
+    tx: &mut PgConnection,
+    id: AppId,
+    plan: Option<&PlanName>,
+    change: &PlanOverrideChange,
+) -> sqlx::Result<bool> {
+    sqlx::query!(
+        "with new as (
+             select app_id, coalesce($2::text, plan) as plan,
+                    case when $3::bigint is not null then nullif($3, 0)
+                         when $2 is null then override_memory_bytes end as memory_bytes,
+                    case when $4::integer is not null then nullif($4, 0)
+                         when $2 is null then override_cpu_milli end as cpu_milli,
+                    case when $5::double precision is not null then nullif($5, 0)
+                         when $2 is null then override_cpu_burst end as cpu_burst
+             from app where app_id = $1)
+         update app set plan = new.plan, override_memory_bytes = new.memory_bytes,
+                override_cpu_milli = new.cpu_milli, override_cpu_burst = new.cpu_burst
+         from new
+         where app.app_id = new.app_id
+           and (app.plan, app.override_memory_bytes, app.override_cpu_milli, app.override_cpu_burst)
+               is distinct from (new.plan, new.memory_bytes, new.cpu_milli, new.cpu_burst)",
+        id.0,
+        plan.map(PlanName::as_str),
+        change.memory_bytes,
+        change.cpu_milli,
+        change.cpu_burst,
+    )
+    .execute(tx)
+    .await
+    .map(|done| done.rows_affected() == 1)
 }
 
 /// Adds a team; false if it is there already.
@@ -225,6 +207,17 @@ pub(super) async fn insert_cname(tx: &mut PgConnection, id: AppId, cname: &str) 
     .map(drop)
 }
 
+/// How many cnames an app has.
+pub(super) async fn count_cnames(db: impl PgExecutor<'_>, id: AppId) -> sqlx::Result<usize> {
+    let count = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from app_cname where app_id = $1"#,
+        id.0
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
 /// Removes a cname; false if the app does not have it.
 pub(super) async fn delete_cname(tx: &mut PgConnection, id: AppId, cname: &str) -> sqlx::Result<bool> {
     sqlx::query!(
@@ -238,7 +231,7 @@ pub(super) async fn delete_cname(tx: &mut PgConnection, id: AppId, cname: &str) 
 }
 
 /// Exchanges the public addresses of two apps: labels and cnames, or the cnames alone.
-pub(super) async fn swap(
+pub(super) async fn swap_addresses(
     tx: &mut PgConnection,
     one: AppId,
     two: AppId,
@@ -288,7 +281,7 @@ pub(crate) async fn begin_removal(tx: &mut PgConnection, id: AppId) -> sqlx::Res
 }
 
 /// Removes the app's row with all that hangs on it; false if it is gone already.
-pub(crate) async fn delete(tx: &mut PgConnection, id: AppId) -> sqlx::Result<bool> {
+pub(crate) async fn delete_app(tx: &mut PgConnection, id: AppId) -> sqlx::Result<bool> {
     sqlx::query!("delete from app where app_id = $1", id.0)
         .execute(tx)
         .await

@@ -1,28 +1,36 @@
-//! The variables of an app, and where each came from: set by a user, given by a bound instance, or made
-//! by Tancho itself.
+//! Environment variables of apps, each with its source: a user, a bound instance, or Tancho itself.
 //!
-//! Values lie sealed in the database. A variable of a bind covers the user's of the same name while the
-//! bind lasts; of two binds that give the same name the later one wins. Nothing is lost by that: when the
-//! bind ends, the user's value shows again.
+//! Values are encrypted in the database. A service's variable never replaces a variable of a user or of
+//! another service: such a bind is refused, and so is setting a variable that a bind provides. Two instances
+//! of one service may provide the same name: the value of the later bind applies, the other is in
+//! `TSURU_SERVICES`, and the event reports it. Names that loaders, shells, interpreters or the platform read
+//! are never accepted from a service (`reserved`). A variable may still be covered by a bind (from before
+//! these rules, or restored by a rollback): then the bind's value applies, the event reports it, and the
+//! other value applies again after the unbind.
 //!
-//! This slice keeps and reads; what changes them, and starts units anew for it, is `releases`.
+//! Promises: an environment that no process can be started with is refused when it is created, also if a
+//! removal would create it (`limits`).
+//!
+//! This slice stores and reads variables; `releases` changes them and restarts the units.
 
+mod limits;
 mod model;
+pub mod reserved;
 pub(crate) mod store;
 
-pub use model::{Environment, Source, Var};
+pub use model::{EnvVar, Environment, VarSource};
 
 use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::core::Core;
+use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, EnvName};
-use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 
 /// Names that only Tancho sets.
-pub const RESERVED: [&str; 5] = [
+pub const RESERVED_NAMES: [&str; 5] = [
     "TSURU_APPNAME",
     "TSURU_APPDIR",
     "TSURU_HOST",
@@ -30,20 +38,20 @@ pub const RESERVED: [&str; 5] = [
     "TSURU_APP_TOKEN",
 ];
 
-/// Keeps a private variable that Tancho itself sets.
-pub async fn set_own(
+/// Stores a private variable of Tancho itself.
+pub async fn set_platform_var(
     core: &Core,
     tx: &mut PgConnection,
     app: AppId,
     name: &str,
     value: &Secret,
-) -> Result<(), Problem> {
+) -> Result<(), Error> {
     let name = EnvName::parse(name)?;
-    store::put(
+    store::upsert_var(
         tx,
         &core.keys,
         app,
-        &store::Put {
+        &store::EnvVarUpsert {
             name: &name,
             value,
             public: false,
@@ -54,30 +62,34 @@ pub async fn set_own(
     .await
 }
 
-/// Everything an app's units get, as it is now, with its source; in the order of the names.
-pub async fn effective(
+/// Returns the present environment of an app's units, with sources, sorted by name.
+pub async fn effective_environment(
     core: &Core,
     tx: &mut PgConnection,
     app: AppId,
     name: &AppName,
-) -> Result<Environment, Problem> {
+) -> Result<Environment, Error> {
     let mut vars = Environment::default();
-    for var in store::list_set(&mut *tx, &core.keys, app).await? {
-        vars.put(var);
+    for var in store::list_app_vars(&mut *tx, &core.keys, app).await? {
+        vars.insert(var);
     }
-    let bound = store::list_bound(&mut *tx, &core.keys, app).await?;
+    let bound = store::list_bound_vars(&mut *tx, &core.keys, app).await?;
     let services = services_document(&bound);
     for var in bound.into_iter().filter_map(|b| b.var) {
-        vars.put(var);
+        vars.insert_bound(var);
     }
-    vars.put(Var::own("TSURU_APPNAME", name.as_str(), true)?);
-    vars.put(Var::own("TSURU_HOST", &core.public.api_url, true)?);
-    vars.put(Var::own("TSURU_APPDIR", "/home/application/current", true)?);
-    vars.put(Var::own("TSURU_SERVICES", &services, false)?);
+    vars.insert(EnvVar::from_platform("TSURU_APPNAME", name.as_str(), true)?);
+    vars.insert(EnvVar::from_platform("TSURU_HOST", &core.public.api_url, true)?);
+    vars.insert(EnvVar::from_platform(
+        "TSURU_APPDIR",
+        "/home/application/current",
+        true,
+    )?);
+    vars.insert(EnvVar::from_platform("TSURU_SERVICES", &services, false)?);
     Ok(vars.resolve_aliases())
 }
 
-/// `TSURU_SERVICES`: service → list of `{"instance_name", "envs"}` in the order of binding
+/// Returns `TSURU_SERVICES`: service → list of `{"instance_name", "envs"}` in the order of binding
 /// (contract/classic 3.7). Computed on reading, so it is never stale.
 fn services_document(bound: &[store::BoundVar]) -> String {
     let mut document = serde_json::Map::new();
@@ -94,8 +106,12 @@ fn services_document(bound: &[store::BoundVar]) -> String {
                 list.len() - 1
             }
         };
-        if let Some(var) = &item.var {
-            list[at]["envs"][var.name.as_str()] = json!(var.value.expose());
+        if let Some(var) = item
+            .var
+            .as_ref()
+            .filter(|var| reserved::find_reader(var.name.as_str()).is_none())
+        {
+            list[at]["envs"][var.name.as_str()] = json!(var.value.expose_secret());
         }
     }
     serde_json::Value::Object(document).to_string()

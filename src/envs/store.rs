@@ -2,15 +2,15 @@
 
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::envs::model::{Source, Var};
+use crate::envs::model::{EnvVar, VarSource};
+use crate::kernel::encryption::{AssociatedData, Keyring, SealedColumn};
+use crate::kernel::error::Error;
 use crate::kernel::ids::{AppId, BindId};
 use crate::kernel::names::EnvName;
-use crate::kernel::problem::Problem;
-use crate::kernel::seal::{Column, Keyring, Place};
 use crate::kernel::secret::Secret;
 
 /// A variable to keep.
-pub(crate) struct Put<'a> {
+pub(crate) struct EnvVarUpsert<'a> {
     pub(crate) name: &'a EnvName,
     pub(crate) value: &'a Secret,
     pub(crate) public: bool,
@@ -18,29 +18,48 @@ pub(crate) struct Put<'a> {
     pub(crate) alias: &'a str,
 }
 
-fn place(app: AppId, name: &EnvName) -> Place {
-    Place::new(Column::ENV_VAR, &[&app, name])
+fn associated_data(app: AppId, name: &EnvName) -> AssociatedData {
+    AssociatedData::new(SealedColumn::ENV_VAR, &[&app, name])
 }
 
 /// Keeps a variable, new or again.
-pub(crate) async fn put(
+pub(crate) async fn upsert_var(
     tx: &mut PgConnection,
     keys: &Keyring,
     app: AppId,
-    put: &Put<'_>,
-) -> Result<(), Problem> {
-    let sealed = keys.seal(&place(app, put.name), put.value);
+    put: &EnvVarUpsert<'_>,
+) -> Result<(), Error> {
+    upsert_vars(tx, keys, app, std::slice::from_ref(put)).await
+}
+
+/// Keeps variables, new or again, in one statement; no two of one name.
+pub(crate) async fn upsert_vars(
+    tx: &mut PgConnection,
+    keys: &Keyring,
+    app: AppId,
+    puts: &[EnvVarUpsert<'_>],
+) -> Result<(), Error> {
+    let sealed: Vec<Vec<u8>> = puts
+        .iter()
+        .map(|put| keys.encrypt(&associated_data(app, put.name), put.value))
+        .collect();
     sqlx::query!(
-        "insert into env_var (app_id, name, value, is_public, managed_by, alias) values ($1, $2, $3, $4, $5, $6)
+        "insert into env_var (app_id, name, value, is_public, managed_by, alias)
+         select $1, n.name, n.value, n.is_public, n.managed_by, n.alias
+         from unnest($2::text[], $3::bytea[], $4::boolean[], $5::text[], $6::text[])
+              as n (name, value, is_public, managed_by, alias)
          on conflict on constraint env_var_pkey
          do update set value = excluded.value, is_public = excluded.is_public,
                        managed_by = excluded.managed_by, alias = excluded.alias",
         app.0,
-        put.name.as_str(),
-        sealed,
-        put.public,
-        put.managed_by,
-        put.alias,
+        &puts.iter().map(|put| put.name.to_string()).collect::<Vec<_>>(),
+        &sealed,
+        &puts.iter().map(|put| put.public).collect::<Vec<_>>(),
+        &puts
+            .iter()
+            .map(|put| put.managed_by.to_owned())
+            .collect::<Vec<_>>(),
+        &puts.iter().map(|put| put.alias.to_owned()).collect::<Vec<_>>(),
     )
     .execute(tx)
     .await?;
@@ -48,22 +67,22 @@ pub(crate) async fn put(
 }
 
 /// The variables that are set on the app itself.
-pub(crate) async fn list_set(
+pub(crate) async fn list_app_vars(
     db: impl PgExecutor<'_>,
     keys: &Keyring,
     app: AppId,
-) -> Result<Vec<Var>, Problem> {
+) -> Result<Vec<EnvVar>, Error> {
     let rows = sqlx::query_as!(
-        Row,
+        EnvVarRow,
         r#"select name as "name: EnvName", value, is_public, managed_by, alias from env_var where app_id = $1"#,
         app.0,
     )
     .fetch_all(db)
     .await?;
-    rows.into_iter().map(|row| row.open(keys, app)).collect()
+    rows.into_iter().map(|row| row.decrypt_var(keys, app)).collect()
 }
 
-struct Row {
+struct EnvVarRow {
     name: EnvName,
     value: Vec<u8>,
     is_public: bool,
@@ -71,16 +90,16 @@ struct Row {
     alias: String,
 }
 
-impl Row {
-    fn open(self, keys: &Keyring, app: AppId) -> Result<Var, Problem> {
-        Ok(Var {
-            value: keys.open(&place(app, &self.name), &self.value)?,
+impl EnvVarRow {
+    fn decrypt_var(self, keys: &Keyring, app: AppId) -> Result<EnvVar, Error> {
+        Ok(EnvVar {
+            value: keys.decrypt(&associated_data(app, &self.name), &self.value)?,
             name: self.name,
             public: self.is_public,
             alias: self.alias,
             source: match self.managed_by.as_str() {
-                "tsuru" => Source::Own,
-                _ => Source::User {
+                "tsuru" => VarSource::Platform,
+                _ => VarSource::User {
                     managed_by: self.managed_by,
                 },
             },
@@ -92,15 +111,15 @@ impl Row {
 pub(crate) struct BoundVar {
     pub(crate) service: String,
     pub(crate) instance: String,
-    pub(crate) var: Option<Var>,
+    pub(crate) var: Option<EnvVar>,
 }
 
 /// The variables of the app's binds, in the order of binding.
-pub(crate) async fn list_bound(
+pub(crate) async fn list_bound_vars(
     db: impl PgExecutor<'_>,
     keys: &Keyring,
     app: AppId,
-) -> Result<Vec<BoundVar>, Problem> {
+) -> Result<Vec<BoundVar>, Error> {
     let rows = sqlx::query!(
         r#"select b.bind_id as "bind_id: BindId", s.name as service, i.name as instance,
                   e.name as "name?: EnvName", e.value as "value?"
@@ -114,12 +133,15 @@ pub(crate) async fn list_bound(
     rows.into_iter()
         .map(|row| {
             let var = match (row.name, row.value) {
-                (Some(name), Some(value)) => Some(Var {
-                    value: keys.open(&Place::new(Column::BIND_ENV, &[&row.bind_id, &name]), &value)?,
+                (Some(name), Some(value)) => Some(EnvVar {
+                    value: keys.decrypt(
+                        &AssociatedData::new(SealedColumn::BIND_ENV, &[&row.bind_id, &name]),
+                        &value,
+                    )?,
                     name,
                     public: false,
                     alias: String::new(),
-                    source: Source::Service {
+                    source: VarSource::Service {
                         service: row.service.clone(),
                         instance: row.instance.clone(),
                     },
@@ -136,7 +158,11 @@ pub(crate) async fn list_bound(
 }
 
 /// Removes variables that a user has set.
-pub(crate) async fn delete(tx: &mut PgConnection, app: AppId, names: &[String]) -> sqlx::Result<u64> {
+pub(crate) async fn delete_user_vars(
+    tx: &mut PgConnection,
+    app: AppId,
+    names: &[String],
+) -> sqlx::Result<u64> {
     sqlx::query!(
         "delete from env_var where app_id = $1 and name = any($2) and managed_by <> 'tsuru'",
         app.0,
@@ -148,7 +174,7 @@ pub(crate) async fn delete(tx: &mut PgConnection, app: AppId, names: &[String]) 
 }
 
 /// Removes all variables that users have set.
-pub(crate) async fn delete_all_of_users(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
+pub(crate) async fn delete_all_user_vars(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
     sqlx::query!(
         "delete from env_var where app_id = $1 and managed_by <> 'tsuru'",
         app.0

@@ -1,0 +1,106 @@
+//! Requests that both editions share.
+
+use crate::apps::actions::CreateApp;
+use crate::apps::listing::AppFilter;
+use crate::apps::metadata::{MetadataItemPatch, MetadataPatch};
+use crate::apps::processes::{ProcessChange, ProcessPlan};
+use crate::kernel::error::Error;
+use crate::kernel::names::{AppName, CName, PlanName, PlatformName, ProcessName};
+use crate::web::Params;
+
+/// What clients send as the plan of a process that is to have the plan of its app.
+const DEFAULT_PLAN: &str = "$default";
+
+/// Reads the filters of the modern list; clients of both editions send them.
+pub(super) fn parse_app_filter(params: &Params) -> Result<AppFilter, Error> {
+    Ok(AppFilter {
+        scopes: None,
+        names: None,
+        name: params.get_string("name")?.unwrap_or_default(),
+        platform: params.get_string("platform")?.unwrap_or_default(),
+        team_owner: params.get_string("teamowner")?.unwrap_or_default(),
+        owner: params.get_string("owner")?.unwrap_or_default(),
+        pool: params.get_string("pool")?.unwrap_or_default(),
+        tags: clean_tags(params.get_strings("tag")?),
+        without_units: false,
+    })
+}
+
+/// Returns tags without the spaces around them; each once, and none that is empty.
+pub(super) fn clean_tags(tags: Vec<String>) -> Vec<String> {
+    let mut clean: Vec<String> = Vec::with_capacity(tags.len());
+    for tag in tags.iter().map(|tag| tag.trim()) {
+        if !tag.is_empty() && !clean.iter().any(|known| known == tag) {
+            clean.push(tag.to_owned());
+        }
+    }
+    clean
+}
+
+/// Reads a request to create an app, with the keys of either edition.
+pub(super) fn parse_create_app(params: &Params) -> Result<CreateApp, Error> {
+    let platform = match params.get_string("platform")? {
+        Some(name) => name,
+        None => params
+            .require_string("framework")
+            .map_err(|_| Error::invalid("platform is missing."))?,
+    };
+    Ok(CreateApp {
+        name: AppName::parse(&params.require_string("name")?)?,
+        platform: PlatformName::parse(&platform)?,
+        team_owner: params.parse_field("teamowner")?,
+        plan: params.parse_field("plan")?,
+        pool: params.parse_field("pool")?,
+        description: params.get_string("description")?.unwrap_or_default(),
+        tags: clean_tags([params.get_strings("tags")?, params.get_strings("tag")?].concat()),
+        metadata: parse_metadata_patch(&params.get_object("metadata")?)?,
+        processes: parse_processes(params)?,
+    })
+}
+
+/// Reads changes of processes: `processes`, each with `name`, `plan` and `metadata`.
+pub(super) fn parse_processes(params: &Params) -> Result<Vec<ProcessChange>, Error> {
+    let process = |process: &Params| {
+        let plan = match process.get_string("plan")?.as_deref() {
+            None => None,
+            Some(DEFAULT_PLAN) => Some(ProcessPlan::OfApp),
+            Some(plan) => Some(ProcessPlan::Own(PlanName::parse(plan)?)),
+        };
+        Ok(ProcessChange {
+            name: ProcessName::parse(&process.require_string("name")?)?,
+            plan,
+            metadata: parse_metadata_patch(&process.get_object("metadata")?)?,
+        })
+    };
+    params.get_objects("processes")?.iter().map(process).collect()
+}
+
+/// Reads `labels` and `annotations`, each item with `name` and either `value` or `delete`.
+pub(super) fn parse_metadata_patch(params: &Params) -> Result<MetadataPatch, Error> {
+    let items = |key: &str| -> Result<Vec<MetadataItemPatch>, Error> {
+        let item = |item: &Params| {
+            let value = match item.get_bool("delete")? {
+                true => None,
+                false => Some(item.get_string_or_empty("value")?.unwrap_or_default()),
+            };
+            Ok(MetadataItemPatch {
+                name: item.require_string("name")?,
+                value,
+            })
+        };
+        params.get_objects(key)?.iter().map(item).collect()
+    };
+    Ok(MetadataPatch {
+        labels: items("labels")?,
+        annotations: items("annotations")?,
+    })
+}
+
+/// Reads one or more cnames.
+pub(super) fn parse_cnames(params: &Params) -> Result<Vec<CName>, Error> {
+    let names = params.get_strings("cname")?;
+    if names.is_empty() {
+        return Err(Error::invalid("You must provide the cname."));
+    }
+    names.iter().map(|name| CName::parse(name)).collect()
+}
