@@ -1,38 +1,45 @@
-//! Source into versions: an archive and a platform become the folder that units run from.
+//! Builds: turn a source archive and a platform into a version, the folder that units run from.
 //!
-//! A build unpacks the archive, lets the platform's scripts compile it, runs the app's own build hooks,
-//! settles which processes it has, closes the tree and moves it to its place. It promises:
+//! A build unpacks the archive, runs the platform's scripts, runs the app's build hooks, determines the
+//! processes of the version, makes the tree read-only and moves it to its final path. It promises:
 //!
-//! * **all or nothing**: a version's folder that exists is complete; a build that fails, is cancelled,
-//!   late or dropped leaves no folder and no process. What a killed Tancho leaves, `sweep` removes;
-//! * **no trust**: a hostile archive is refused whole; scripts and hooks run as the app's own user, with
-//!   an environment of their own, and when they have ended the app cannot write what it runs;
-//! * **no secret** in the output or an error: values of the app's variables are masked (from six
-//!   characters on: the shorter ones would be found everywhere);
-//! * **bounds** on time, output, sizes and numbers; the disk is looked at every few seconds.
+//! * **all or nothing**: a version's folder that exists is complete. A build that fails, is cancelled, times
+//!   out or is dropped leaves no folder and no process. `remove_leftovers` removes what a killed Tancho
+//!   leaves;
+//! * **no trust**: a hostile archive is refused as a whole; scripts and hooks run as the app's own user, with
+//!   an environment of their own; after they have ended, the app cannot write the files that it runs;
+//! * **no secrets** in the output or in errors: values of the app's variables are masked, from six characters
+//!   on (shorter values would match everywhere);
+//! * **limits** on time, output, memory, processes, sizes and counts; disk usage is measured every few
+//!   seconds.
 //!
-//! It knows nothing of the database, HTTP or events, and decides nothing about who may build. One build
-//! of an app at a time: they share the folder of caches. The folders above `dest`, `cache_dir` and
-//! `platforms_dir` must let the build's user pass (`o+x`). A tree may hold links that lead out of it
-//! (an interpreter's): whoever reads it with more rights than the app follows none.
+//! This module knows nothing of the database, HTTP or events, and does not decide who may build. Only one
+//! build of an app may run at a time, because builds of an app share the cache folder. The parents of `dest`,
+//! `cache_dir` and `platforms_dir` must be searchable by the build's user (`o+x`). A tree may contain links
+//! that lead out of it (such as an interpreter's): code that reads it with more rights than the app must not
+//! follow links.
 
-mod building;
+mod build_session;
+mod command;
+mod disk_watch;
+mod failure_reason;
 mod files;
+mod freeze;
+mod hints;
 mod layout;
+mod leftovers;
 mod output;
+mod pax;
 pub mod platforms;
 mod procfile;
-mod room;
-mod run;
 pub mod static_server;
-mod strays;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod tree_writer;
 pub mod tsuru_yaml;
 mod unpack;
-mod write;
 
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
@@ -43,59 +50,64 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use procfile::{Process, Procfile, main_process, processes};
-pub use tree::{chown_tree, remove_tree, remove_version, sweep};
+pub use procfile::{ProcessCommand, Procfile, find_main_process, merge_processes};
+pub use tree::{chown_tree, remove_leftovers, remove_tree, remove_version};
 pub use tsuru_yaml::TsuruYaml;
-pub use unpack::{Limits, UnpackError, unpack};
+pub use unpack::{UnpackError, UnpackLimits, UnpackSummary, extract_archive};
 
-use crate::confine::Confinement;
+use crate::kernel::byte_size::ByteSize;
+use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::names::{EnvName, PlatformName};
-use crate::kernel::problem::{Kind, Problem};
 use crate::kernel::secret::Secret;
-use crate::kernel::size::Bytes;
-use building::{Building, blocking};
-use output::Voice;
-use platforms::Scripts;
-use run::Watch;
-use tree::Scratch;
+use crate::sandbox::SandboxPolicy;
+use build_session::{BuildSession, run_blocking};
+use command::StopCondition;
+use output::BuildOutput;
+use platforms::PlatformScripts;
+use tree::ScratchFolder;
 
-/// What to build, and where.
+/// The parameters of a build.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
     /// A `.tar.gz` or `.tar`, rooted at the app.
     pub archive: PathBuf,
-    /// The platform that the app names.
+    /// The app's platform.
     pub platform: PlatformName,
-    /// What `platforms::install` has answered.
+    /// The folder that `platforms::install_platforms` returned.
     pub platforms_dir: PathBuf,
     /// The version's folder; must not exist.
     pub dest: PathBuf,
-    /// The app's own folder of caches; made when missing, kept between builds.
+    /// The app's cache folder; created if missing, kept between builds.
     pub cache_dir: PathBuf,
-    /// The app's variables: for the build hooks only.
+    /// The app's variables, including private ones: for `compile` and the build hooks.
     pub env: Vec<(EnvName, Secret)>,
-    /// The operator's variables (mirrors, proxies; a `PATH` replaces the usual one): for every script.
+    /// The operator's variables (mirrors, proxies; a `PATH` replaces the default): for every script.
     pub pass_env: Vec<(String, String)>,
-    /// The user, and group of the same number, that builds and later runs the app. Needs root.
+    /// The uid and gid that builds and later runs the app. Needs root.
     pub user: Option<u32>,
-    /// How its scripts are shut in, by a step of the program that `platforms::install` has placed; `None`:
-    /// by their user alone.
-    pub confinement: Option<Confinement>,
-    /// Bounds.
+    /// The sandbox of its scripts, applied by the exec stage of the program that
+    /// `platforms::install_platforms` installed. `None`: scripts are isolated by their user only.
+    pub sandbox: Option<SandboxPolicy>,
+    /// The limits of the build.
     pub limits: BuildLimits,
 }
 
-/// The bounds of a build.
+/// The limits of a build.
 #[derive(Clone, Debug)]
 pub struct BuildLimits {
-    /// From the beginning to the end.
+    /// From start to end.
     pub deadline: Duration,
-    /// All lines together, in bytes; what is beyond is left out and the build goes on.
+    /// All output lines together, in bytes; further lines are omitted and the build continues.
     pub output_bytes: u64,
-    /// What it may write: the version and what it needs beside it; the app's caches as much again.
+    /// What the build may write: to the version and its scratch files; the same again for the app's caches.
     pub disk_bytes: u64,
-    /// What the archive may hold.
-    pub unpack: Limits,
+    /// Memory of all its processes together, or of each process where no cgroup can be created; 0 is no
+    /// limit.
+    pub memory_bytes: u64,
+    /// Processes and threads of the build.
+    pub processes: u64,
+    /// The limits on the archive.
+    pub unpack: UnpackLimits,
 }
 
 impl Default for BuildLimits {
@@ -104,116 +116,154 @@ impl Default for BuildLimits {
             deadline: Duration::from_secs(15 * 60),
             output_bytes: 4 << 20,
             disk_bytes: 8 << 30,
-            unpack: Limits::default(),
+            memory_bytes: 4 << 30,
+            processes: 4096,
+            unpack: UnpackLimits::default(),
         }
     }
 }
 
-/// A version that is there.
+/// A version that was built.
 #[derive(Clone, Debug)]
-pub struct Built {
+pub struct BuildArtifact {
     /// Its folder: `dest`.
     pub dir: PathBuf,
-    /// Its processes, by name; at least one.
-    pub processes: Vec<Process>,
-    /// Its tsuru.yaml, empty if there was none.
+    /// Its processes, sorted by name; at least one.
+    pub processes: Vec<ProcessCommand>,
+    /// Its tsuru.yaml; empty if there was none.
     pub yaml: TsuruYaml,
-    /// All files together, in bytes.
+    /// The size of all files, in bytes.
     pub bytes: u64,
 }
 
-/// Why there is no version. The sentences are for the user.
+/// Why a build failed. The messages are for the user.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The archive or a file in it breaks a rule.
     #[error("{0}")]
     Refused(String),
     /// A script or a hook failed.
-    #[error("{step} {how}{}", .last_line.as_ref().map(|l| format!("; its last line was: {l}")).unwrap_or_default())]
+    #[error("{step} {how}{}{}", sentence(": ", reason), sentence(" ", hint))]
     Failed {
         /// ``The build hook `make` ``.
         step: String,
         /// `exited with status 2`.
         how: String,
-        /// The last line it printed that was not blank.
-        last_line: Option<String>,
+        /// The output line that names the cause.
+        reason: Option<String>,
+        /// What to do about it, if known.
+        hint: Option<String>,
     },
-    /// The token said so.
+    /// The token was cancelled.
     #[error("The build was cancelled.")]
     Cancelled,
-    /// It took longer than allowed.
+    /// The build exceeded its deadline.
     #[error("The build took longer than {} seconds and was stopped.", .0.as_secs())]
     TimedOut(Duration),
-    /// It wrote more than allowed.
+    /// The build exceeded its disk limit.
     #[error("The build wrote more than {0} to the disk and was stopped.")]
-    TooLarge(Bytes),
-    /// The machine's fault or ours.
-    #[error("The build failed on our side.")]
+    TooLarge(ByteSize),
+    /// A failure of the host or of Tancho.
+    #[error("The build failed because of an internal error.")]
     Internal(#[source] Box<dyn StdError + Send + Sync>),
+}
+
+/// Formats an optional part of an error message.
+fn sentence(before: &str, text: &Option<String>) -> String {
+    text.as_ref().map(|t| format!("{before}{t}")).unwrap_or_default()
 }
 
 impl BuildError {
     fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Internal(cause.into())
     }
+
+    /// Adds a hint to errors that the source tree may have caused.
+    fn with_hint(self, more: Option<String>) -> Self {
+        match (self, more) {
+            (Self::Refused(message), Some(more)) => Self::Refused(format!("{message} {more}")),
+            (
+                Self::Failed {
+                    step, how, reason, ..
+                },
+                hint,
+            ) => Self::Failed {
+                step,
+                how,
+                reason,
+                hint,
+            },
+            (other, _) => other,
+        }
+    }
 }
 
-impl From<BuildError> for Problem {
+impl From<BuildError> for Error {
     fn from(error: BuildError) -> Self {
-        let words = error.to_string();
+        let message = error.to_string();
         match error {
-            BuildError::Refused(words) => Self::invalid(words),
+            BuildError::Refused(message) => Self::invalid(message),
             BuildError::Failed { .. } | BuildError::TimedOut(_) | BuildError::TooLarge(_) => {
-                Self::failed(words)
+                Self::failed(message)
             }
-            BuildError::Cancelled => Self::new(Kind::Cancelled, words),
+            BuildError::Cancelled => Self::new(ErrorKind::Cancelled, message),
             BuildError::Internal(cause) => Self::internal(cause),
         }
     }
 }
 
-/// Builds a version. Lines go to `lines` as they come; a slow reader slows the build, none does not
-/// stop it. When this returns, also by an error, no process of the build runs any more.
-pub async fn build(
+/// Builds a version. Output lines are sent to `lines` as they arrive: a slow reader slows the build down, a
+/// dropped reader does not stop it. When this returns, even with an error, no process of the build is
+/// running.
+pub async fn build_version(
     request: &BuildRequest,
     lines: mpsc::Sender<String>,
     cancel: CancellationToken,
-) -> Result<Built, BuildError> {
-    // Cancelled too when this future is dropped: what blocks on another thread hears of it.
+) -> Result<BuildArtifact, BuildError> {
+    // Cancelled when this future is dropped too, so that work on blocking threads stops.
     let cancel = cancel.child_token();
     let _dropped = cancel.clone().drop_guard();
-    let watch = Watch {
+    let stop = StopCondition {
         cancel,
         deadline: Instant::now() + request.limits.deadline,
-        allowed: request.limits.deadline,
-        full: CancellationToken::new(),
-        room: Bytes(request.limits.disk_bytes),
+        time_limit: request.limits.deadline,
+        disk_full: CancellationToken::new(),
+        max_disk: ByteSize(request.limits.disk_bytes),
     };
-    let scripts = Scripts::find(&request.platforms_dir, &request.platform)
+    let scripts = PlatformScripts::find_scripts(&request.platforms_dir, &request.platform)
         .ok_or_else(|| BuildError::Refused(format!("There is no platform named {}.", request.platform)))?;
     let versions_dir = request.dest.parent().map(Path::to_owned);
     let (Some(versions_dir), false) = (versions_dir, request.dest.exists()) else {
         return Err(BuildError::internal(format!(
-            "{} is there already",
+            "{} already exists",
             request.dest.display()
         )));
     };
-    let scratch = blocking(move || Scratch::new(&versions_dir).map_err(BuildError::internal)).await?;
+    let sandbox = request.sandbox.clone();
+    let (program, limits) = (scripts.program.clone(), request.limits.clone());
+    let (scratch, sandbox) = run_blocking(move || {
+        let sandbox = sandbox.map(|sandbox| sandbox.with_probed_namespaces(&program));
+        let limits = sandbox.as_ref().map(|_| &limits);
+        let scratch = ScratchFolder::new(&versions_dir, limits).map_err(BuildError::internal)?;
+        Ok((scratch, sandbox))
+    })
+    .await?;
     let scratch = Arc::new(scratch);
     let secrets = request.env.iter().map(|(_, value)| value);
-    let voice = Voice::new(lines, watch.clone(), secrets, request.limits.output_bytes);
-    let building = Building {
+    let output = BuildOutput::new(lines, stop.clone(), secrets, request.limits.output_bytes);
+    let building = BuildSession {
         request,
         scripts,
+        sandbox,
         scratch: &scratch,
-        watch: &watch,
-        voice,
+        stop: &stop,
+        output,
     };
     let built = tokio::select! {
-        built = building.run() => built,
-        never = room::look(&scratch, &request.cache_dir, &watch) => match never {},
+        built = building.run_build() => built,
+        never = disk_watch::watch_disk(&scratch, &request.cache_dir, &stop) => match never {},
     };
-    blocking(move || {
+    run_blocking(move || {
         drop(scratch);
         Ok(())
     })

@@ -1,11 +1,18 @@
-//! The platforms that ship in the binary: folders of scripts with the buildpack interface.
+//! The platforms in the binary: folders of scripts with the buildpack interface.
 //!
-//! * `detect <build-dir>` exits with 0 when it knows such an app, and prints its name;
-//! * `compile <build-dir> <cache-dir>` makes the app ready to run, in place. What it puts at
-//!   `.tancho/bin` comes first in the `PATH` of hooks and units;
+//! The scripts:
+//!
+//! * `detect <build-dir>` exits with 0 if it recognises the app, and prints its name;
+//!
+//! * `compile <build-dir> <cache-dir>` prepares the app to run, in place. Programs that it puts into
+//!   `.tancho/bin` come first in the `PATH` of hooks and units;
+//!
 //! * `release <build-dir>` prints lines of a Procfile, for apps that have none.
 //!
-//! The build folder moves after the build, to `$TANCHO_FINAL_DIR`: nothing in it may hold its own path.
+//! `compile` gets the app's variables, because the tools that it runs need them.
+//!
+//! The build folder is moved to `$TANCHO_FINAL_DIR` after the build, so nothing in it may contain its own
+//! path.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -19,58 +26,67 @@ use crate::kernel::names::PlatformName;
 /// A platform of the binary.
 #[derive(Clone, Copy, Debug)]
 pub struct ShippedPlatform {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
     /// What it builds, in one line.
     pub description: &'static str,
-    scripts: [(&'static str, &'static str); 3],
+    scripts: &'static [(&'static str, &'static str)],
 }
 
 macro_rules! shipped {
-    ($($name:literal: $description:literal;)*) => {
+    ($($name:literal $([+ $more:literal])?: $description:literal;)*) => {
         &[$(ShippedPlatform {
             name: $name,
             description: $description,
-            scripts: [
+            scripts: &[
                 ("detect", include_str!(concat!("platforms/", $name, "/detect"))),
                 ("compile", include_str!(concat!("platforms/", $name, "/compile"))),
                 ("release", include_str!(concat!("platforms/", $name, "/release"))),
+                $(($more, include_str!(concat!("platforms/", $name, "/", $more))),)?
             ],
         }),*]
     };
 }
 
 const SHIPPED: &[ShippedPlatform] = shipped! {
-    "python": "Python apps with requirements.txt or pyproject.toml";
-    "nodejs": "Node.js apps with package.json";
-    "go": "Go modules: every main package is built";
+    "python" [+ "install.py"]: "Python apps: pip, Pipenv, Poetry, uv";
+    "nodejs" [+ "install.js"]: "Node.js apps: npm, pnpm, yarn, bun";
+    "go": "Go modules and workspaces: every main package is built";
     "static": "Folders of files, served with index.html as the start page";
-    "procfile": "Anything that runs as it is: a Procfile says how";
+    "procfile": "Anything that needs no build step; a Procfile lists its processes";
 };
 
-/// The platforms of the binary, in the order in which `detect` is worth asking.
-pub fn shipped() -> &'static [ShippedPlatform] {
+/// Returns the platforms of the binary, in the order in which `detect_platform` tries them.
+pub fn shipped_platforms() -> &'static [ShippedPlatform] {
     SHIPPED
 }
 
-/// Writes the platforms below `dir`, readable by all, and answers the folder to build with. Its name
-/// holds the hash of the scripts: another Tancho with other scripts does not disturb builds under way.
-/// `exe` is this program; static apps run a copy of it, at a path that stays the same across upgrades.
+/// The name prefix of an unfinished installation.
+const NEW_PREFIX: &str = ".new-";
+/// The number of hash characters in the name of a folder of scripts.
+const HASH_LENGTH: usize = 16;
+
+/// Installs the platforms below `dir`, readable by all users, and returns the folder to build with. Its name
+/// contains the hash of the scripts, so an existing folder is up to date. Removes what earlier versions and
+/// killed installations left in `dir`: the caller has locked the data folder, so no other process builds with
+/// it. `exe` is this program; static apps run a copy of it, at a path that stays the same across upgrades.
 /// Blocks.
-pub fn install(dir: &Path, exe: &Path) -> io::Result<PathBuf> {
+pub fn install_platforms(dir: &Path, exe: &Path) -> io::Result<PathBuf> {
     let mut hash = Sha256::new();
     for platform in SHIPPED {
         for (script, text) in platform.scripts {
             hash.update(format!("{}/{script} {}\n{text}", platform.name, text.len()));
         }
     }
-    let home = dir.join(&hex::encode(hash.finalize())[..16]);
-    public_dir(dir)?;
-    place_exe(&dir.join("bin"), exe)?;
+    let home = dir.join(&hex::encode(hash.finalize())[..HASH_LENGTH]);
+    create_public_dir(dir)?;
+    create_public_dir(&dir.join("bin"))?;
+    remove_earlier_installations(dir, &home)?;
+    install_exe(&dir.join("bin"), exe)?;
     if home.is_dir() {
         return Ok(home);
     }
-    let fresh = dir.join(format!(".new-{}", uuid::Uuid::new_v4().simple()));
+    let fresh = dir.join(format!("{NEW_PREFIX}{}", uuid::Uuid::new_v4().simple()));
     for platform in SHIPPED {
         let folder = fresh.join(platform.name);
         fs::create_dir_all(&folder)?;
@@ -79,9 +95,9 @@ pub fn install(dir: &Path, exe: &Path) -> io::Result<PathBuf> {
             fs::write(&path, text)?;
             fs::set_permissions(&path, Permissions::from_mode(0o755))?;
         }
-        public_dir(&folder)?;
+        create_public_dir(&folder)?;
     }
-    public_dir(&fresh)?;
+    create_public_dir(&fresh)?;
     match fs::rename(&fresh, &home) {
         // Another process was faster.
         Err(_) if home.is_dir() => super::tree::remove_tree(&fresh)?,
@@ -90,25 +106,46 @@ pub fn install(dir: &Path, exe: &Path) -> io::Result<PathBuf> {
     Ok(home)
 }
 
-fn public_dir(dir: &Path) -> io::Result<()> {
+fn remove_earlier_installations(dir: &Path, home: &Path) -> io::Result<()> {
+    let is_hash = |name: &str| name.len() == HASH_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    for entry in fs::read_dir(dir)?.chain(fs::read_dir(dir.join("bin"))?) {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !(name.starts_with(NEW_PREFIX) || is_hash(&name) && path != home) {
+            continue;
+        }
+        // It takes up disk space, but does no other harm.
+        if let Err(error) = super::tree::remove_tree(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove an earlier installation of the platforms");
+        }
+    }
+    Ok(())
+}
+
+/// Returns the path of the copy of this program that `install_platforms` has placed beside the platforms in
+/// `dir`.
+pub fn program_path(dir: &Path) -> PathBuf {
+    dir.with_file_name("bin").join("tancho")
+}
+
+fn create_public_dir(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::set_permissions(dir, Permissions::from_mode(0o755))
 }
 
-/// Puts the program where units of other users can run it: a hard link where that is possible and
-/// enough, else a copy; left alone when it is there already.
-fn place_exe(bin: &Path, exe: &Path) -> io::Result<()> {
-    public_dir(bin)?;
-    let place = bin.join("tancho");
+/// Places the program where units of other users can run it: by a hard link if that is possible and
+/// sufficient, else as a copy. An existing one is kept.
+fn install_exe(bin: &Path, exe: &Path) -> io::Result<()> {
+    let program = bin.join("tancho");
     let source = fs::metadata(exe)?;
-    if let Ok(found) = fs::metadata(&place) {
+    if let Ok(found) = fs::metadata(&program) {
         let same_file = (found.dev(), found.ino()) == (source.dev(), source.ino());
         let same_copy = found.len() == source.len() && found.modified()? == source.modified()?;
         if same_file || same_copy {
             return Ok(());
         }
     }
-    let fresh = bin.join(format!(".new-{}", uuid::Uuid::new_v4().simple()));
+    let fresh = bin.join(format!("{NEW_PREFIX}{}", uuid::Uuid::new_v4().simple()));
     let linked = source.mode() & 0o005 == 0o005 && fs::hard_link(exe, &fresh).is_ok();
     if !linked {
         fs::copy(exe, &fresh)?;
@@ -118,20 +155,20 @@ fn place_exe(bin: &Path, exe: &Path) -> io::Result<()> {
             .open(&fresh)?
             .set_modified(source.modified()?)?;
     }
-    fs::rename(&fresh, &place)
+    fs::rename(&fresh, &program)
 }
 
-/// The scripts of one platform on the disk.
-pub(super) struct Scripts {
+/// The scripts of one platform on disk.
+pub(super) struct PlatformScripts {
     pub(super) detect: PathBuf,
     pub(super) compile: PathBuf,
     pub(super) release: PathBuf,
-    /// The program that `install` has placed beside the platforms.
+    /// The copy of the program that `install_platforms` has placed beside the platforms.
     pub(super) program: PathBuf,
 }
 
-impl Scripts {
-    pub(super) fn find(dir: &Path, platform: &PlatformName) -> Option<Self> {
+impl PlatformScripts {
+    pub(super) fn find_scripts(dir: &Path, platform: &PlatformName) -> Option<Self> {
         let folder = dir.join(platform.as_str());
         let [detect, compile, release] = ["detect", "compile", "release"].map(|s| folder.join(s));
         [&detect, &compile, &release]
@@ -141,7 +178,7 @@ impl Scripts {
                 detect,
                 compile,
                 release,
-                program: dir.with_file_name("bin").join("tancho"),
+                program: program_path(dir),
             })
     }
 }

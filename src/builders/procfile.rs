@@ -1,44 +1,44 @@
-//! `Procfile`: one line a process, `name: command`.
+//! `Procfile`: one process per line, `name: command`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::tsuru_yaml::TsuruYaml;
+use crate::kernel::error::Error;
 use crate::kernel::names::ProcessName;
-use crate::kernel::problem::Problem;
 
 /// The most processes an app may have.
-const MOST: usize = 100;
+const MAX_PROCESSES: usize = 100;
 /// The longest command, in bytes.
 pub(super) const LONGEST_COMMAND: usize = 8192;
 
-/// A process of a version: what its units run.
+/// A process of a version: the command that its units run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// As the Procfile or tsuru.yaml calls it.
+pub struct ProcessCommand {
+    /// Its name in the Procfile or tsuru.yaml.
     pub name: ProcessName,
-    /// A line for the shell.
+    /// A shell command line.
     pub command: String,
 }
 
-/// A Procfile that has been read; in the order of its lines.
+/// A parsed Procfile, in the order of its lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Procfile {
     /// Its processes.
-    pub processes: Vec<Process>,
+    pub processes: Vec<ProcessCommand>,
 }
 
 impl Procfile {
-    /// Reads the text. Errors: `Invalid`, with the number of the line.
-    pub fn parse(text: &str) -> Result<Self, Problem> {
-        let mut processes: Vec<Process> = Vec::new();
+    /// Parses a Procfile. Errors: `Invalid`, with the number of the line.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let mut processes: Vec<ProcessCommand> = Vec::new();
         for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let wrong = |why: &str| Problem::invalid(format!("Procfile, line {}: {why}.", number + 1));
+            let wrong = |why: &str| Error::invalid(format!("Procfile, line {}: {why}.", number + 1));
             let (name, command) = line
                 .split_once(':')
                 .ok_or_else(|| wrong("write `name: command`, as in `web: python app.py`"))?;
@@ -46,18 +46,30 @@ impl Procfile {
                 .map_err(|_| wrong("the name of a process has 1 to 63 letters, digits, - and _"))?;
             let command = check_command(command).map_err(wrong)?;
             if processes.iter().any(|p| p.name == name) {
-                return Err(wrong(&format!("there is a process {name} already")));
+                return Err(wrong(&format!("the process {name} is defined twice")));
             }
-            if processes.len() == MOST {
+            if processes.len() == MAX_PROCESSES {
                 return Err(wrong("an app has at most 100 processes"));
             }
-            processes.push(Process { name, command });
+            processes.push(ProcessCommand { name, command });
         }
         Ok(Self { processes })
     }
+
+    /// Removes the `release` line: elsewhere it is a command that runs once before a version goes live, not a
+    /// process with units. It stays if tsuru.yaml lists it as a process. Returns whether one was removed.
+    pub(super) fn remove_release_line(&mut self, yaml: &TsuruYaml) -> bool {
+        let is_release = |name: &ProcessName| name.as_str() == "release";
+        if yaml.processes.iter().any(|p| is_release(&p.name)) {
+            return false;
+        }
+        let before = self.processes.len();
+        self.processes.retain(|p| !is_release(&p.name));
+        self.processes.len() < before
+    }
 }
 
-/// A command that may be run: not empty, one line, not endless.
+/// Checks a command: not empty, one line, of bounded length.
 pub(super) fn check_command(text: &str) -> Result<String, &'static str> {
     let text = text.trim();
     if text.is_empty() {
@@ -72,9 +84,9 @@ pub(super) fn check_command(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// The processes of a version, by name: those of the Procfile, over them those of tsuru.yaml.
-/// Errors: `Invalid` when there is none.
-pub fn processes(procfile: &Procfile, yaml: &TsuruYaml) -> Result<Vec<Process>, Problem> {
+/// Merges the processes of a version, by name: those of tsuru.yaml override those of the Procfile. Errors:
+/// `Invalid` if there is none.
+pub fn merge_processes(procfile: &Procfile, yaml: &TsuruYaml) -> Result<Vec<ProcessCommand>, Error> {
     let mut all: BTreeMap<ProcessName, String> = procfile
         .processes
         .iter()
@@ -84,28 +96,28 @@ pub fn processes(procfile: &Procfile, yaml: &TsuruYaml) -> Result<Vec<Process>, 
         if let Some(command) = &process.command {
             all.insert(process.name.clone(), command.clone());
         } else if !all.contains_key(&process.name) {
-            return Err(Problem::invalid(format!(
+            return Err(Error::invalid(format!(
                 "The process {} of tsuru.yaml has no command, and the Procfile does not name it.",
                 process.name
             )));
         }
     }
     if all.is_empty() {
-        return Err(Problem::invalid(
+        return Err(Error::invalid(
             "There is no process to run: write a file named Procfile with a line such as `web: python app.py`.",
         ));
     }
-    if all.len() > MOST {
-        return Err(Problem::invalid("An app has at most 100 processes."));
+    if all.len() > MAX_PROCESSES {
+        return Err(Error::invalid("An app has at most 100 processes."));
     }
     Ok(all
         .into_iter()
-        .map(|(name, command)| Process { name, command })
+        .map(|(name, command)| ProcessCommand { name, command })
         .collect())
 }
 
-/// The process that requests go to: `web`, else the first by name.
-pub fn main_process(processes: &[Process]) -> Option<&Process> {
+/// Returns the process that requests are routed to: `web`, else the first by name.
+pub fn find_main_process(processes: &[ProcessCommand]) -> Option<&ProcessCommand> {
     processes
         .iter()
         .find(|p| p.name.as_str() == "web")

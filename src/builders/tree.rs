@@ -1,18 +1,19 @@
-//! Folders of versions on the disk: the scratch folder of a build, owners and modes, removal.
+//! Folders of versions on disk: the scratch folder of a build, owners and modes, removal.
 
-use std::collections::HashSet;
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
-use super::strays::kill_strays;
+use super::BuildLimits;
+use super::leftovers::kill_leftovers;
+use crate::sandbox::cgroup;
 
 const BUILDING: &str = ".building-";
 const REMOVING: &str = ".removing-";
 
-/// Gives a tree to a user and a group of the same number; links are not followed. The top comes last,
-/// so while it is closed to others nobody sees the tree half given away.
+/// Changes the owner and group of a tree to one number; links are not followed. The top folder comes last, so
+/// while it is closed to others, nobody can access a partly changed tree.
 pub fn chown_tree(path: &Path, uid: u32) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() {
         for entry in fs::read_dir(path)? {
@@ -22,77 +23,18 @@ pub fn chown_tree(path: &Path, uid: u32) -> io::Result<()> {
     lchown(path, Some(uid), Some(uid))
 }
 
-/// Closes a built tree: the app reads and runs it, and writes nothing. With `user`, everything becomes
-/// root's, readable by the group of that number; without, only the write bits go. Answers the bytes of
-/// the files.
-///
-/// It goes from the top down: once a folder is root's, whoever built it can no longer exchange what
-/// lies in it, so no step can be led astray by a process that outlived the build.
-pub(super) fn seal(top: &Path, user: Option<u32>) -> io::Result<u64> {
-    let mut bytes = 0;
-    let mut folders = vec![top.to_owned()];
-    // Files with several names that are ours already.
-    let mut ours = HashSet::new();
-    close(top, user, true)?;
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            let found = fs::symlink_metadata(&path)?;
-            let kind = found.file_type();
-            let foreign = user.is_some_and(|uid| found.uid() != uid);
-            let linked = kind.is_file() && found.nlink() > 1;
-            if linked && ours.contains(&(found.dev(), found.ino())) {
-                continue;
-            }
-            if linked && foreign {
-                let words = format!("{} is a hard link to a file of another user", path.display());
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
-            }
-            if linked {
-                ours.insert((found.dev(), found.ino()));
-            }
-            if kind.is_symlink() {
-                user.map_or(Ok(()), |gid| lchown(&path, Some(0), Some(gid)))?;
-            } else if kind.is_dir() {
-                close(&path, user, true)?;
-                folders.push(path);
-            } else if kind.is_fifo() || kind.is_socket() {
-                fs::remove_file(&path)?;
-            } else {
-                close(&path, user, found.mode() & 0o111 != 0)?;
-                bytes += found.len();
-            }
-        }
-    }
-    Ok(bytes)
-}
-
-/// Owner and mode of one file or folder.
-fn close(path: &Path, user: Option<u32>, executable: bool) -> io::Result<()> {
-    let mode = match user {
-        Some(gid) => {
-            lchown(path, Some(0), Some(gid))?;
-            0o640
-        }
-        // A folder of one's own must stay writable until it has moved to its place.
-        None => 0o440,
-    };
-    let mode = if executable { mode | 0o110 } else { mode };
-    fs::set_permissions(path, Permissions::from_mode(mode))
-}
-
-/// Lets a sealed top folder be moved by a user who is not root.
-pub(super) fn open_top(top: &Path) -> io::Result<()> {
+/// Lets a user other than root move a frozen top folder.
+pub(super) fn make_movable(top: &Path) -> io::Result<()> {
     fs::set_permissions(top, Permissions::from_mode(0o750))
 }
 
-/// Removes a version's folder. It is gone under its name at once, so a folder that is there is always
-/// whole; what a kill leaves half removed, `sweep` finds. A folder that is not there is fine.
+/// Removes a version's folder. It is renamed first, so an existing folder is always complete;
+/// `remove_leftovers` removes what a kill leaves. Succeeds if the folder does not exist.
 pub fn remove_version(dir: &Path) -> io::Result<()> {
     let parent = dir.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let gone = parent.join(format!("{REMOVING}{}", uuid::Uuid::new_v4().simple()));
     if fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir()) {
-        // Moving a folder needs the right to write it, even for its owner.
+        // Moving a folder requires write permission on it, even for its owner.
         let _ = fs::set_permissions(dir, Permissions::from_mode(0o750));
     }
     match fs::rename(dir, &gone) {
@@ -102,32 +44,38 @@ pub fn remove_version(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a tree whatever its modes and depth, or a single file; links are not followed.
+/// Removes a tree of any modes and depth, or a single file; links are not followed. Succeeds if it does not
+/// exist.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
-    let mut tries = 0;
-    loop {
-        let removed = match fs::symlink_metadata(path) {
-            Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-            Ok(_) => fs::remove_file(path),
-            Err(e) => Err(e),
-        };
-        match removed {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !path.exists() => return Ok(()),
-            Err(_) if tries < 5 => flatten(path)?,
-            other => return other,
-        }
-        tries += 1;
+    match try_remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 
-/// Makes a tree removable: opens each folder, and moves those that lie deep to the top, where paths are
-/// short. A build can nest folders deeper than any path or the number of open files allows.
-fn flatten(top: &Path) -> io::Result<()> {
+fn try_remove(path: &Path) -> io::Result<()> {
+    const TRIES: usize = 5;
+    // The mode of a file does not prevent its removal, so an error is final, and the file stays as it is.
+    if !fs::symlink_metadata(path)?.is_dir() {
+        return fs::remove_file(path);
+    }
+    for _ in 0..TRIES {
+        if fs::remove_dir_all(path).is_ok() {
+            return Ok(());
+        }
+        make_removable(path)?;
+    }
+    fs::remove_dir_all(path)
+}
+
+/// Makes a tree removable: opens each folder, and moves deep ones to the top, where paths are short. A build
+/// can nest folders deeper than the limits of paths and open files allow.
+fn make_removable(top: &Path) -> io::Result<()> {
     const DEEP: usize = 50;
     let me = nix::unistd::Uid::effective().as_raw();
     let mut folders = vec![(top.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
-        // From the top down ours alone, so that nobody exchanges a folder for a link meanwhile.
+        // From the top down ours alone, so that nobody can replace a folder by a link meanwhile.
         lchown(&folder, Some(me), None)?;
         fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
         for entry in fs::read_dir(&folder)? {
@@ -140,7 +88,7 @@ fn flatten(top: &Path) -> io::Result<()> {
                 folders.push((path, depth + 1));
                 continue;
             }
-            // Moving a folder needs the right to write it.
+            // Moving a folder requires write permission on it.
             lchown(&path, Some(me), None)?;
             fs::set_permissions(&path, Permissions::from_mode(0o700))?;
             let higher = top.join(format!(".deep-{}", uuid::Uuid::new_v4().simple()));
@@ -151,10 +99,10 @@ fn flatten(top: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what killed builds and removals have left in a folder of versions, and the processes that
-/// still belong to them. Builds that are under way, here or in another process, are left alone: they
-/// hold a lock. Answers how many were removed.
-pub fn sweep(versions_dir: &Path) -> io::Result<usize> {
+/// Removes what killed builds and removals left in a folder of versions, and the processes that belong to
+/// them. Running builds, of this or another process, are not touched: they hold a lock. Returns the number of
+/// removed folders.
+pub fn remove_leftovers(versions_dir: &Path) -> io::Result<usize> {
     let entries = match fs::read_dir(versions_dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
         entries => entries?,
@@ -168,12 +116,13 @@ pub fn sweep(versions_dir: &Path) -> io::Result<usize> {
             continue;
         }
         let path = entry.path();
-        // Gone in the meantime: its builder removed it.
+        // Removed by its builder in the meantime.
         let Ok(lock) = File::open(&path) else { continue };
         if name.starts_with(BUILDING) && lock.try_lock().is_err() {
             continue;
         }
-        kill_strays(&path);
+        kill_leftovers(&path);
+        cgroup::remove_by_name(&build_cgroup_name(&path));
         match remove_tree(&path) {
             Ok(()) => removed += 1,
             Err(error) => tracing::error!(path = %path.display(), %error, "cannot remove a leftover"),
@@ -182,51 +131,92 @@ pub fn sweep(versions_dir: &Path) -> io::Result<usize> {
     Ok(removed)
 }
 
-/// The folder of one running build, beside the version it will become. Dropping it ends the processes
-/// that bear its mark and removes it.
-pub(super) struct Scratch {
+/// Returns the name of the cgroups of the build with this scratch folder.
+fn build_cgroup_name(scratch: &Path) -> String {
+    let name = scratch.file_name().unwrap_or_default().to_string_lossy();
+    format!("tancho{}", name.replace('.', "-"))
+}
+
+/// The scratch folder and the cgroups of a running build, beside the version that it will become. Dropping it
+/// kills the remaining processes in them, and removes them.
+pub(super) struct ScratchFolder {
     path: PathBuf,
-    /// Held for life; the kernel lets go when the process dies, and `sweep` sees that.
+    cgroups: cgroup::CreatedCgroups,
+    /// Held for life; the kernel releases it when the process dies, which `remove_leftovers` detects.
     _lock: File,
 }
 
-impl Scratch {
-    pub(super) fn new(versions_dir: &Path) -> io::Result<Self> {
+impl ScratchFolder {
+    /// Creates a scratch folder. `limits` apply to the processes that join its cgroups; without them there is
+    /// no cgroup.
+    pub(super) fn new(versions_dir: &Path, limits: Option<&BuildLimits>) -> io::Result<Self> {
         fs::create_dir_all(versions_dir)?;
         for _ in 0..5 {
             let path = versions_dir.join(format!("{BUILDING}{}", uuid::Uuid::new_v4().simple()));
-            // Others may pass through, to what is theirs, and look at nothing.
+            // Other users may pass through to their files, but not list the folder.
             fs::DirBuilder::new().mode(0o711).create(&path)?;
             fs::set_permissions(&path, Permissions::from_mode(0o711))?;
-            // A sweep may have come between: then try another name.
+            // A concurrent cleanup may have removed it: then try another name.
             let Ok(lock) = File::open(&path) else { continue };
             if lock.try_lock().is_ok() && path.exists() {
-                return Ok(Self { path, _lock: lock });
+                let want = limits.map(|limits| cgroup::CgroupRequest {
+                    memory: limits.memory_bytes,
+                    processes: limits.processes,
+                    cpu_milli: 0,
+                });
+                let cgroups = want.map(|want| cgroup::create_cgroups(None, &build_cgroup_name(&path), &want));
+                let cgroups = cgroups.unwrap_or_default();
+                return Ok(Self {
+                    path,
+                    cgroups,
+                    _lock: lock,
+                });
             }
         }
-        Err(io::Error::other("the scratch folder vanishes again and again"))
+        Err(io::Error::other("the scratch folder was removed repeatedly"))
+    }
+
+    pub(super) fn cgroup_paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.cgroups.all_paths()
+    }
+
+    /// Returns the cgroup that limits memory.
+    pub(super) fn memory_cgroup(&self) -> Option<&Path> {
+        self.cgroups.memory.as_deref()
+    }
+
+    /// Returns how many processes were killed for exceeding the memory limit.
+    pub(super) fn count_memory_kills(&self) -> u64 {
+        self.memory_cgroup().map_or(0, cgroup::count_oom_kills)
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the version grows.
-    pub(super) fn tree(&self) -> PathBuf {
+    /// Returns the folder in which the version is built.
+    pub(super) fn tree_dir(&self) -> PathBuf {
         self.path.join("tree")
     }
 
-    /// `TMPDIR` of the build.
-    pub(super) fn temp(&self) -> PathBuf {
+    /// Returns the `TMPDIR` of the build.
+    pub(super) fn temp_dir(&self) -> PathBuf {
         self.path.join("tmp")
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchFolder {
     fn drop(&mut self) {
-        kill_strays(&self.path);
+        kill_leftovers(&self.path);
+        for group in self
+            .cgroups
+            .all_paths()
+            .filter(|group| !cgroup::kill_and_remove(group))
+        {
+            tracing::error!(cgroup = %group.display(), "cannot kill all processes of a build");
+        }
         if let Err(error) = remove_tree(&self.path) {
-            tracing::error!(path = %self.path.display(), %error, "cannot remove the folder of a build");
+            tracing::error!(path = %self.path.display(), %error, "cannot remove the scratch folder of a build");
         }
     }
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn pairs(processes: &[Process]) -> Vec<(&str, &str)> {
+fn pairs(processes: &[ProcessCommand]) -> Vec<(&str, &str)> {
     processes
         .iter()
         .map(|p| (p.name.as_str(), p.command.as_str()))
@@ -12,7 +12,7 @@ fn pairs(processes: &[Process]) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn procfiles_read() {
+fn procfiles_are_parsed() {
     let text = "\u{feff}# comment\r\nweb: python app.py\r\n\n  worker_2:run: it # now\nwith-dash:\tx\n";
     let procfile = Procfile::parse(text).unwrap();
     assert_eq!(
@@ -32,7 +32,7 @@ fn wrong_procfiles_name_the_line() {
     let long = format!("web: {}", "x".repeat(9000));
     for (text, words) in [
         ("web python app.py", "line 1: write `name: command`"),
-        ("web: a\n\nweb: b\n", "line 3: there is a process web already"),
+        ("web: a\n\nweb: b\n", "line 3: the process web is defined twice"),
         ("web:", "line 1: the command is missing"),
         ("web:   \n", "line 1: the command is missing"),
         (": x", "line 1: the name of a process"),
@@ -44,14 +44,14 @@ fn wrong_procfiles_name_the_line() {
         (&long, "line 1: the command is longer"),
         (&many, "line 101: an app has at most 100 processes"),
     ] {
-        let problem = Procfile::parse(text).unwrap_err();
-        assert!(problem.words().contains(words), "{problem}");
-        assert_eq!(problem.kind(), Kind::Invalid);
+        let error = Procfile::parse(text).unwrap_err();
+        assert!(error.message().contains(words), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
     }
 }
 
 #[test]
-fn a_whole_tsuru_yaml_reads() {
+fn full_tsuru_yaml_is_parsed() {
     let yaml = TsuruYaml::parse(
         r#"
 hooks:
@@ -118,7 +118,7 @@ unknown: {anything: [1, 2]}
 }
 
 #[test]
-fn an_empty_tsuru_yaml_has_the_defaults() {
+fn empty_tsuru_yaml_has_the_defaults() {
     for text in [
         "",
         "\n# nothing\n",
@@ -170,7 +170,7 @@ fn wrong_types_name_their_key() {
         ),
         (
             "healthcheck: {path: /a b}",
-            "healthcheck.path: a path has no blanks",
+            "healthcheck.path: a path must not contain spaces",
         ),
         (
             "healthcheck: {force_restart: maybe}",
@@ -197,35 +197,136 @@ fn wrong_types_name_their_key() {
         ("just text", "must hold keys"),
         ("a: [", "tsuru.yaml: "),
     ] {
-        let problem = TsuruYaml::parse(text).unwrap_err();
-        assert!(problem.words().contains(words), "{text}: {problem}");
-        assert!(!problem.words().contains('\n'), "{problem}");
+        let error = TsuruYaml::parse(text).unwrap_err();
+        assert!(error.message().contains(words), "{text}: {error}");
+        assert!(!error.message().contains('\n'), "{error}");
     }
 }
 
 #[test]
-fn processes_of_the_yaml_win_over_those_of_the_procfile() {
+fn processes_of_tsuru_yaml_override_the_procfile() {
     let procfile = Procfile::parse("web: old\nworker: w\n").unwrap();
     let text = "processes: [{name: web, command: new}, {name: worker}, {name: api, command: a}]";
     let yaml = TsuruYaml::parse(text).unwrap();
-    let merged = processes(&procfile, &yaml).unwrap();
+    let merged = merge_processes(&procfile, &yaml).unwrap();
     assert_eq!(pairs(&merged), [("api", "a"), ("web", "new"), ("worker", "w")]);
-    assert_eq!(main_process(&merged).unwrap().name.as_str(), "web");
+    assert_eq!(find_main_process(&merged).unwrap().name.as_str(), "web");
 
-    let others = processes(
+    let others = merge_processes(
         &Procfile::parse("zeta: z\nalpha: a\n").unwrap(),
         &TsuruYaml::default(),
     )
     .unwrap();
-    assert_eq!(main_process(&others).unwrap().name.as_str(), "alpha");
-    assert!(main_process(&[]).is_none());
+    assert_eq!(find_main_process(&others).unwrap().name.as_str(), "alpha");
+    assert!(find_main_process(&[]).is_none());
 
-    let none = processes(&Procfile::default(), &TsuruYaml::default()).unwrap_err();
+    let none = merge_processes(&Procfile::default(), &TsuruYaml::default()).unwrap_err();
     assert!(
-        none.words().contains("Procfile") && none.words().contains("web: "),
+        none.message().contains("Procfile") && none.message().contains("web: "),
         "{none}"
     );
     let bare = TsuruYaml::parse("processes: [{name: web}]").unwrap();
-    let problem = processes(&Procfile::default(), &bare).unwrap_err();
-    assert!(problem.words().contains("process web"), "{problem}");
+    let error = merge_processes(&Procfile::default(), &bare).unwrap_err();
+    assert!(error.message().contains("process web"), "{error}");
+}
+
+#[test]
+fn health_check_match_is_a_regular_expression_over_the_whole_body() {
+    for (pattern, body, matches) in [
+        (".*OK.*", "line\nOK\nline", true),
+        ("^up.db: fine$", "up\ndb: fine", true),
+        ("^up$", "up and more", false),
+        ("WORKING", "it is WORKING", true),
+        (r"status.:\s*.(ok|degraded)", r#"{"status": "ok"}"#, true),
+        // A version that was built when `match` was a plain string.
+        ("a(b", "x a(b y", true),
+        ("(a*)*b", &"a".repeat(60_000), false),
+    ] {
+        assert_eq!(tsuru_yaml::body_matches(pattern, body), matches, "{pattern}");
+    }
+}
+
+#[test]
+fn invalid_match_is_refused_with_its_key() {
+    for (yaml, words) in [
+        (
+            "healthcheck: {path: /, match: 'a(b'}",
+            "tsuru.yaml: healthcheck.match: not a valid regular expression: unclosed group.",
+        ),
+        (
+            "processes: [{name: web, healthcheck: {path: /, match: '[z-a]'}}]",
+            "tsuru.yaml: healthcheck.match of the process web: not a valid regular expression: ",
+        ),
+        ("healthcheck: {path: /, match: '(a{1000}){1000}'}", "too large"),
+    ] {
+        let error = TsuruYaml::parse(yaml).unwrap_err();
+        assert!(error.message().contains(words), "{}", error.message());
+    }
+    let long = format!("healthcheck: {{path: /, match: '{}'}}", "a".repeat(5000));
+    assert!(
+        TsuruYaml::parse(&long)
+            .unwrap_err()
+            .message()
+            .contains("longer than 4,096 bytes")
+    );
+}
+
+#[test]
+fn release_line_is_removed_unless_tsuru_yaml_lists_it() {
+    let mut procfile = Procfile::parse("release: ./migrate\nweb: ./run\n").unwrap();
+    let yaml = TsuruYaml::parse("processes: [{name: release}]").unwrap();
+    assert!(!procfile.clone().remove_release_line(&yaml));
+    assert!(procfile.remove_release_line(&TsuruYaml::default()));
+    assert_eq!(pairs(&procfile.processes), [("web", "./run")]);
+    assert!(!procfile.remove_release_line(&TsuruYaml::default()));
+}
+
+#[test]
+fn wrongly_packed_or_named_files_get_a_hint() {
+    let home = BuildFixture::new();
+    let tree = home.path("tree");
+    fs::create_dir_all(tree.join("app/bin")).unwrap();
+    assert!(
+        hints::single_folder_hint(&tree)
+            .unwrap()
+            .contains("tar -C \"app\" -czf")
+    );
+    for (name, text) in [
+        ("procfile", ""),
+        ("TSURU.yml", ""),
+        ("procfile.txt", ""),
+        ("run.sh", ""),
+    ] {
+        fs::write(tree.join(name), text).unwrap();
+    }
+    assert_eq!(hints::single_folder_hint(&tree), None);
+    let unpacked = UnpackSummary {
+        bytes: 0,
+        skipped_files: 2,
+    };
+    let lines = hints::archive_hints(&tree, &unpacked);
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+    assert!(lines[0].contains("2 files that macOS adds"));
+    assert!(lines[1].contains("\"TSURU.yml\" is not read: rename it to tsuru.yml"));
+    assert!(lines[2].contains("\"procfile\" is not read: rename it to Procfile"));
+    fs::write(tree.join("Procfile"), "").unwrap();
+    assert_eq!(
+        hints::archive_hints(
+            &tree,
+            &UnpackSummary {
+                bytes: 0,
+                skipped_files: 0
+            }
+        )
+        .len(),
+        1
+    );
+
+    let secret = home.path("secret");
+    fs::create_dir(&secret).unwrap();
+    std::os::unix::fs::symlink(&secret, tree.join("link")).unwrap();
+    let commands = "a: bin/hello --port $PORT\nb: ./run.sh\nc: link/no\nd: link/../x\ne: gunicorn app\nf: $DIR/x\ng: /usr/bin/x\n";
+    let lines = hints::process_hints(&tree, &Procfile::parse(commands).unwrap().processes);
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains("The process a runs bin/hello, which is not in the app"));
 }

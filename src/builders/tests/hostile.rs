@@ -1,4 +1,4 @@
-//! Archives that want to break out, or break the machine. Each is refused whole.
+//! Archives that try to escape or to exhaust the host. Each is refused as a whole.
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -7,8 +7,8 @@ use tar::{EntryType, Header};
 
 use super::*;
 
-/// One entry, exactly as told: no check of any kind.
-struct Raw {
+/// One raw entry without any checks.
+struct RawTarEntry {
     kind: u8,
     name: Vec<u8>,
     link: Vec<u8>,
@@ -17,8 +17,8 @@ struct Raw {
     mode: u32,
 }
 
-fn raw(kind: u8, name: impl AsRef<[u8]>) -> Raw {
-    Raw {
+fn raw(kind: u8, name: impl AsRef<[u8]>) -> RawTarEntry {
+    RawTarEntry {
         kind,
         name: name.as_ref().to_vec(),
         link: Vec::new(),
@@ -28,52 +28,52 @@ fn raw(kind: u8, name: impl AsRef<[u8]>) -> Raw {
     }
 }
 
-fn file(name: &str, body: &str) -> Raw {
-    Raw {
+fn file(name: &str, body: &str) -> RawTarEntry {
+    RawTarEntry {
         body: body.into(),
         ..raw(b'0', name)
     }
 }
 
-fn dir(name: &str) -> Raw {
+fn dir(name: &str) -> RawTarEntry {
     raw(b'5', name)
 }
 
-fn symlink(name: &str, target: &str) -> Raw {
-    Raw {
+fn symlink(name: &str, target: &str) -> RawTarEntry {
+    RawTarEntry {
         link: target.into(),
         ..raw(b'2', name)
     }
 }
 
-fn hard_link(name: &str, target: &str) -> Raw {
-    Raw {
+fn hard_link(name: &str, target: &str) -> RawTarEntry {
+    RawTarEntry {
         link: target.into(),
         ..raw(b'1', name)
     }
 }
 
 /// A PAX header for the entry after it.
-fn pax(key: &str, value: &str) -> Raw {
+fn pax(key: &str, value: &str) -> RawTarEntry {
     let rest = format!(" {key}={value}\n");
     let mut length = rest.len() + 1;
     while format!("{length}{rest}").len() != length {
         length += 1;
     }
-    Raw {
+    RawTarEntry {
         body: format!("{length}{rest}").into(),
         ..raw(b'x', "pax")
     }
 }
 
-fn long_name(name: &str) -> Raw {
-    Raw {
+fn long_name(name: &str) -> RawTarEntry {
+    RawTarEntry {
         body: format!("{name}\0").into(),
         ..raw(b'L', "././@LongLink")
     }
 }
 
-fn bytes(entries: &[Raw]) -> Vec<u8> {
+fn bytes(entries: &[RawTarEntry]) -> Vec<u8> {
     let mut tar = Vec::new();
     for entry in entries {
         let mut header = Header::new_gnu();
@@ -93,8 +93,8 @@ fn bytes(entries: &[Raw]) -> Vec<u8> {
     tar
 }
 
-fn small() -> Limits {
-    Limits {
+fn small_limits() -> UnpackLimits {
+    UnpackLimits {
         total_bytes: 1 << 20,
         file_bytes: 512 << 10,
         entries: 50,
@@ -103,12 +103,16 @@ fn small() -> Limits {
     }
 }
 
-/// Unpacks in a folder of its own; answers the result and asserts that nothing else has appeared.
-fn attempt(archive: &[u8], limits: &Limits) -> (Result<u64, UnpackError>, Home, PathBuf) {
-    let home = Home::new();
+/// Unpacks in a folder of its own; returns the result and asserts that nothing else was created.
+fn unpack_archive(
+    archive: &[u8],
+    limits: &UnpackLimits,
+) -> (Result<u64, UnpackError>, BuildFixture, PathBuf) {
+    let home = BuildFixture::new();
     fs::write(home.path("archive"), archive).unwrap();
     let dest = home.path("dest");
-    let result = unpack(&home.path("archive"), &dest, limits, &|| false);
+    let result =
+        extract_archive(&home.path("archive"), &dest, limits, &|| false).map(|unpacked| unpacked.bytes);
     let mut names: Vec<_> = fs::read_dir(&home.0)
         .unwrap()
         .map(|e| e.unwrap().file_name())
@@ -119,8 +123,8 @@ fn attempt(archive: &[u8], limits: &Limits) -> (Result<u64, UnpackError>, Home, 
 }
 
 #[track_caller]
-fn assert_refused(title: &str, archive: &[u8], limits: &Limits, words: &str) {
-    let (result, _home, dest) = attempt(archive, limits);
+fn assert_refused(title: &str, archive: &[u8], limits: &UnpackLimits, words: &str) {
+    let (result, _home, dest) = unpack_archive(archive, limits);
     match result {
         Err(UnpackError::Refused(said)) => {
             assert!(said.contains(words), "{title}: {said}");
@@ -135,11 +139,11 @@ fn assert_refused(title: &str, archive: &[u8], limits: &Limits, words: &str) {
 }
 
 #[test]
-fn archives_that_break_out_are_refused_whole() {
+fn archives_that_escape_their_root_are_refused() {
     let deep = "d/".repeat(11) + "f";
     let long = "n".repeat(256);
     let far = format!("{}x", format!("{}/", "p".repeat(250)).repeat(9));
-    let table: Vec<(&str, Vec<Raw>, &str)> = vec![
+    let table: Vec<(&str, Vec<RawTarEntry>, &str)> = vec![
         (
             "absolute",
             vec![file("/etc/x", "")],
@@ -247,17 +251,17 @@ fn archives_that_break_out_are_refused_whole() {
         (
             "a hard link to nothing",
             vec![hard_link("h", "x")],
-            "no file of the archive",
+            "not a file in the archive",
         ),
         (
             "a hard link to a link",
             vec![symlink("l", "d"), hard_link("h", "l")],
-            "no file of the archive",
+            "not a file in the archive",
         ),
         (
             "a hard link through a link",
             vec![file("d/x", ""), symlink("l", "d"), hard_link("h", "l/x")],
-            "no file",
+            "not a file",
         ),
         (
             "a hard link to itself",
@@ -316,7 +320,7 @@ fn archives_that_break_out_are_refused_whole() {
         (
             "an endless long name",
             vec![
-                Raw {
+                RawTarEntry {
                     body: vec![b'a'; 70 << 10],
                     ..raw(b'L', "l")
                 },
@@ -326,16 +330,16 @@ fn archives_that_break_out_are_refused_whole() {
         ),
         (
             "an endless pax header",
-            vec![Raw {
+            vec![RawTarEntry {
                 size: Some(1 << 40),
                 ..raw(b'x', "l")
             }],
-            "64 KiB",
+            "16 MiB",
         ),
         (
             "a malformed pax header",
             vec![
-                Raw {
+                RawTarEntry {
                     body: b"nonsense\n".to_vec(),
                     ..raw(b'x', "l")
                 },
@@ -361,7 +365,7 @@ fn archives_that_break_out_are_refused_whole() {
         ),
         (
             "a claim of a large file",
-            vec![Raw {
+            vec![RawTarEntry {
                 size: Some(1 << 50),
                 ..file("big", "x")
             }],
@@ -378,28 +382,28 @@ fn archives_that_break_out_are_refused_whole() {
         ("only the root", vec![dir("./")], "no files"),
         (
             "cut within a file",
-            vec![Raw {
+            vec![RawTarEntry {
                 size: Some(5000),
                 ..file("x", "abc")
             }],
-            "cut off",
+            "truncated",
         ),
     ];
     assert!(table.len() >= 50);
     for (title, mut entries, words) in table {
         let archive = bytes(&entries);
-        assert_refused(title, &archive, &small(), words);
-        assert_refused(title, &gzip(&archive), &small(), words);
-        // The same behind a harmless file: that must not stay either.
+        assert_refused(title, &archive, &small_limits(), words);
+        assert_refused(title, &gzip(&archive), &small_limits(), words);
+        // The same after a harmless file, which must not stay either.
         if title != "nothing" && title != "only the root" {
             entries.insert(0, file("harmless", "x"));
-            assert_refused(title, &bytes(&entries), &small(), words);
+            assert_refused(title, &bytes(&entries), &small_limits(), words);
         }
     }
 }
 
 #[test]
-fn what_is_no_archive_is_said_in_one_sentence() {
+fn non_archives_are_refused_with_one_sentence() {
     let good = gzip(&bytes(&[file("a", &"abc".repeat(5000)), file("b", "x")]));
     let mut flipped = good.clone();
     let at = flipped.len() - 6;
@@ -429,20 +433,24 @@ fn what_is_no_archive_is_said_in_one_sentence() {
         ("bzip2", b"BZh91AY".to_vec(), "bzip2"),
         ("xz", b"\xfd7zXZ\0".to_vec(), "xz"),
         ("zstd", b"\x28\xb5\x2f\xfd".to_vec(), "zstd"),
-        ("cut gzip", good[..good.len() / 2].to_vec(), "cut off"),
-        ("gzip without its end", good[..good.len() - 4].to_vec(), "cut off"),
-        ("gzip magic alone", vec![0x1f, 0x8b], "cut off"),
+        ("cut gzip", good[..good.len() / 2].to_vec(), "truncated"),
+        (
+            "gzip without its end",
+            good[..good.len() - 4].to_vec(),
+            "truncated",
+        ),
+        ("gzip magic alone", vec![0x1f, 0x8b], "truncated"),
         ("a wrong checksum", flipped, "damaged"),
         ("garbage behind", garbage, "damaged"),
-        ("cut tar", plain[..3000].to_vec(), "cut off"),
+        ("cut tar", plain[..3000].to_vec(), "truncated"),
     ];
     for (title, archive, words) in table {
-        assert_refused(title, &archive, &small(), words);
+        assert_refused(title, &archive, &small_limits(), words);
     }
 }
 
 #[test]
-fn a_bomb_is_found_while_reading() {
+fn decompression_bomb_is_refused_while_reading() {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     let mut header = Header::new_gnu();
     header.set_path("zeros").unwrap();
@@ -453,16 +461,21 @@ fn a_bomb_is_found_while_reading() {
         encoder.write_all(&[0; 1 << 20]).unwrap();
     }
     let bomb = encoder.finish().unwrap();
-    assert_refused("bomb", &bomb, &Limits::default(), "more than 200 times its size");
+    assert_refused(
+        "bomb",
+        &bomb,
+        &UnpackLimits::default(),
+        "more than 200 times its size",
+    );
 
-    // What hides behind the end of the archive counts as well.
+    // Bytes after the end of the archive count as well.
     let mut behind = bytes(&[file("a", "x")]);
     behind.resize(8 << 20, 0);
-    assert_refused("padding", &gzip(&behind), &small(), "larger than allowed");
+    assert_refused("padding", &gzip(&behind), &small_limits(), "larger than allowed");
 }
 
 #[test]
-fn a_harmless_archive_arrives_as_it_was() {
+fn harmless_archive_is_unpacked_unchanged() {
     let accent = "déjà/vu.txt";
     let deep = format!("{}end", "long-name/".repeat(14));
     let entries = [
@@ -471,11 +484,11 @@ fn a_harmless_archive_arrives_as_it_was() {
         dir("./"),
         dir("app/"),
         file("./app/a.txt", "old"),
-        Raw {
+        RawTarEntry {
             mode: 0o6777,
             ..file("app/run", "#!/bin/sh\n")
         },
-        Raw {
+        RawTarEntry {
             mode: 0o000,
             ..file("app/plain", "x")
         },
@@ -491,15 +504,18 @@ fn a_harmless_archive_arrives_as_it_was() {
         file("ascii", "accents"),
         raw(b'\0', "old-style/"),
     ];
-    let limits = Limits { depth: 20, ..small() };
+    let limits = UnpackLimits {
+        depth: 20,
+        ..small_limits()
+    };
     for archive in [bytes(&entries), gzip(&bytes(&entries))] {
-        let (result, _home, dest) = attempt(&archive, &limits);
+        let (result, _home, dest) = unpack_archive(&archive, &limits);
         assert_eq!(result.unwrap(), 6 + 3 + 10 + 1 + 3 + 4 + 7);
-        assert_eq!(read(dest.join("app/a.txt")), "new");
-        assert_eq!(read(dest.join("top")), "new");
-        assert_eq!(read(dest.join("hard")), "new");
-        assert_eq!(read(dest.join(&deep)), "deep");
-        assert_eq!(read(dest.join(accent)), "accents");
+        assert_eq!(read_file(dest.join("app/a.txt")), "new");
+        assert_eq!(read_file(dest.join("top")), "new");
+        assert_eq!(read_file(dest.join("hard")), "new");
+        assert_eq!(read_file(dest.join(&deep)), "deep");
+        assert_eq!(read_file(dest.join(accent)), "accents");
         assert!(dest.join("old-style").is_dir());
         let found = |name: &str| fs::symlink_metadata(dest.join(name)).unwrap();
         assert_eq!(found("app/run").mode() & 0o7777, 0o755);
@@ -510,27 +526,152 @@ fn a_harmless_archive_arrives_as_it_was() {
 }
 
 #[test]
-fn unpacking_stops_when_told() {
-    let home = Home::new();
+fn macos_attributes_and_files_are_skipped() {
+    let double = |name: &str| RawTarEntry {
+        body: b"\0\x05\x16\x07\0\x02\0\0Mac OS X".to_vec(),
+        ..raw(b'0', name)
+    };
+    let entries = [
+        double("./._app.py"),
+        pax(
+            "SCHILY.xattr.com.apple.metadata:kMDItemWhereFroms",
+            "bplist00\nhttps://x\n",
+        ),
+        file("./app.py", "code"),
+        pax(
+            "LIBARCHIVE.xattr.com.apple.ResourceFork",
+            &"x\n=1 path=/etc\n".repeat(9_000),
+        ),
+        file("data", "1"),
+        double("migrations/._0001.py"),
+        file("Icon\r", ""),
+        // Not written by macOS, despite the name.
+        file("._notes", "mine"),
+        file("._", "abc"),
+    ];
+    let home = BuildFixture::new();
+    fs::write(home.path("archive"), gzip(&bytes(&entries))).unwrap();
+    let dest = home.path("dest");
+    let unpacked = extract_archive(&home.path("archive"), &dest, &small_limits(), &|| false).unwrap();
+    assert_eq!((unpacked.bytes, unpacked.skipped_files), (4 + 1 + 4 + 3, 3));
+    assert_eq!(read_file(dest.join("app.py")), "code");
+    assert_eq!(read_file(dest.join("._notes")), "mine");
+    assert_eq!(read_file(dest.join("._")), "abc");
+    assert!(!dest.join("._app.py").exists() && !dest.join("migrations").exists());
+}
+
+#[test]
+fn pax_header_lengths_are_checked() {
+    for (body, words) in [
+        (&b"99 SCHILY.xattr.x=short\n"[..], "malformed"),
+        (b"30 SCHILY.xattr.x=\n\n\n\n\n\n\n\n\n\n\nx", "malformed"),
+        (b"3 x=1\n", "malformed"),
+        (b"99999999999999999999 x=1\n", "malformed"),
+        (b"8 size=\n", "malformed"),
+        (b"12", "damaged"),
+        (b"27 SCHILY.xattr.x=\npath=..\n19 path=../../../x\n", "leads out"),
+    ] {
+        let header = RawTarEntry {
+            body: body.to_vec(),
+            ..raw(b'x', "pax")
+        };
+        assert_refused(
+            &String::from_utf8_lossy(body),
+            &bytes(&[header, file("x", "")]),
+            &small_limits(),
+            words,
+        );
+    }
+}
+
+#[test]
+fn unpacking_stops_on_request() {
+    let home = BuildFixture::new();
     fs::write(home.path("archive"), bytes(&[file("a", "x")])).unwrap();
     let dest = home.path("dest");
-    let result = unpack(&home.path("archive"), &dest, &small(), &|| true);
+    let result = extract_archive(&home.path("archive"), &dest, &small_limits(), &|| true);
     assert!(matches!(result, Err(UnpackError::Stopped)), "{result:?}");
     assert!(!dest.exists());
 }
 
 #[test]
-fn giving_a_tree_away_follows_no_link() {
+fn chown_tree_follows_no_link() {
     if !Uid::effective().is_root() {
         return;
     }
-    let home = Home::new();
+    let home = BuildFixture::new();
     fs::write(home.path("mine"), "").unwrap();
     fs::create_dir_all(home.path("tree/sub")).unwrap();
     std::os::unix::fs::symlink(home.path("mine"), home.path("tree/sub/link")).unwrap();
-    chown_tree(&home.path("tree"), STRANGER).unwrap();
+    chown_tree(&home.path("tree"), OTHER_UID).unwrap();
     let owner = |name: &str| fs::symlink_metadata(home.path(name)).unwrap().uid();
-    assert_eq!(owner("tree"), STRANGER);
-    assert_eq!(owner("tree/sub/link"), STRANGER);
+    assert_eq!(owner("tree"), OTHER_UID);
+    assert_eq!(owner("tree/sub/link"), OTHER_UID);
     assert_eq!(owner("mine"), 0);
+}
+
+/// Makes a file that cannot be removed, in this thread's own view of the disk where that is possible.
+fn make_unremovable(file: &Path) {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    if unshare(CloneFlags::CLONE_NEWNS).is_ok() {
+        let (private, nothing) = (MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>);
+        mount(nothing, "/", nothing, private, nothing).unwrap();
+        mount(Some(file), file, nothing, MsFlags::MS_BIND, nothing).unwrap();
+    } else {
+        let folder = file.parent().unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+    }
+}
+
+#[test]
+fn file_that_cannot_be_removed_keeps_its_mode_and_the_error_says_why() {
+    let fixture = BuildFixture::new();
+    let folder = fixture.path("folder");
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("file");
+    fs::write(&file, "kept").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let path = file.clone();
+    // A mount is seen by this thread alone.
+    let (error, mode) = std::thread::spawn(move || {
+        make_unremovable(&path);
+        let error = tree::remove_tree(&path).unwrap_err();
+        (error, fs::symlink_metadata(&path).unwrap().permissions().mode())
+    })
+    .join()
+    .unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_ne!(error.kind(), std::io::ErrorKind::NotADirectory, "{error}");
+    assert_eq!(mode & 0o777, 0o640);
+    // The use beside it.
+    tree::remove_tree(&file).unwrap();
+    tree::remove_tree(&file).unwrap();
+    assert!(!file.exists());
+}
+
+#[test]
+fn earlier_and_killed_installations_of_the_platforms_are_removed() {
+    let fixture = BuildFixture::new();
+    let home = fixture.platforms();
+    let dir = fixture.path("platforms");
+    for left in ["0123456789abcdef/go", ".new-killed/python"] {
+        fs::create_dir_all(dir.join(left)).unwrap();
+    }
+    fs::write(dir.join("bin/.new-killed"), "half").unwrap();
+    fs::create_dir(dir.join("others")).unwrap();
+    assert_eq!(fixture.platforms(), home);
+    let names = |dir: &Path| {
+        let entries = fs::read_dir(dir).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let mut expected = vec!["bin", "others", home.file_name().unwrap().to_str().unwrap()];
+    expected.sort_unstable();
+    assert_eq!(names(&dir), expected);
+    assert_eq!(names(&dir.join("bin")), ["tancho"]);
+    assert!(home.join("go/compile").is_file());
 }

@@ -1,10 +1,10 @@
-//! Tests of building, with real archives, real scripts and real processes.
+//! Tests of builds with real archives, scripts and processes.
 
 mod builds;
-mod ends;
 mod formats;
 mod hostile;
 mod static_files;
+mod termination;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
-/// A user that owns nothing on the machine.
-const STRANGER: u32 = 61_234;
+/// A user that owns no files on this host.
+const OTHER_UID: u32 = 61_234;
 
-/// A folder that goes with the test; others may pass through it.
-struct Home(PathBuf);
+/// A temporary folder that other users may pass through; removed on drop.
+struct BuildFixture(PathBuf);
 
-impl Home {
+impl BuildFixture {
     fn new() -> Self {
         let path = std::env::temp_dir().join(format!("tancho-builders-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir(&path).unwrap();
@@ -37,17 +37,17 @@ impl Home {
         self.0.join(name)
     }
 
-    /// The platforms, with a stand-in for the program.
+    /// Installs the platforms with a fake program.
     fn platforms(&self) -> PathBuf {
         let exe = self.path("exe");
         if !exe.exists() {
             fs::write(&exe, "#!/bin/sh\necho \"$@\"\n").unwrap();
             fs::set_permissions(&exe, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        platforms::install(&self.path("platforms"), &exe).unwrap()
+        platforms::install_platforms(&self.path("platforms"), &exe).unwrap()
     }
 
-    /// A request to build files as the stranger when we are root; version `v<number>`.
+    /// A request to build these files, as another user if the test runs as root; version `v<number>`.
     fn request(&self, platform: &str, number: u32, files: &[(&str, &str)]) -> BuildRequest {
         let archive = self.path(&format!("{number}.tar.gz"));
         fs::write(&archive, gzip(&tar_of(files))).unwrap();
@@ -59,13 +59,13 @@ impl Home {
             cache_dir: self.path("cache"),
             env: Vec::new(),
             pass_env: mirrors(),
-            user: Uid::effective().is_root().then_some(STRANGER),
-            confinement: None,
+            user: Uid::effective().is_root().then_some(OTHER_UID),
+            sandbox: None,
             limits: BuildLimits::default(),
         }
     }
 
-    /// What there is besides finished versions.
+    /// Entries besides finished versions.
     fn leftovers(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path("versions")) else {
             return Vec::new();
@@ -77,13 +77,13 @@ impl Home {
     }
 }
 
-impl Drop for Home {
+impl Drop for BuildFixture {
     fn drop(&mut self) {
         let _ = tree::remove_tree(&self.0);
     }
 }
 
-/// Where this machine gets its packages from.
+/// The package mirrors of this host.
 fn mirrors() -> Vec<(String, String)> {
     std::env::vars()
         .filter(|(name, _)| {
@@ -112,8 +112,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Builds; answers the lines too.
-async fn build_all(request: &BuildRequest) -> (Result<Built, BuildError>, Vec<String>) {
+/// Builds; returns the result and the output lines.
+async fn build_all(request: &BuildRequest) -> (Result<BuildArtifact, BuildError>, Vec<String>) {
     let (tx, mut rx) = mpsc::channel(16);
     let reader = tokio::spawn(async move {
         let mut lines = Vec::new();
@@ -122,20 +122,20 @@ async fn build_all(request: &BuildRequest) -> (Result<Built, BuildError>, Vec<St
         }
         lines
     });
-    let built = build(request, tx, CancellationToken::new()).await;
+    let built = build_version(request, tx, CancellationToken::new()).await;
     (built, reader.await.unwrap())
 }
 
-/// Builds what must succeed; shows the output when it does not.
-async fn built(request: &BuildRequest) -> (Built, Vec<String>) {
+/// Builds and panics with the output on failure.
+async fn build_ok(request: &BuildRequest) -> (BuildArtifact, Vec<String>) {
     match build_all(request).await {
         (Ok(built), lines) => (built, lines),
         (Err(error), lines) => panic!("{error:?}\n{}", lines.join("\n")),
     }
 }
 
-/// Waits until something is so, ten seconds at most.
-async fn until(what: &str, mut so: impl FnMut() -> bool) {
+/// Waits until a condition holds, at most ten seconds.
+async fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !so() {
         assert!(Instant::now() < end, "never: {what}");
@@ -143,6 +143,6 @@ async fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-fn read(path: impl AsRef<Path>) -> String {
+fn read_file(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap()
 }
