@@ -1,20 +1,26 @@
 //! What a user orders: a deploy, a rollback, a list of them.
 
+use std::borrow::Cow;
+
 use serde_json::json;
 
 use crate::apps::{self, App};
 use crate::core::Core;
-use crate::deploys::rollback::{Rollback, RollbackData};
-use crate::deploys::saga::{Deploy, DeployData};
+use crate::deploys::archive_transfer;
+use crate::deploys::rollback::{RollbackData, RollbackSaga};
+use crate::deploys::saga::{DeployData, DeploySaga};
 use crate::deploys::store::{self, DeployRow};
-use crate::deploys::upload::Upload;
-use crate::events::{self, NewEvent, Target};
-use crate::kernel::call::Call;
+use crate::deploys::upload::ArchiveUpload;
+use crate::deploys::version_changes::version_not_found;
+use crate::events::{self, EventTarget, NewEvent};
+use crate::kernel::error::Error;
 use crate::kernel::ids::EventId;
+use crate::kernel::log_text::clean_line;
 use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::Problem;
-use crate::sagas::{self, Lane, NewSaga};
+use crate::kernel::request_context::RequestContext;
+use crate::sagas;
+use crate::versions::{self, VersionUse};
 
 const ORIGINS: [&str; 6] = [
     "app-deploy",
@@ -24,147 +30,224 @@ const ORIGINS: [&str; 6] = [
     "image",
     "rebuild",
 ];
-const MAX_TEXT: usize = 2000;
+/// Characters of a message, and of the name of a commit or an author.
+const MAX_MESSAGE: usize = 2000;
+const MAX_NAME: usize = 200;
 /// What is said to who asks for a new version beside the old one.
-const REPLACES: &str =
+const REPLACES_NOTICE: &str =
     " !     Versions do not run side by side here yet: this one replaces the one that runs.";
 
 /// What a deploy says of itself.
 #[derive(Clone, Debug, Default)]
-pub struct Order {
+pub struct DeployOptions {
     pub origin: String,
     pub message: String,
     pub commit: String,
     /// Who wrote the commit.
     pub author: String,
     /// The caller wants it beside the version that runs, which it replaces all the same.
-    pub beside: bool,
+    pub new_version: bool,
 }
 
 /// What is deployed.
 #[derive(Debug)]
-pub enum Source {
-    Archive(Upload),
+pub enum DeploySource {
+    Archive(ArchiveUpload),
 }
 
 /// Refuses who may not deploy, before anything is uploaded.
-pub async fn may_deploy(core: &Core, call: &Call, name: &AppName) -> Result<App, Problem> {
-    let app = apps::find_for(core, call, name, Permission::APP_DEPLOY_UPLOAD).await?;
+pub async fn authorize_deploy(core: &Core, call: &RequestContext, name: &AppName) -> Result<App, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_DEPLOY_UPLOAD).await?;
     apps::ensure_live(&app)?;
     Ok(app)
 }
 
 /// Deploys. Answers the event to follow.
-pub async fn deploy(
+pub async fn deploy_app(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
-    mut order: Order,
-    source: Source,
-) -> Result<EventId, Problem> {
+    mut order: DeployOptions,
+    source: DeploySource,
+) -> Result<EventId, Error> {
     let permission = match order.origin.as_str() {
         "git" => Permission::APP_DEPLOY_GIT,
         _ => Permission::APP_DEPLOY_UPLOAD,
     };
-    let app = apps::find_for(core, call, name, permission).await?;
+    let app = apps::find_authorized_app(core, call, name, permission).await?;
     apps::ensure_live(&app)?;
+    check_origin(&order.origin)?;
     if order.origin.is_empty() {
         order.origin = "app-deploy".into();
     }
-    if !ORIGINS.contains(&order.origin.as_str()) {
-        return Err(Problem::invalid("Invalid deployment origin"));
-    }
-    order.message = order.message.chars().take(MAX_TEXT).collect();
-    let Source::Archive(upload) = source;
+    order.message = clean_text(&order.message, MAX_MESSAGE);
+    order.commit = clean_text(&order.commit, MAX_NAME);
+    order.author = clean_text(&order.author, MAX_NAME);
+    let DeploySource::Archive(mut upload) = source;
     if upload.size() == 0 {
-        return Err(Problem::invalid(
+        return Err(Error::invalid(
             "The archive is empty: send a .tar.gz of the app's files.",
         ));
     }
-    let mut tx = core.db.begin().await?;
-    let data = json!({ "origin": order.origin, "message": order.message, "commit": order.commit, "author": order.author });
-    let new = NewEvent::new(Target::app(name), Permission::APP_DEPLOY, app.contexts(), data).cancelable();
-    let event = events::begin(&mut tx, call, &new).await?;
-    store::insert(&mut tx, &event, app.id, None, &order, &call.owner().1).await?;
-    if order.beside {
-        events::say(&mut *tx, &event, REPLACES).await?;
+    let archive = upload.finish().await?;
+    if !archive_transfer::hands_over_archives(core) {
+        return begin_deploy(core, call, &app, &order, (archive, Some(upload))).await;
     }
-    let archive = format!("{event}.archive");
-    upload.keep(&archive).await?;
-    let data = DeployData {
-        app: app.id,
-        archive,
-        version: None,
-        release: None,
-        switched: false,
-    };
-    let saga = NewSaga {
-        kind: Deploy::KIND,
-        lane: Lane::People,
-        event: Some(&event),
-        host: Some(&core.host),
-        data: &data,
-    };
-    sagas::enqueue(&mut tx, saga).await?;
-    tx.commit().await?;
-    Ok(event)
+    archive_transfer::store_archive(core, &archive).await?;
+    drop(upload);
+    let begun = begin_deploy(core, call, &app, &order, (archive.clone(), None)).await;
+    if begun.is_err() {
+        archive_transfer::discard_archive(core, &archive).await;
+    }
+    begun
+}
+
+/// Begins a deploy of an archive in the folder of uploads, or of a stored one if there is no upload.
+async fn begin_deploy(
+    core: &Core,
+    call: &RequestContext,
+    app: &App,
+    order: &DeployOptions,
+    (archive, upload): (String, Option<ArchiveUpload>),
+) -> Result<EventId, Error> {
+    let data = json!({ "origin": order.origin, "message": order.message, "commit": order.commit, "author": order.author });
+    let new = new_deploy_event(app, data);
+    let owner = call.event_owner().1;
+    sagas::start_saga::<DeploySaga>(&core.db, call, &new, async |tx, event| {
+        store::insert_deploy(tx, event, app.id, None, order, &owner).await?;
+        if order.new_version {
+            events::append_log(&mut *tx, event, REPLACES_NOTICE).await?;
+        }
+        let Some(upload) = upload else {
+            if !store::assign_archive(tx, &archive, event).await? {
+                return Err(Error::unavailable(
+                    "The archive took too long to be stored: deploy again.",
+                ));
+            }
+            return Ok(DeployData::new(app.id, archive, None));
+        };
+        // Before the commit, whose outcome may never be known: an archive that nobody needs is swept.
+        upload.keep();
+        Ok(DeployData::new(app.id, archive, Some(core.host.to_string())))
+    })
+    .await
+}
+
+fn new_deploy_event(app: &App, data: serde_json::Value) -> NewEvent {
+    NewEvent::new(
+        EventTarget::for_app(&app.name),
+        Permission::APP_DEPLOY,
+        app.permission_contexts(),
+        data,
+    )
+    .allow_cancel()
+}
+
+/// What a caller or a commit says, as it is kept and shown in terminals: its first characters, line by line.
+pub(super) fn clean_text(text: &str, max_chars: usize) -> String {
+    let kept = text
+        .char_indices()
+        .nth(max_chars)
+        .map_or(text, |(end, _)| &text[..end]);
+    let lines: Vec<Cow<'_, str>> = kept.lines().map(clean_line).collect();
+    lines.join("\n")
 }
 
 /// Goes back to a version, named by its number, its image or its commit: its files and, unless `keep_env`, the variables that users had set when it was
 /// first released. Answers the event to follow.
-pub async fn rollback(
+pub async fn rollback_app(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
     image: &str,
     keep_env: bool,
-) -> Result<EventId, Problem> {
-    let app = apps::find_for(core, call, name, Permission::APP_DEPLOY_ROLLBACK).await?;
+) -> Result<EventId, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_DEPLOY_ROLLBACK).await?;
     apps::ensure_live(&app)?;
-    let gone = || Problem::not_found(format!("App {name} has no version {image:?} to go back to."));
-    let version = match parse_image(image) {
-        Some(version) if store::is_runnable(&core.db, app.id, version).await? => version,
-        _ => find_commit(core, &app, image).await?.ok_or_else(gone)?,
-    };
-    let mut tx = core.db.begin().await?;
+    let version = find_rollback_version(core, &app, image).await?;
     let data = json!({ "origin": "rollback", "image": format!("v{version}"), "keepEnv": keep_env });
-    let new = NewEvent::new(Target::app(name), Permission::APP_DEPLOY, app.contexts(), data).cancelable();
-    let event = events::begin(&mut tx, call, &new).await?;
-    let order = Order {
+    let new = new_deploy_event(&app, data);
+    let order = DeployOptions {
         origin: "rollback".into(),
-        ..Order::default()
+        ..DeployOptions::default()
     };
-    store::insert(&mut tx, &event, app.id, Some(version), &order, &call.owner().1).await?;
-    let data = RollbackData {
-        app: app.id,
-        version,
-        keep_env,
-        release: None,
-        switched: false,
+    let owner = call.event_owner().1;
+    sagas::start_saga::<RollbackSaga>(&core.db, call, &new, async |tx, event| {
+        // Under the event's lock: it may have been removed or disabled meanwhile.
+        check_rollback(
+            &app,
+            version,
+            versions::find_version_use(&mut *tx, app.id, version).await?,
+        )?;
+        store::insert_deploy(tx, event, app.id, Some(version), &order, &owner).await?;
+        Ok(RollbackData::new(app.id, version, keep_env))
+    })
+    .await
+}
+
+/// Finds the version that a caller names by its number, its image or its commit. Errors: `NotFound`; `Conflict`
+/// for one that must not be gone back to.
+async fn find_rollback_version(core: &Core, app: &App, image: &str) -> Result<i32, Error> {
+    let named = match parse_image(image) {
+        Some(version) => versions::find_version_use(&core.db, app.id, version)
+            .await?
+            .map(|used| (version, used)),
+        None => None,
     };
-    let saga = NewSaga {
-        kind: Rollback::KIND,
-        lane: Lane::People,
-        event: Some(&event),
-        host: None,
-        data: &data,
-    };
-    sagas::enqueue(&mut tx, saga).await?;
-    tx.commit().await?;
-    Ok(event)
+    if let Some((version, used)) = named {
+        return check_rollback(app, version, Some(used)).map(|()| version);
+    }
+    find_commit_version(core, app, image)
+        .await?
+        .ok_or_else(|| version_not_found(app, image))
+}
+
+fn check_rollback(app: &App, version: i32, used: Option<VersionUse>) -> Result<(), Error> {
+    match used {
+        None => Err(version_not_found(app, &format!("v{version}"))),
+        Some(VersionUse::Ready { disabled_reason }) if !disabled_reason.is_empty() => {
+            Err(Error::conflict(format!(
+                "Version {version} of app {} must not be gone back to: {disabled_reason}",
+                app.name
+            )))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Builds a version anew from the source of the last one. Errors: `Precondition`, since sources are not kept.
+pub async fn rebuild_app(
+    core: &Core,
+    call: &RequestContext,
+    name: &AppName,
+    origin: &str,
+) -> Result<EventId, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_DEPLOY).await?;
+    apps::ensure_live(&app)?;
+    check_origin(origin)?;
+    Err(Error::precondition(
+        "The source of a version is not kept after its build: deploy the files of the app again, or push its repository.",
+    ))
+}
+
+fn check_origin(origin: &str) -> Result<(), Error> {
+    match origin.is_empty() || ORIGINS.contains(&origin) {
+        true => Ok(()),
+        false => Err(Error::invalid("Invalid deployment origin")),
+    }
 }
 
 /// The newest version that can be run of a commit, by the first digits of its name at least. Errors: `Invalid`
 /// if they fit several commits.
-async fn find_commit(core: &Core, app: &App, prefix: &str) -> Result<Option<i32>, Problem> {
+async fn find_commit_version(core: &Core, app: &App, prefix: &str) -> Result<Option<i32>, Error> {
     if !is_commit(prefix) {
         return Ok(None);
     }
-    let found = store::find_commits(&core.db, app.id, &prefix.to_ascii_lowercase()).await?;
+    let found = store::find_commit_versions(&core.db, app.id, &prefix.to_ascii_lowercase()).await?;
     match found.as_slice() {
         [] => Ok(None),
         [version] => Ok(Some(*version)),
-        _ => Err(Problem::invalid(format!(
+        _ => Err(Error::invalid(format!(
             "{prefix:?} is the beginning of several commits that were deployed: give more of it."
         ))),
     }
@@ -175,7 +258,7 @@ fn is_commit(text: &str) -> bool {
 }
 
 /// `3`, `v3`, or an image name that ends in `:v3`.
-fn parse_image(image: &str) -> Option<i32> {
+pub(super) fn parse_image(image: &str) -> Option<i32> {
     let tag = image.rsplit(':').next().unwrap_or(image);
     tag.strip_prefix('v')
         .unwrap_or(tag)
@@ -184,24 +267,34 @@ fn parse_image(image: &str) -> Option<i32> {
         .filter(|n| *n > 0)
 }
 
-/// Deploys of an app (empty: of all that the caller sees), newest first.
-pub async fn list(
+/// Deploys of an app (empty: of all that the caller sees), newest first. Errors: `NotFound` for an app that is not there.
+pub async fn list_deploys(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     app: &str,
     event: &str,
     limit: i64,
-) -> Result<Vec<DeployRow>, Problem> {
-    if let Ok(name) = AppName::parse(app) {
-        apps::find_for(core, call, &name, Permission::APP_READ_DEPLOY).await?;
+) -> Result<Vec<DeployRow>, Error> {
+    if !app.is_empty() {
+        let name = AppName::parse(app).map_err(|_| Error::app_not_found(app))?;
+        apps::find_authorized_app(core, call, &name, Permission::APP_READ_DEPLOY).await?;
     }
-    let reach = apps::visible(call);
-    Ok(store::list(&core.db, app, event, reach.as_ref(), limit.clamp(1, 1000)).await?)
+    let reach = apps::visible_app_scopes(call, Permission::APP_READ_DEPLOY);
+    Ok(store::list_deploys(&core.db, app, event, reach.as_ref(), limit.clamp(1, 1000)).await?)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_commit, parse_image};
+    use super::{clean_text, is_commit, parse_image};
+
+    #[test]
+    fn deploy_texts_are_truncated_and_cleaned_of_control_characters() {
+        assert_eq!(
+            clean_text("fix\u{1b}[2J\r\nmore\0", 100),
+            "fix\u{fffd}[2J\nmore\u{fffd}"
+        );
+        assert_eq!(clean_text(&"é".repeat(9), 5), "é".repeat(5));
+    }
 
     #[test]
     fn images_name_versions_in_three_ways() {
@@ -219,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn commits_are_named_by_seven_digits_at_least() {
+    fn commit_prefix_needs_seven_hex_digits() {
         assert!(is_commit("a1b2c3d") && is_commit(&"A1".repeat(20)));
         for not in ["a1b2c3", "a1b2c3g", "a1b2c3%", "", &"a".repeat(65)] {
             assert!(!is_commit(not), "{not}");

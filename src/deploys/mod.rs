@@ -1,23 +1,35 @@
 //! Deploys: from a source to a version that runs, and back to an earlier one.
 //!
-//! A deploy is an event with a saga behind it: *build* makes the version's files on this host, *release*
-//! proposes it with the environment of the moment, *start* waits until its units are ready, *switch*
-//! makes it current, *tidy* drops the archive and the oldest versions. Its lines are the event's; whoever
-//! lost the connection can follow the event again. A deploy that fails, or is cancelled, leaves the
+//! A deploy is an event with a saga behind it: *build* makes the version's files on one host, *create-candidate*
+//! makes a release of it with the environment of the moment, *wait-for-units* waits until its units are ready,
+//! *promote* makes it current, *wait-for-routers* waits until they get the requests, *clean-up* drops the archive and
+//! the oldest versions. Its lines are the event's; whoever lost the connection can follow the event again. A deploy that fails, or is cancelled, leaves the
 //! version that runs as it is.
+//!
+//! Where it runs: on the host that has the archive. If that host has no worker, the archive is handed over through the
+//! database, and the worker that takes the deploy first is the one that keeps it, since the version's files are there.
 //!
 //! A rollback releases an earlier version again with the variables that users had set when it was first
 //! released; what binds give is always as it is now, because an old password is of no use.
 
 mod actions;
+mod archive_transfer;
+mod leftovers;
 pub mod modern;
+mod processes;
 mod rollback;
 mod saga;
 mod store;
 mod upload;
+mod version_changes;
 
-pub use actions::{Order, Source, deploy, list, may_deploy, rollback};
-pub use rollback::Rollback;
-pub use saga::{Deploy, sweep};
+pub use actions::{
+    DeployOptions, DeploySource, authorize_deploy, deploy_app, list_deploys, rebuild_app, rollback_app,
+};
+pub use archive_transfer::ArchiveHealer;
+pub use leftovers::remove_leftovers;
+pub use rollback::RollbackSaga;
+pub use saga::DeploySaga;
 pub use store::DeployRow;
-pub use upload::Upload;
+pub use upload::{ArchiveUpload, UploadPermit, admit_upload};
+pub use version_changes::{change_rollback, change_routable, remove_version};

@@ -1,184 +1,329 @@
 //! Deploys over HTTP (contract/modern 3). The unversioned path answers the same.
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{FromRequest, Multipart, Path, Request, State};
-use axum::http::header;
+use axum::body::{Body, Bytes};
+use axum::extract::multipart::Field;
+use axum::extract::{FromRequest, Multipart, OriginalUri, Request};
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::core::Core;
-use crate::deploys::{self, DeployRow, Order, Source, Upload};
+use crate::deploys::{self, ArchiveUpload, DeployOptions, DeployRow, DeploySource, UploadPermit};
 use crate::events;
-use crate::http::kit::stream::{self, Form};
-use crate::http::kit::{Caller, Input};
-use crate::http::wording::modern::Refusal;
+use crate::kernel::error::{Error, ErrorKind};
+use crate::kernel::excerpt::quote_excerpt;
 use crate::kernel::names::AppName;
-use crate::kernel::problem::Problem;
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::UserToken;
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::stream::StreamFormat;
+use crate::web::{self, Ctx, Params, Path};
 
 /// The end of the answer that the client takes for success, to the byte.
-const OK: &str = "\nOK\n";
+const SUCCESS_MARK: &str = "\nOK\n";
+/// Bytes of a field, and fields of a deploy.
 const MAX_FIELD: usize = 64 * 1024;
+const MAX_FIELDS: usize = 100;
 
-/// `POST /1.0/apps/{app}/deploy`: a multipart body with the archive as `file`, or the archive alone.
-pub async fn deploy(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let name = AppName::parse(&app).map_err(|_| Problem::not_found(format!("App {app} not found.")))?;
-    deploys::may_deploy(&core, &call, &name).await?;
-    let (order, source) = receive(&core, request).await?;
-    let event = deploys::deploy(&core, &call, &name, order, source).await?;
-    let following = events::follow(&core.db, &core.notices, &event);
-    Ok(stream::event(&event, following, Form::Text { mark: OK }).await?)
+/// `POST /1.0/apps/{app}/deploy`, and `POST /1.0/apps/{app}/repository/clone` of older clients: a multipart body with the archive as `file`, or the archive alone.
+pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -> ModernResult<Response> {
+    let app = deploys::authorize_deploy(&ctx.core, &ctx.request, &name).await?;
+    let permit = deploys::admit_upload(&ctx.core, &ctx.request, &app).await?;
+    let (order, source) = receive_source(&ctx.core, &permit, request).await?;
+    let event = deploys::deploy_app(&ctx.core, &ctx.request, &name, order, source).await?;
+    drop(permit);
+    Ok(ctx
+        .stream_event(&event, StreamFormat::Text { mark: SUCCESS_MARK })
+        .await?)
 }
 
-async fn receive(core: &Core, request: Request) -> Result<(Order, Source), Problem> {
-    let content_type = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
-    let essence = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    match essence.as_str() {
-        "multipart/form-data" => receive_parts(core, request).await,
-        "application/json" => Err(Problem::invalid(
+async fn receive_source(
+    core: &Core,
+    permit: &UploadPermit,
+    request: Request,
+) -> Result<(DeployOptions, DeploySource), Error> {
+    let content_type = web::content_type(request.headers());
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    match essence {
+        "multipart/form-data" => receive_parts(core, permit, request).await,
+        "application/json" => Err(Error::invalid(
             "Send the app's files as a .tar.gz: a multipart body with a part named file, or the archive alone.",
         )),
-        "application/x-www-form-urlencoded" => Err(Problem::invalid(
+        "application/x-www-form-urlencoded" => Err(Error::invalid(
             "This pool runs no images: send the app's files as a multipart body with a part named file.",
         )),
-        _ => Ok((
-            Order::default(),
-            Source::Archive(receive_file(core, request.into_body()).await?),
-        )),
+        _ => {
+            let order = parse_deploy_options(&Params::parse_request(request.uri(), "", Bytes::new())?)?;
+            let archive = receive_file(core, permit, request.into_body()).await?;
+            Ok((order, DeploySource::Archive(archive)))
+        }
     }
 }
 
-async fn receive_file(core: &Core, body: Body) -> Result<Upload, Problem> {
-    let mut upload = begin(core).await?;
+async fn receive_file(core: &Core, permit: &UploadPermit, body: Body) -> Result<ArchiveUpload, Error> {
+    let mut upload = ArchiveUpload::begin_for(core, permit).await?;
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
-        upload.write(&chunk.map_err(cut)?).await?;
+        upload.write_chunk(&chunk.map_err(truncated_upload)?).await?;
     }
     Ok(upload)
 }
 
-async fn receive_parts(core: &Core, request: Request) -> Result<(Order, Source), Problem> {
+async fn receive_parts(
+    core: &Core,
+    permit: &UploadPermit,
+    request: Request,
+) -> Result<(DeployOptions, DeploySource), Error> {
     let mut parts = Multipart::from_request(request, &()).await.map_err(|e| {
-        Problem::invalid("The multipart body has no boundary in its Content-Type.").because(e)
+        Error::invalid("The multipart body has no boundary in its Content-Type.").with_source(e)
     })?;
     let (mut fields, mut upload) = (Vec::new(), None);
-    while let Some(mut part) = parts.next_field().await.map_err(cut)? {
+    while let Some(mut part) = parts.next_field().await.map_err(truncated_upload)? {
         let name = part.name().unwrap_or_default().to_owned();
-        if name == "file" {
-            let mut file = begin(core).await?;
-            while let Some(chunk) = part.chunk().await.map_err(cut)? {
-                file.write(&chunk).await?;
+        if name != "file" {
+            let value = read_field(&mut part, &name).await?;
+            if fields.len() >= MAX_FIELDS {
+                return Err(Error::too_large(format!(
+                    "A deploy has at most {MAX_FIELDS} fields."
+                )));
             }
-            upload = Some(file);
+            fields.push((name, value));
             continue;
         }
-        let mut text = Vec::new();
-        while let Some(chunk) = part.chunk().await.map_err(cut)? {
-            if text.len() + chunk.len() > MAX_FIELD || fields.len() > 100 {
-                return Err(Problem::too_large(format!("The field {name:?} is too long.")));
-            }
-            text.extend_from_slice(&chunk);
+        if upload.is_some() {
+            return Err(Error::invalid(
+                "Send one archive: there are two parts named file.",
+            ));
         }
-        fields.push((name, String::from_utf8_lossy(&text).into_owned()));
+        let mut file = ArchiveUpload::begin_for(core, permit).await?;
+        while let Some(chunk) = part.chunk().await.map_err(truncated_upload)? {
+            file.write_chunk(&chunk).await?;
+        }
+        upload = Some(file);
     }
-    let fields = Input::from_pairs(fields)?;
-    if fields.text("dockerfile")?.is_some() || fields.text("image")?.is_some() {
-        return Err(Problem::invalid(
+    let fields = Params::from_pairs(fields)?;
+    check_sources(&fields, upload.is_some())?;
+    let upload = upload.ok_or_else(|| Error::invalid("You must specify either the archive-url, a image url or upload a file: the part named file is missing."))?;
+    Ok((parse_deploy_options(&fields)?, DeploySource::Archive(upload)))
+}
+
+async fn read_field(part: &mut Field<'_>, name: &str) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = part.chunk().await.map_err(truncated_upload)? {
+        if bytes.len() + chunk.len() > MAX_FIELD {
+            return Err(Error::too_large(format!(
+                "The field {:?} is too long.",
+                quote_excerpt(name)
+            )));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let what = format!(
+            "The field {:?} is not valid UTF-8: encode it as UTF-8.",
+            quote_excerpt(name)
+        );
+        Error::invalid(what).with_source(error)
+    })
+}
+
+/// Refuses more than one source, and those that are not deployed here.
+fn check_sources(fields: &Params, has_file: bool) -> Result<(), Error> {
+    let has_url = fields.get_string("archive-url")?.is_some();
+    let has_image = fields.get_string("image")?.is_some();
+    if (has_file && has_url) || (has_image && (has_file || has_url)) {
+        return Err(Error::invalid(
+            "Name one source of the deploy: a file, an archive-url or an image, and not two of them.",
+        ));
+    }
+    if has_image || fields.get_string("dockerfile")?.is_some() {
+        return Err(Error::invalid(
             "This pool runs no images and builds no Dockerfiles: deploy the app's files for its platform.",
         ));
     }
-    let upload = upload.ok_or_else(|| Problem::invalid("You must specify either the archive-url, a image url or upload a file: the part named file is missing."))?;
-    Ok((order(&fields)?, Source::Archive(upload)))
+    match has_url {
+        true => Err(Error::invalid(
+            "Archives are not fetched from URLs here: upload the archive as a part named file.",
+        )),
+        false => Ok(()),
+    }
 }
 
-fn order(fields: &Input) -> Result<Order, Problem> {
-    Ok(Order {
-        origin: fields.text("origin")?.unwrap_or_default(),
-        message: fields.text("message")?.unwrap_or_default(),
-        commit: fields.text("commit")?.unwrap_or_default(),
-        beside: fields.flag("new-version")?,
-        ..Order::default()
+fn parse_deploy_options(fields: &Params) -> Result<DeployOptions, Error> {
+    check_version_flags(fields)?;
+    Ok(DeployOptions {
+        origin: fields.get_string("origin")?.unwrap_or_default(),
+        message: fields.get_string("message")?.unwrap_or_default(),
+        commit: fields.get_string("commit")?.unwrap_or_default(),
+        new_version: fields.get_bool("new-version")?,
+        ..DeployOptions::default()
     })
 }
 
-async fn begin(core: &Core) -> Result<Upload, Problem> {
-    Upload::begin(&core.dirs.uploads(), core.settings.api.max_upload_bytes.0).await
+/// Refuses a version that is to be beside the others and to replace them.
+fn check_version_flags(fields: &Params) -> Result<(), Error> {
+    match fields.get_bool("new-version")? && fields.get_bool("override-versions")? {
+        true => Err(Error::invalid(
+            "new-version and override-versions exclude each other: give one of them.",
+        )),
+        false => Ok(()),
+    }
 }
 
-fn cut(error: impl std::error::Error + Send + Sync + 'static) -> Problem {
-    Problem::invalid("The upload was cut before its end.").because(error)
+fn truncated_upload(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::invalid("The upload was cut before its end.").with_source(error)
 }
 
-fn view(row: &DeployRow) -> Value {
-    let duration = row.ended_at.map_or(0, |end| {
-        (end - row.started_at).num_nanoseconds().unwrap_or(i64::MAX)
-    });
-    json!({
-        "ID": row.event_id, "App": row.app, "Timestamp": row.started_at, "Duration": duration,
-        "Commit": row.commit_id, "Author": row.author, "Error": row.error, "Image": row.version.map_or(String::new(), |v| format!("v{v}")),
-        "Version": row.version.unwrap_or(0), "Log": "", "User": row.user_name, "Origin": row.origin,
-        "CanRollback": row.can_rollback, "Diff": "", "Message": row.message,
-    })
+/// A deploy. Fields are in the order of their keys.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DeployView {
+    app: String,
+    author: String,
+    can_rollback: bool,
+    commit: String,
+    diff: &'static str,
+    /// Nanoseconds.
+    duration: i64,
+    error: String,
+    #[serde(rename = "ID")]
+    id: String,
+    image: String,
+    log: String,
+    message: String,
+    origin: String,
+    timestamp: DateTime<Utc>,
+    user: String,
+    version: i32,
+}
+
+impl From<DeployRow> for DeployView {
+    fn from(row: DeployRow) -> Self {
+        let duration = row.ended_at.map_or(0, |end| {
+            (end - row.started_at).num_nanoseconds().unwrap_or(i64::MAX)
+        });
+        Self {
+            app: row.app,
+            author: row.author,
+            can_rollback: row.can_rollback,
+            commit: row.commit_id,
+            diff: "",
+            duration,
+            error: row.error,
+            id: row.event_id,
+            image: row
+                .version
+                .map_or_else(String::new, |version| format!("v{version}")),
+            log: String::new(),
+            message: row.message,
+            origin: row.origin,
+            timestamp: row.started_at,
+            user: row.user_name,
+            version: row.version.unwrap_or(0),
+        }
+    }
 }
 
 /// `GET /1.0/deploys?app=…&limit=…`
-pub async fn list(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<Value>, Refusal> {
-    let app = input.text("app")?.unwrap_or_default();
-    let limit = input.number("limit")?.filter(|n| *n > 0).unwrap_or(100);
-    let rows = deploys::list(&core, &call, &app, "", limit).await?;
-    Ok(Json(rows.iter().map(view).collect()))
+pub async fn list_deploys(
+    ctx: Ctx,
+    OriginalUri(uri): OriginalUri,
+    params: Params,
+) -> ModernResult<Json<Vec<DeployView>>> {
+    let app = params.get_string("app")?.unwrap_or_default();
+    let limit = params.get_integer("limit")?.filter(|n| *n > 0).unwrap_or(100);
+    let rows = match deploys::list_deploys(&ctx.core, &ctx.request, &app, "", limit).await {
+        // Programs that send no version expect a list, whatever they ask for; today's client an error.
+        Err(error) if error.kind() == ErrorKind::NotFound && uri.path().starts_with("/deploys") => Vec::new(),
+        rows => rows?,
+    };
+    Ok(Json(rows.into_iter().map(DeployView::from).collect()))
 }
 
 /// `GET /1.0/deploys/{event}`
-pub async fn info(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, Refusal> {
-    let rows = deploys::list(&core, &call, "", &id, 1).await?;
-    let row = rows
-        .first()
-        .ok_or_else(|| Problem::not_found("Deploy not found."))?;
-    let mut view = view(row);
+pub async fn get_deploy(ctx: Ctx, Path(id): Path<String>) -> ModernResult<Json<DeployView>> {
+    let rows = deploys::list_deploys(&ctx.core, &ctx.request, "", &id, 1).await?;
+    let row = rows.into_iter().next();
+    let mut view = DeployView::from(row.ok_or_else(|| Error::not_found("Deploy not found."))?);
     if let Ok(event) = id.parse() {
-        let lines = events::list_lines(&core.db, &event, 0).await?;
+        let lines = events::list_log_lines(&ctx.core.db, &event, 0).await?;
         let log: Vec<&str> = lines.iter().map(|(_, _, line)| line.as_str()).collect();
-        view["Log"] = json!(log.join("\n"));
+        view.log = log.join("\n");
     }
     Ok(Json(view))
 }
 
 /// `POST /1.0/apps/{app}/deploy/rollback`: a JSON stream, unlike a deploy.
-pub async fn rollback(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let image = input
-        .text("image")?
-        .ok_or_else(|| Problem::invalid("you cannot rollback without an image name"))?;
-    let name = AppName::parse(&app).map_err(|_| Problem::not_found(format!("App {app} not found.")))?;
-    let event = deploys::rollback(&core, &call, &name, &image, input.flag("keep-env")?).await?;
-    let following = events::follow(&core.db, &core.notices, &event);
-    Ok(stream::event(&event, following, Form::Json).await?)
+pub async fn rollback_app(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> ModernResult<Response> {
+    let image = params
+        .get_string("image")?
+        .ok_or_else(|| Error::invalid("you cannot rollback without an image name"))?;
+    check_version_flags(&params)?;
+    let event = deploys::rollback_app(
+        &ctx.core,
+        &ctx.request,
+        &name,
+        &image,
+        params.get_bool("keep-env")?,
+    )
+    .await?;
+    Ok(ctx.stream_event(&event, StreamFormat::Json).await?)
+}
+
+/// `PUT /1.4/apps/{app}/deploy/rollback/update`: form `image`, `disable`, `reason`.
+pub async fn change_rollback(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> ModernResult {
+    let image = params
+        .get_string("image")?
+        .ok_or_else(|| Error::invalid("You must specify an image."))?;
+    let reason = params.get_string("reason")?.unwrap_or_default();
+    let disabled_because = params.get_bool("disable")?.then_some(reason.as_str());
+    Ok(deploys::change_rollback(&ctx.core, &ctx.request, &name, &image, disabled_because).await?)
+}
+
+/// `POST /1.3/apps/{app}/deploy/rebuild`: form `origin`.
+pub async fn rebuild_app(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> ModernResult<Response> {
+    let origin = params.get_string("origin")?.unwrap_or_default();
+    let event = deploys::rebuild_app(&ctx.core, &ctx.request, &name, &origin).await?;
+    Ok(ctx.stream_event(&event, StreamFormat::Json).await?)
+}
+
+/// `DELETE /1.10/apps/{app}/versions/{version}`
+pub async fn remove_version(
+    ctx: Ctx,
+    Path((name, version)): Path<(AppName, String)>,
+) -> ModernResult<Response> {
+    let event = deploys::remove_version(&ctx.core, &ctx.request, &name, &version).await?;
+    Ok(ctx.stream_event(&event, StreamFormat::Json).await?)
+}
+
+/// `POST /1.8/apps/{app}/routable`: `version`, `isRoutable`.
+pub async fn change_routable(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> ModernResult {
+    let version = params.require_scalar("version")?;
+    let is_routable = params.get_bool("isroutable")?;
+    Ok(deploys::change_routable(&ctx.core, &ctx.request, &name, &version, is_routable).await?)
+}
+
+/// `POST /1.0/apps/{app}/diff`: clients sent the diff of a deploy here; it is not kept any more.
+pub async fn post_diff(Path(_): Path<AppName>) -> ModernResult {
+    Err(Error::gone("Diffs of deploys are not kept any more: this request does nothing.").into())
+}
+
+/// The modern routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_versioned_route("1.0", POST, "/apps/{app}/deploy", UserToken, deploy_app)
+        .accept_uploads()
+        .add_versioned_route("1.0", POST, "/apps/{app}/repository/clone", UserToken, deploy_app)
+        .accept_uploads()
+        .add_versioned_route("1.0", POST, "/apps/{app}/deploy/rollback", UserToken, rollback_app)
+        .add_versioned_route("1.4", PUT, "/apps/{app}/deploy/rollback/update", UserToken, change_rollback)
+        .add_versioned_route("1.3", POST, "/apps/{app}/deploy/rebuild", UserToken, rebuild_app)
+        .add_versioned_route("1.0", POST, "/apps/{app}/diff", UserToken, post_diff)
+        .add_versioned_route("1.10", DELETE, "/apps/{app}/versions/{version}", UserToken, remove_version)
+        .add_versioned_route("1.8", POST, "/apps/{app}/routable", UserToken, change_routable)
+        .add_versioned_route("1.0", GET, "/deploys", UserToken, list_deploys)
+        .add_versioned_route("1.0", GET, "/deploys/{event}", UserToken, get_deploy)
 }

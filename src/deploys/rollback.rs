@@ -5,111 +5,146 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::core::Core;
-use crate::deploys::store;
-use crate::events::Outcome;
+use crate::deploys::processes;
+use crate::deploys::saga::record_end;
+use crate::events::EventOutcome;
+use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::kernel::problem::Problem;
 use crate::releases;
-use crate::sagas::{Run, Saga, StepError};
+use crate::releases::rollout_steps::{self, HasRollout, RolloutProgress};
+use crate::sagas::{Saga, StepContext, StepError, saga_steps};
+
+saga_steps! {
+    /// The steps of a rollback.
+    pub enum RollbackStep {
+        /// Makes a release of the version, as a candidate.
+        CreateCandidate = "create-candidate",
+        /// Waits until its units are ready.
+        WaitForUnits = "wait-for-units",
+        /// Makes it current.
+        Promote = "promote",
+        /// Waits until the routers know its units.
+        WaitForRouters = "wait-for-routers",
+    }
+}
 
 /// What the steps know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct RollbackData {
-    pub app: AppId,
-    pub version: i32,
+pub struct RollbackData {
+    app: AppId,
+    version: i32,
     /// Leaves the variables as they are now.
-    pub keep_env: bool,
-    pub release: Option<i64>,
-    /// The release is current: there is no way back.
-    #[serde(default)]
-    pub switched: bool,
+    keep_env: bool,
+    rollout: RolloutProgress,
+}
+
+impl RollbackData {
+    /// The return of an app to a version.
+    pub(super) fn new(app: AppId, version: i32, keep_env: bool) -> Self {
+        Self {
+            app,
+            version,
+            keep_env,
+            rollout: RolloutProgress::for_app(Some(app)),
+        }
+    }
+}
+
+impl HasRollout for RollbackData {
+    fn rollout(&self) -> &RolloutProgress {
+        &self.rollout
+    }
+
+    fn rollout_mut(&mut self) -> &mut RolloutProgress {
+        &mut self.rollout
+    }
 }
 
 /// See the module.
-pub struct Rollback {
+pub struct RollbackSaga {
     core: Core,
 }
 
-impl Rollback {
-    /// The name under which its rows are kept.
-    pub const KIND: &str = "app.rollback";
-
+impl RollbackSaga {
     /// The saga with what its steps need.
     pub fn new(core: &Core) -> Self {
         Self { core: core.clone() }
     }
+
+    async fn create_candidate(&self, data: &mut RollbackData, ctx: &StepContext) -> Result<(), StepError> {
+        let headline = format!("---- Starting version {} again ----", data.version);
+        let create = async |tx: &mut PgConnection, data: &mut RollbackData| {
+            let vars = match data.keep_env {
+                true => None,
+                false => releases::load_user_environment(&self.core, tx, data.app, data.version).await?,
+            };
+            processes::prepare_processes(tx, data.app, data.version).await?;
+            let vars = vars.as_deref();
+            let release =
+                releases::create_version_candidate(&self.core, tx, data.app, data.version, vars).await?;
+            data.rollout.add_candidate(data.app, release);
+            Ok(())
+        };
+        rollout_steps::create_candidates(&self.core, ctx, data, Some(&headline), create).await
+    }
+
+    async fn promote(&self, data: &mut RollbackData, ctx: &StepContext) -> Result<(), StepError> {
+        let restore = async |tx: &mut PgConnection, data: &mut RollbackData| match data.keep_env {
+            true => Ok(()),
+            // Only now that the version runs do its variables become the app's.
+            false => Ok(releases::restore_user_environment(&self.core, tx, data.app, data.version).await?),
+        };
+        rollout_steps::promote_candidates(ctx, data, restore).await
+    }
 }
 
 #[async_trait]
-impl Saga for Rollback {
-    fn kind(&self) -> &'static str {
-        Self::KIND
-    }
+impl Saga for RollbackSaga {
+    const KIND: &'static str = "app.rollback";
+    type Step = RollbackStep;
+    type Data = RollbackData;
 
-    fn steps(&self) -> &'static [&'static str] {
-        &["release", "start", "switch", "settle"]
-    }
-
-    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        let mut data: RollbackData = run.data()?;
-        match (step, data.release) {
-            ("release", None) => {
-                let mut tx = run.begin().await?;
-                let vars = match data.keep_env {
-                    true => None,
-                    false => releases::user_environment(&self.core, &mut tx, data.app, data.version).await?,
-                };
-                store::ensure_processes(&mut tx, data.app, data.version).await?;
-                let release =
-                    releases::propose_version(&self.core, &mut tx, data.app, data.version, vars.as_deref())
-                        .await?;
-                data.release = Some(release);
-                run.set_data(&data)?;
-                run.keep_in(&mut tx).await?;
-                tx.commit().await?;
-                run.say(&format!("---- Starting version {} again ----", data.version))
-                    .await;
+    async fn run_step(
+        &self,
+        step: RollbackStep,
+        data: &mut RollbackData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        match step {
+            RollbackStep::CreateCandidate => self.create_candidate(data, ctx).await,
+            RollbackStep::WaitForUnits => {
+                rollout_steps::wait_for_ready_units(&self.core, ctx, &data.rollout).await
             }
-            ("start", Some(release)) => releases::await_ready(&self.core, run, data.app, release).await?,
-            ("switch", Some(release)) => {
-                let mut tx = run.begin().await?;
-                if releases::adopt(&mut tx, data.app, release).await? && !data.keep_env {
-                    // Only now that the version runs do its variables become the app's.
-                    releases::restore_user_environment(&self.core, &mut tx, data.app, data.version).await?;
-                }
-                data.switched = true;
-                run.set_data(&data)?;
-                run.keep_in(&mut tx).await?;
-                tx.commit().await?;
+            RollbackStep::Promote => self.promote(data, ctx).await,
+            RollbackStep::WaitForRouters => {
+                rollout_steps::wait_for_serving_units(&self.core, ctx, &data.rollout).await
             }
-            ("settle", Some(release)) => releases::settle(&self.core, release).await?,
-            _ => {}
         }
-        Ok(())
     }
 
-    fn forward_only(&self, step: &'static str, run: &Run) -> bool {
-        step == "settle" || run.data().is_ok_and(|data: RollbackData| data.switched)
+    fn is_forward_only(&self, step: RollbackStep, data: &RollbackData) -> bool {
+        step == RollbackStep::WaitForRouters || data.rollout.is_promoted()
     }
 
-    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        let data: RollbackData = run.data()?;
-        if let ("release", Some(release)) = (step, data.release) {
-            let mut tx = run.begin().await?;
-            releases::abandon(&mut tx, data.app, release).await?;
-            tx.commit().await?;
+    async fn undo_step(
+        &self,
+        step: RollbackStep,
+        data: &mut RollbackData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        match step {
+            RollbackStep::CreateCandidate => rollout_steps::discard_candidates(ctx, data).await.map(drop),
+            RollbackStep::WaitForUnits | RollbackStep::Promote | RollbackStep::WaitForRouters => Ok(()),
         }
-        Ok(())
     }
 
-    async fn ended(&self, tx: &mut PgConnection, run: &Run, outcome: &Outcome) -> Result<(), Problem> {
-        let error = match outcome {
-            Outcome::Done => "",
-            Outcome::Failed { words, .. } => words,
-        };
-        match run.event() {
-            Some(event) => Ok(store::end(tx, event, error).await?),
-            None => Ok(()),
-        }
+    async fn on_finish(
+        &self,
+        tx: &mut PgConnection,
+        _data: &RollbackData,
+        ctx: &StepContext,
+        outcome: &EventOutcome,
+    ) -> Result<(), Error> {
+        record_end(tx, ctx, outcome).await
     }
 }

@@ -1,108 +1,152 @@
 //! The saga `app.deploy`; see the module above.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use sqlx::PgConnection;
 use tokio::sync::mpsc;
 
 use crate::apps::{self, App};
-use crate::builders::{self, BuildLimits, BuildRequest, Built};
-use crate::confine::Confinement;
+use crate::builders::{self, BuildArtifact, BuildLimits, BuildRequest};
 use crate::core::Core;
-use crate::deploys::store::{self, Made};
+use crate::deploys::{archive_transfer, processes, store};
 use crate::envs;
-use crate::events::Outcome;
+use crate::events::EventOutcome;
+use crate::kernel::error::Error;
+use crate::kernel::fair_slots::FairSlot;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::EnvName;
-use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
 use crate::releases;
-use crate::sagas::{Run, Saga, StepError};
+use crate::releases::rollout_steps::{self, HasRollout, RolloutProgress};
+use crate::sagas::{Saga, StepContext, StepError, saga_steps};
+use crate::sandbox::SandboxPolicy;
+use crate::units;
+use crate::versions::{self, BuiltVersion};
 
 /// Versions kept for going back to.
 const KEEP_VERSIONS: i64 = 10;
 /// Lines of a build on their way to the event.
-const LINES: usize = 256;
+const LINE_BUFFER: usize = 256;
+
+saga_steps! {
+    /// The steps of a deploy.
+    pub enum DeployStep {
+        /// Makes a version of the archive.
+        Build = "build",
+        /// Makes a release of the version, as a candidate.
+        CreateCandidate = "create-candidate",
+        /// Waits until its units are ready.
+        WaitForUnits = "wait-for-units",
+        /// Makes it current.
+        Promote = "promote",
+        /// Waits until the routers know its units.
+        WaitForRouters = "wait-for-routers",
+        /// Drops the archive, and versions too old to go back to.
+        CleanUp = "clean-up",
+    }
+}
 
 /// What the steps know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct DeployData {
-    pub app: AppId,
+pub struct DeployData {
+    app: AppId,
     /// Name of the file in the folder of uploads.
-    pub archive: String,
-    pub version: Option<i32>,
-    pub release: Option<i64>,
-    /// The release is current: there is no way back.
-    #[serde(default)]
-    pub switched: bool,
+    archive: String,
+    /// Who has the archive, and then the version; none while the archive is stored in the database for any worker.
+    host: Option<String>,
+    version: Option<i32>,
+    rollout: RolloutProgress,
+}
+
+impl DeployData {
+    /// The deploy of an archive that lies on a host, or is stored for all of them.
+    pub(super) fn new(app: AppId, archive: String, host: Option<String>) -> Self {
+        Self {
+            app,
+            archive,
+            host,
+            version: None,
+            rollout: RolloutProgress::for_app(Some(app)),
+        }
+    }
+
+    /// Its archive is stored for any worker now.
+    pub(super) fn release_host(&mut self) {
+        self.host = None;
+    }
+}
+
+impl HasRollout for DeployData {
+    fn rollout(&self) -> &RolloutProgress {
+        &self.rollout
+    }
+
+    fn rollout_mut(&mut self) -> &mut RolloutProgress {
+        &mut self.rollout
+    }
 }
 
 /// See the module.
-pub struct Deploy {
+pub struct DeploySaga {
     core: Core,
 }
 
-impl Deploy {
-    /// The name under which its rows are kept.
-    pub const KIND: &str = "app.deploy";
-
+impl DeploySaga {
     /// The saga with what its steps need.
     pub fn new(core: &Core) -> Self {
         Self { core: core.clone() }
     }
 
-    fn folder(&self, data: &DeployData, version: i32) -> PathBuf {
-        self.core
-            .dirs
-            .versions()
-            .join(data.app.to_string())
-            .join(version.to_string())
-    }
-
-    async fn app(&self, id: AppId) -> Result<App, StepError> {
-        let name = apps::store::find_name(&self.core.db, id).await?;
+    async fn find_app(&self, id: AppId) -> Result<App, StepError> {
+        let name = apps::store::find_app_name(&self.core.db, id).await?;
         let app = match name {
-            Some(name) => apps::store::find(&self.core.db, &name).await?,
+            Some(name) => apps::store::find_app(&self.core.db, &name).await?,
             None => None,
         };
-        app.ok_or_else(|| StepError::GiveUp(Problem::not_found("The app is gone.")))
+        app.ok_or_else(|| StepError::GiveUp(Error::not_found("The app is gone.")))
     }
 
-    async fn build(&self, data: &mut DeployData, run: &mut Run) -> Result<(), StepError> {
-        let app = self.app(data.app).await?;
+    async fn build_version(&self, data: &mut DeployData, ctx: &StepContext) -> Result<(), StepError> {
+        let app = self.find_app(data.app).await?;
         let version = match data.version {
             Some(version) => version,
-            None => self.number(data, run).await?,
+            None => self.assign_version(data, ctx).await?,
         };
-        // A folder that is there though the step did not end is of a life before: built anew.
-        self.remove_files(data, version).await?;
-        run.say(&format!(
+        // A folder that is there though the step did not end was left by a process that died: built anew.
+        let folder = versions::version_folder(&self.core, data.app, version);
+        run_blocking(move || builders::remove_version(&folder)).await?;
+        ctx.append_log(&format!(
             "---- Building version {version} of {} ({}) ----",
             app.name, app.platform
         ))
         .await;
-        let place = Arc::clone(&self.core.building);
-        let _place = tokio::select! {
-            place = place.acquire_owned() => place.map_err(|e| StepError::GiveUp(Problem::internal(e)))?,
-            () = run.cancel().cancelled() => return Err(StepError::GiveUp(Problem::new(crate::kernel::problem::Kind::Cancelled, "canceled by user request"))),
-        };
-        let request = self.request(&app, data, version).await?;
-        let built = self.run_build(&request, run).await?;
-        let mut tx = run.begin().await?;
-        let processes = json!(built.processes);
-        let yaml = serde_json::to_value(&built.yaml).map_err(Problem::internal)?;
-        let made = Made {
-            processes: &processes,
+        // A build takes as long as it is allowed to, and holds a slot to build all the while, but no worker.
+        let built = ctx.without_worker(async {
+            let _slot = self.acquire_build_slot(ctx).await?;
+            if versions::drop_stale_cache(&self.core, data.app).await? {
+                ctx.append_log(" ---> building without the cache of earlier builds")
+                    .await;
+            }
+            archive_transfer::fetch_archive(&self.core, &data.archive).await?;
+            let request = self.make_build_request(&app, data, version).await?;
+            let built = self.run_build(&request, ctx).await?;
+            let digest = run_blocking(move || versions::digest_tree(&request.dest)).await?;
+            Ok::<_, StepError>((built, digest))
+        });
+        let (built, digest) = built.await?;
+        let most = self.core.settings.apps.max_deploy_timeout;
+        ctx.append_log_lines(&units::health_adjustments(&built.yaml, most))
+            .await;
+        let yaml = serde_json::to_value(&built.yaml).map_err(Error::internal)?;
+        let made = BuiltVersion {
+            processes: &built.processes,
             yaml: &yaml,
             bytes: i64::try_from(built.bytes).unwrap_or(i64::MAX),
+            digest,
         };
-        store::version_ready(&mut tx, data.app, version, &made).await?;
-        tx.commit().await?;
-        run.say(&format!(
+        ctx.write_fenced(async |tx| Ok(versions::mark_version_ready(tx, data.app, version, &made).await?))
+            .await?;
+        ctx.append_log(&format!(
             " ---> version {version} is built: {} bytes",
             built.bytes
         ))
@@ -110,200 +154,227 @@ impl Deploy {
         Ok(())
     }
 
-    /// Takes a number for the version, and keeps it with the saga in one transaction.
-    async fn number(&self, data: &mut DeployData, run: &mut Run) -> Result<i32, StepError> {
-        let mut tx = run.begin().await?;
-        let version = store::new_version(&mut tx, data.app, &self.core.host).await?;
-        if let Some(event) = run.event() {
-            store::set_version(&mut tx, event, version).await?;
+    /// Waits for the turn of this user's build, and says so. The time does not count as time of the build.
+    async fn acquire_build_slot(&self, ctx: &StepContext) -> Result<FairSlot<String>, StepError> {
+        let (slots, key) = (&self.core.caller_limits.builds, ctx.share_key().to_owned());
+        if let Some(slot) = slots.try_acquire(&key) {
+            return Ok(slot);
         }
-        data.version = Some(version);
-        run.set_data(data)?;
-        run.keep_in(&mut tx).await?;
-        tx.commit().await?;
-        Ok(version)
+        ctx.append_log(&format!(
+            " ---> waiting for a slot to build: {} ahead",
+            slots.count_ahead(&key)
+        ))
+        .await;
+        tokio::select! {
+            slot = slots.acquire(&key) => slot.map_err(|e| StepError::GiveUp(Error::internal(e))),
+            () = ctx.cancel_token().cancelled() => Err(StepError::Interrupted),
+        }
     }
 
-    async fn request(&self, app: &App, data: &DeployData, version: i32) -> Result<BuildRequest, StepError> {
+    /// Takes a number for the version, and keeps it with the saga in one transaction. From then on this host holds the
+    /// version, and runs the saga.
+    async fn assign_version(&self, data: &mut DeployData, ctx: &StepContext) -> Result<i32, StepError> {
+        let host = &self.core.host;
+        ctx.checkpoint(data, async |tx, data: &mut DeployData| {
+            let version = versions::insert_version(tx, data.app, host).await?;
+            if let Some(event) = ctx.event_id() {
+                store::set_version(tx, event, version).await?;
+            }
+            data.version = Some(version);
+            data.host = Some(host.to_string());
+            ctx.pin_to_host(tx, host).await?;
+            Ok(version)
+        })
+        .await
+    }
+
+    async fn make_build_request(
+        &self,
+        app: &App,
+        data: &DeployData,
+        version: i32,
+    ) -> Result<BuildRequest, StepError> {
         let settings = &self.core.settings.builds;
         let mut conn = self.core.db.acquire().await?;
-        let env = envs::effective(&self.core, &mut conn, app.id, &app.name).await?;
+        let env = envs::effective_environment(&self.core, &mut conn, app.id, &app.name).await?;
+        // Hooks are started with it, and units will be.
+        env.check_size()?;
         let env: Vec<(EnvName, Secret)> = env
             .iter()
             .map(|var| (var.name.clone(), var.value.clone()))
             .collect();
-        self.core.dirs.app_versions(app.id.0).map_err(Problem::internal)?;
+        self.core
+            .data_dir
+            .make_app_versions_dir(app.id.0)
+            .map_err(Error::internal)?;
         let mut limits = BuildLimits {
             deadline: settings.deadline,
             output_bytes: settings.max_output_bytes.0,
             ..BuildLimits::default()
         };
         limits.disk_bytes = settings.max_disk_bytes.0;
+        limits.memory_bytes = settings.max_memory_bytes.0;
         limits.unpack.total_bytes = settings.max_unpacked_bytes.0;
         limits.unpack.entries = usize::try_from(settings.max_files).unwrap_or(usize::MAX);
         Ok(BuildRequest {
-            archive: self.core.dirs.uploads().join(&data.archive),
+            archive: self.core.data_dir.uploads_dir().join(&data.archive),
             platform: app.platform.clone(),
             platforms_dir: self.core.platforms_dir.clone(),
-            dest: self.folder(data, version),
-            cache_dir: self.core.dirs.cache().join(data.app.to_string()),
+            dest: versions::version_folder(&self.core, data.app, version),
+            cache_dir: versions::cache_folder(&self.core, data.app),
             env,
             pass_env: self.core.pass_env.clone(),
-            user: self.core.unit_user(app.number),
-            confinement: Some(Confinement::new(&self.core.settings, self.core.dirs.path())),
+            user: versions::unit_uid(&self.core, app.number),
+            sandbox: Some(SandboxPolicy::new(&self.core.settings, self.core.data_dir.path())),
             limits,
         })
     }
 
-    async fn run_build(&self, request: &BuildRequest, run: &Run) -> Result<Built, StepError> {
-        let (sender, mut lines) = mpsc::channel(LINES);
+    async fn run_build(&self, request: &BuildRequest, ctx: &StepContext) -> Result<BuildArtifact, StepError> {
+        let (sender, mut lines) = mpsc::channel(LINE_BUFFER);
         let telling = async {
             let mut batch = Vec::new();
-            while lines.recv_many(&mut batch, LINES).await > 0 {
-                run.say_all(&batch).await;
+            while lines.recv_many(&mut batch, LINE_BUFFER).await > 0 {
+                ctx.append_log_lines(&batch).await;
                 batch.clear();
             }
         };
-        let (built, ()) = tokio::join!(builders::build(request, sender, run.cancel().clone()), telling);
+        let (built, ()) = tokio::join!(
+            builders::build_version(request, sender, ctx.cancel_token().clone()),
+            telling
+        );
         built.map_err(|error| StepError::GiveUp(error.into()))
     }
 
-    async fn remove_files(&self, data: &DeployData, version: i32) -> Result<(), StepError> {
-        let folder = self.folder(data, version);
-        blocking(move || match folder.exists() {
-            true => builders::remove_version(&folder),
-            false => Ok(()),
-        })
-        .await
-    }
-
+    /// Removes the archive, wherever it lies.
     async fn remove_archive(&self, data: &DeployData) {
-        let path = self.core.dirs.uploads().join(&data.archive);
-        // What cannot be removed now is swept at the next start.
+        let path = self.core.data_dir.uploads_dir().join(&data.archive);
+        // What cannot be removed now is swept: the file at the next start, the stored archive by its healer.
         let _ = tokio::fs::remove_file(path).await;
+        if let Err(error) = store::delete_archive(&self.core.db, &data.archive).await {
+            tracing::warn!(%error, archive = data.archive, "a stored archive is left for its healer");
+        }
     }
 
     /// Drops the archive and the versions that are too old to go back to.
-    async fn tidy(&self, data: &DeployData, run: &Run) -> Result<(), StepError> {
+    async fn clean_up(&self, data: &DeployData, ctx: &StepContext) -> Result<(), StepError> {
         self.remove_archive(data).await;
-        let mut tx = run.begin().await?;
-        let old = store::retire(&mut tx, data.app, &self.core.host, KEEP_VERSIONS).await?;
-        tx.commit().await?;
-        for version in old {
-            self.remove_files(data, version).await?;
-        }
+        ctx.write_fenced(async |tx| Ok(versions::retire_versions(tx, data.app, KEEP_VERSIONS).await?))
+            .await?;
         Ok(())
+    }
+
+    async fn create_candidate(&self, data: &mut DeployData, ctx: &StepContext) -> Result<(), StepError> {
+        let version = data
+            .version
+            .ok_or_else(|| Error::internal("a deploy without a version"))?;
+        let headline = format!("---- Starting version {version} ----");
+        let create = async |tx: &mut PgConnection, data: &mut DeployData| {
+            processes::prepare_processes(tx, data.app, version).await?;
+            let release = releases::create_version_candidate(&self.core, tx, data.app, version, None).await?;
+            data.rollout.add_candidate(data.app, release);
+            Ok(())
+        };
+        rollout_steps::create_candidates(&self.core, ctx, data, Some(&headline), create).await
+    }
+
+    async fn undo_build(&self, data: &DeployData, ctx: &StepContext) -> Result<(), StepError> {
+        self.remove_archive(data).await;
+        let Some(version) = data.version else {
+            return Ok(());
+        };
+        // Its holder removes the files once its units are gone.
+        ctx.write_fenced(async |tx| Ok(versions::mark_version_failed(tx, data.app, version).await?))
+            .await?;
+        rollout_steps::wait_for_removal(&self.core, ctx, &data.rollout).await
     }
 }
 
-async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), StepError> {
-    let result = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(Problem::internal)?;
-    result.map_err(|e| StepError::GiveUp(Problem::internal(e)))
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, StepError> {
+    let result = tokio::task::spawn_blocking(work).await.map_err(Error::internal)?;
+    result.map_err(|e| StepError::GiveUp(Error::internal(e)))
+}
+
+/// Writes into the list of deploys how one has ended.
+pub(super) async fn record_end(
+    tx: &mut PgConnection,
+    ctx: &StepContext,
+    outcome: &EventOutcome,
+) -> Result<(), Error> {
+    let error = match outcome {
+        EventOutcome::Done => "",
+        EventOutcome::Failed { words, .. } => words,
+    };
+    match ctx.event_id() {
+        Some(event) => Ok(store::end_deploy(tx, event, error).await?),
+        None => Ok(()),
+    }
 }
 
 #[async_trait]
-impl Saga for Deploy {
-    fn kind(&self) -> &'static str {
-        Self::KIND
+impl Saga for DeploySaga {
+    const KIND: &'static str = "app.deploy";
+    type Step = DeployStep;
+    type Data = DeployData;
+
+    fn host(data: &DeployData) -> Option<&str> {
+        data.host.as_deref()
     }
 
-    fn steps(&self) -> &'static [&'static str] {
-        &["build", "release", "start", "switch", "settle", "tidy"]
-    }
-
-    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        let mut data: DeployData = run.data()?;
-        match (step, data.version, data.release) {
-            ("build", ..) => self.build(&mut data, run).await?,
-            ("release", Some(version), None) => {
-                let mut tx = run.begin().await?;
-                store::ensure_processes(&mut tx, data.app, version).await?;
-                data.release =
-                    Some(releases::propose_version(&self.core, &mut tx, data.app, version, None).await?);
-                run.set_data(&data)?;
-                run.keep_in(&mut tx).await?;
-                tx.commit().await?;
-                run.say(&format!("---- Starting version {version} ----")).await;
+    async fn run_step(
+        &self,
+        step: DeployStep,
+        data: &mut DeployData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        match step {
+            DeployStep::Build => self.build_version(data, ctx).await,
+            DeployStep::CreateCandidate => self.create_candidate(data, ctx).await,
+            DeployStep::WaitForUnits => {
+                rollout_steps::wait_for_ready_units(&self.core, ctx, &data.rollout).await
             }
-            ("start", _, Some(release)) => releases::await_ready(&self.core, run, data.app, release).await?,
-            ("switch", _, Some(release)) => {
-                let mut tx = run.begin().await?;
-                if releases::adopt(&mut tx, data.app, release).await? {
-                    store::count(&mut tx, data.app).await?;
-                }
-                data.switched = true;
-                run.set_data(&data)?;
-                run.keep_in(&mut tx).await?;
-                tx.commit().await?;
+            DeployStep::Promote => {
+                let count = async |tx: &mut PgConnection, data: &mut DeployData| {
+                    Ok(store::count_deploy(tx, data.app).await?)
+                };
+                rollout_steps::promote_candidates(ctx, data, count).await
             }
-            ("settle", _, Some(release)) => releases::settle(&self.core, release).await?,
-            ("tidy", ..) => self.tidy(&data, run).await?,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn forward_only(&self, step: &'static str, run: &Run) -> bool {
-        matches!(step, "settle" | "tidy") || run.data().is_ok_and(|data: DeployData| data.switched)
-    }
-
-    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        let data: DeployData = run.data()?;
-        match (step, data.version, data.release) {
-            ("release", _, Some(release)) => {
-                let mut tx = run.begin().await?;
-                releases::abandon(&mut tx, data.app, release).await?;
-                tx.commit().await?;
+            DeployStep::WaitForRouters => {
+                rollout_steps::wait_for_serving_units(&self.core, ctx, &data.rollout).await
             }
-            ("build", version, _) => {
-                self.remove_archive(&data).await;
-                if let Some(version) = version {
-                    let mut tx = run.begin().await?;
-                    store::version_state(&mut tx, data.app, version, "failed").await?;
-                    tx.commit().await?;
-                    releases::await_gone(&self.core, data.release).await?;
-                    self.remove_files(&data, version).await?;
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    async fn ended(&self, tx: &mut PgConnection, run: &Run, outcome: &Outcome) -> Result<(), Problem> {
-        let error = match outcome {
-            Outcome::Done => "",
-            Outcome::Failed { words, .. } => words,
-        };
-        match run.event() {
-            Some(event) => Ok(store::end(tx, event, error).await?),
-            None => Ok(()),
+            DeployStep::CleanUp => self.clean_up(data, ctx).await,
         }
     }
-}
 
-/// Removes what deploys of a life before have left behind: half-built folders, archives that nobody
-/// needs. For the start.
-pub async fn sweep(core: &Core) -> Result<(), Problem> {
-    let used = store::archives_in_use(&core.db).await?;
-    let (uploads, versions) = (core.dirs.uploads(), core.dirs.versions());
-    let sweeping = move || -> std::io::Result<()> {
-        for entry in std::fs::read_dir(&uploads)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !used.contains(&name) {
-                std::fs::remove_file(entry.path())?;
-            }
+    fn is_forward_only(&self, step: DeployStep, data: &DeployData) -> bool {
+        matches!(step, DeployStep::WaitForRouters | DeployStep::CleanUp) || data.rollout.is_promoted()
+    }
+
+    async fn undo_step(
+        &self,
+        step: DeployStep,
+        data: &mut DeployData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        match step {
+            DeployStep::Build => self.undo_build(data, ctx).await,
+            DeployStep::CreateCandidate => rollout_steps::discard_candidates(ctx, data).await.map(drop),
+            DeployStep::WaitForUnits
+            | DeployStep::Promote
+            | DeployStep::WaitForRouters
+            | DeployStep::CleanUp => Ok(()),
         }
-        for entry in std::fs::read_dir(&versions)? {
-            builders::sweep(&entry?.path())?;
-        }
-        Ok(())
-    };
-    tokio::task::spawn_blocking(sweeping)
-        .await
-        .map_err(Problem::internal)?
-        .map_err(Problem::internal)
+    }
+
+    async fn on_finish(
+        &self,
+        tx: &mut PgConnection,
+        _data: &DeployData,
+        ctx: &StepContext,
+        outcome: &EventOutcome,
+    ) -> Result<(), Error> {
+        record_end(tx, ctx, outcome).await
+    }
 }

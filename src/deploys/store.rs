@@ -1,11 +1,11 @@
 //! Deploys and versions in SQL.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::apps::Reach;
-use crate::kernel::ids::{AppId, EventId};
+use crate::apps::AppScopes;
+use crate::kernel::error::Error;
+use crate::kernel::ids::{AppId, EventId, SagaId};
 
 /// A deploy as listed.
 #[derive(Clone, Debug)]
@@ -25,12 +25,12 @@ pub struct DeployRow {
     pub can_rollback: bool,
 }
 
-pub(super) async fn insert(
+pub(super) async fn insert_deploy(
     tx: &mut PgConnection,
     event: &EventId,
     app: AppId,
     version: Option<i32>,
-    order: &super::Order,
+    order: &super::DeployOptions,
     user: &str,
 ) -> sqlx::Result<()> {
     sqlx::query!(
@@ -62,7 +62,7 @@ pub(super) async fn set_version(tx: &mut PgConnection, event: &EventId, version:
     .map(drop)
 }
 
-pub(super) async fn end(tx: &mut PgConnection, event: &EventId, error: &str) -> sqlx::Result<()> {
+pub(super) async fn end_deploy(tx: &mut PgConnection, event: &EventId, error: &str) -> sqlx::Result<()> {
     sqlx::query!(
         "update deploy set ended_at = clock_timestamp(), error = $2 where event_id = $1",
         event.as_str(),
@@ -74,11 +74,11 @@ pub(super) async fn end(tx: &mut PgConnection, event: &EventId, error: &str) -> 
 }
 
 /// Deploys of one app, or of all that the caller reaches (`None`: all), newest first.
-pub(super) async fn list(
+pub(super) async fn list_deploys(
     db: impl PgExecutor<'_>,
     app: &str,
     event: &str,
-    reach: Option<&Reach>,
+    reach: Option<&AppScopes>,
     limit: i64,
 ) -> sqlx::Result<Vec<DeployRow>> {
     let empty = Vec::new();
@@ -105,77 +105,8 @@ pub(super) async fn list(
     .await
 }
 
-/// The next number of an app's versions, taken by a row.
-pub(super) async fn new_version(tx: &mut PgConnection, app: AppId, host: &str) -> sqlx::Result<i32> {
-    sqlx::query_scalar!(
-        "insert into version (app_id, version, host)
-         select $1, coalesce(max(version), 0) + 1, $2 from version where app_id = $1
-         returning version",
-        app.0,
-        host,
-    )
-    .fetch_one(tx)
-    .await
-}
-
-/// What a build has made.
-pub(super) struct Made<'a> {
-    pub(super) processes: &'a Value,
-    pub(super) yaml: &'a Value,
-    pub(super) bytes: i64,
-}
-
-pub(super) async fn version_ready(
-    tx: &mut PgConnection,
-    app: AppId,
-    version: i32,
-    made: &Made<'_>,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update version set state = 'ready', processes = $3, yaml = $4, size_bytes = $5
-         where app_id = $1 and version = $2",
-        app.0,
-        version,
-        made.processes,
-        made.yaml,
-        made.bytes,
-    )
-    .execute(tx)
-    .await
-    .map(drop)
-}
-
-pub(super) async fn version_state(
-    tx: &mut PgConnection,
-    app: AppId,
-    version: i32,
-    state: &str,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update version set state = $3 where app_id = $1 and version = $2",
-        app.0,
-        version,
-        state
-    )
-    .execute(tx)
-    .await
-    .map(drop)
-}
-
-/// True if the version is there and may be run.
-pub(super) async fn is_runnable(db: impl PgExecutor<'_>, app: AppId, version: i32) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"select exists(select 1 from version where app_id = $1 and version = $2
-                         and state = 'ready' and disabled_reason = '') as "found!""#,
-        app.0,
-        version,
-    )
-    .fetch_one(db)
-    .await
-}
-
 /// The newest versions that can be run of the commits whose names begin so; two at most.
-pub(super) async fn find_commits(
+pub(super) async fn find_commit_versions(
     db: impl PgExecutor<'_>,
     app: AppId,
     prefix: &str,
@@ -197,10 +128,9 @@ pub(super) async fn find_commits(
 pub(super) async fn ensure_processes(tx: &mut PgConnection, app: AppId, version: i32) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into app_process (app_id, process, units, stopped)
-         select $1, named.name, 1,
+         select $1, p.process, 1,
                 coalesce((select bool_and(stopped) from app_process where app_id = $1), false)
-         from version v cross join lateral jsonb_to_recordset(v.processes) as named(name text)
-         where v.app_id = $1 and v.version = $2
+         from version_process p where p.app_id = $1 and p.version = $2
          on conflict on constraint app_process_pkey do nothing",
         app.0,
         version,
@@ -211,43 +141,174 @@ pub(super) async fn ensure_processes(tx: &mut PgConnection, app: AppId, version:
 }
 
 /// Counts a deploy that has come to its end.
-pub(super) async fn count(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
+pub(super) async fn count_deploy(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
     sqlx::query!("update app set deploys = deploys + 1 where app_id = $1", app.0)
         .execute(tx)
         .await
         .map(drop)
 }
 
-/// Marks the versions beyond the newest `keep` as removed, save those that run or are being rolled out;
-/// answers their numbers.
-pub(super) async fn retire(
-    tx: &mut PgConnection,
-    app: AppId,
-    host: &str,
-    keep: i64,
-) -> sqlx::Result<Vec<i32>> {
-    sqlx::query_scalar!(
-        "update version v set state = 'removed'
-         where v.app_id = $1 and v.host = $2 and v.state = 'ready'
-           and v.version not in (select version from version where app_id = $1 and state = 'ready' order by version desc limit $3)
-           and not exists (select 1 from app a join release r on r.release_id in (a.current_release, a.candidate_release)
-                           where a.app_id = $1 and r.version = v.version)
-           and not exists (select 1 from unit u where u.app_id = $1 and u.version = v.version)
-         returning version",
-        app.0,
-        host,
-        keep,
-    )
-    .fetch_all(tx)
-    .await
-}
-
 /// Names of archives that sagas under way still need.
-pub(super) async fn archives_in_use(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<String>> {
+pub(super) async fn list_archives_in_use(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
         r#"select data ->> 'archive' as "archive!" from saga
            where ended_at is null and kind = 'app.deploy' and data ? 'archive'"#
     )
     .fetch_all(db)
     .await
+}
+
+/// A deploy that waits on a host, with its archive.
+pub(super) struct WaitingArchive {
+    pub(super) saga: SagaId,
+    pub(super) event: EventId,
+    pub(super) archive: String,
+}
+
+/// Deploys that only this host may run, and of which nothing is built yet.
+pub(super) async fn list_waiting_archives(
+    db: impl PgExecutor<'_>,
+    host: &str,
+) -> Result<Vec<WaitingArchive>, Error> {
+    let rows = sqlx::query!(
+        r#"select saga_id as "saga: SagaId", event_id as "event!", data ->> 'archive' as "archive!" from saga
+           where ended_at is null and kind = 'app.deploy' and host = $1 and event_id is not null
+             and data ? 'archive' and data ->> 'version' is null"#,
+        host,
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(WaitingArchive {
+                saga: row.saga,
+                event: row.event.parse()?,
+                archive: row.archive,
+            })
+        })
+        .collect()
+}
+
+/// Begins to keep an archive here.
+pub(super) async fn insert_archive(
+    db: impl PgExecutor<'_>,
+    archive: &str,
+    owner: &str,
+    size: i64,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into uploaded_archive (archive, owner, size_bytes) values ($1, $2, $3)
+         on conflict (archive) do nothing",
+        archive,
+        owner,
+        size,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Keeps the next piece of an archive.
+pub(super) async fn insert_archive_piece(
+    db: impl PgExecutor<'_>,
+    archive: &str,
+    seq: i32,
+    content: &[u8],
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into uploaded_archive_piece (archive, seq, content) values ($1, $2, $3)
+         on conflict on constraint uploaded_archive_piece_pkey do update set content = excluded.content",
+        archive,
+        seq,
+        content,
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Gives a stored archive to the deploy that needs it; false if it is gone.
+pub(super) async fn assign_archive(
+    tx: &mut PgConnection,
+    archive: &str,
+    event: &EventId,
+) -> sqlx::Result<bool> {
+    sqlx::query!(
+        "update uploaded_archive set event_id = $2 where archive = $1",
+        archive,
+        event.as_str()
+    )
+    .execute(tx)
+    .await
+    .map(|done| done.rows_affected() == 1)
+}
+
+/// The size of a stored archive; `None`: there is none of that name.
+pub(super) async fn find_archive_size(db: impl PgExecutor<'_>, archive: &str) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar!(
+        "select size_bytes from uploaded_archive where archive = $1",
+        archive
+    )
+    .fetch_optional(db)
+    .await
+}
+
+pub(super) async fn find_archive_piece(
+    db: impl PgExecutor<'_>,
+    archive: &str,
+    seq: i32,
+) -> sqlx::Result<Option<Vec<u8>>> {
+    sqlx::query_scalar!(
+        "select content from uploaded_archive_piece where archive = $1 and seq = $2",
+        archive,
+        seq
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// Bytes of the archives of one owner, and of all.
+pub(super) async fn measure_archives(db: impl PgExecutor<'_>, owner: &str) -> sqlx::Result<(i64, i64)> {
+    sqlx::query!(
+        r#"select coalesce(sum(size_bytes) filter (where owner = $1), 0)::bigint as "by_owner!",
+                  coalesce(sum(size_bytes), 0)::bigint as "in_all!" from uploaded_archive"#,
+        owner
+    )
+    .fetch_one(db)
+    .await
+    .map(|row| (row.by_owner, row.in_all))
+}
+
+pub(super) async fn delete_archive(db: impl PgExecutor<'_>, archive: &str) -> sqlx::Result<()> {
+    sqlx::query!("delete from uploaded_archive where archive = $1", archive)
+        .execute(db)
+        .await
+        .map(drop)
+}
+
+/// Deletes an archive unless a deploy has it.
+pub(super) async fn delete_unassigned_archive(db: impl PgExecutor<'_>, archive: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from uploaded_archive where archive = $1 and event_id is null",
+        archive
+    )
+    .execute(db)
+    .await
+    .map(drop)
+}
+
+/// Deletes some archives of deploys that have ended, and such as no deploy has taken within an hour. Answers how many.
+pub(super) async fn delete_abandoned_archives(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<u64> {
+    sqlx::query!(
+        "delete from uploaded_archive where archive in (
+             select u.archive from uploaded_archive u left join event e on e.event_id = u.event_id
+             where e.ended_at is not null or (u.event_id is null and u.created_at < now() - interval '1 hour')
+             limit $1)
+           and (event_id is null or exists (select from event e where e.event_id = uploaded_archive.event_id
+                                                                  and e.ended_at is not null))",
+        limit
+    )
+    .execute(db)
+    .await
+    .map(|done| done.rows_affected())
 }

@@ -1,26 +1,29 @@
-//! What a user does to the environment and to what runs: read, set and unset variables, restart.
+//! Actions on the environment and on what runs: read, set and unset variables, restart.
 //!
-//! Each change is an event that goes on until the new release runs; whoever waits follows the event.
+//! Each change is an event that ends when the new release runs; a caller that waits follows the event.
+
+use std::collections::BTreeMap;
 
 use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::apps::{self, App};
 use crate::core::Core;
-use crate::envs::{self, Environment, RESERVED, Source, Var};
-use crate::events::{self, NewEvent, Outcome, Target};
-use crate::kernel::call::Call;
+use crate::envs::{self, EnvVar, Environment, RESERVED_NAMES, VarSource};
+use crate::events::{self, EventOutcome, EventTarget, NewEvent};
+use crate::kernel::error::Error;
 use crate::kernel::ids::EventId;
-use crate::kernel::names::{AppName, EnvName};
+use crate::kernel::names::{AppName, EnvName, ProcessName};
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::Problem;
+use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
-use crate::releases::saga::{Rollout, RolloutData};
-use crate::sagas::{self, Lane, NewSaga};
+use crate::releases::saga::{RolloutData, RolloutSaga};
+use crate::releases::store;
+use crate::sagas;
 
-/// Longest value of a variable, in bytes: what a process can be started with is bounded.
-const MAX_VALUE: usize = 64 * 1024;
-/// Variables of an app, at most.
+/// Maximum length of the name of a manager of variables.
+const MAX_MANAGER_BYTES: usize = 255;
+/// Maximum number of variables of an app.
 const MAX_VARS: usize = 1000;
 
 /// Variables to set.
@@ -29,108 +32,146 @@ pub struct EnvChange {
     pub vars: Vec<(EnvName, Secret, String)>,
     pub private: bool,
     pub managed_by: String,
-    /// Removes what the same manager had set before and does not set now.
+    /// Removes the variables that the same manager has set before and does not set now.
     pub prune: bool,
     pub no_restart: bool,
-    /// Leaves private variables silently as they are (contract/classic 1.1.7) instead of setting them.
+    /// Silently skips private variables (contract/classic 1.1.7) instead of setting them.
     pub skip_private: bool,
 }
 
-/// The environment of an app as it is now.
-pub async fn environment_of(core: &Core, call: &Call, name: &AppName) -> Result<Environment, Problem> {
-    let app = apps::find_for(core, call, name, Permission::APP_READ_ENV).await?;
+/// Returns the present environment of an app.
+pub async fn read_environment(
+    core: &Core,
+    call: &RequestContext,
+    name: &AppName,
+) -> Result<Environment, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_READ_ENV).await?;
     let mut conn = core.db.acquire().await?;
-    envs::effective(core, &mut conn, app.id, &app.name).await
+    envs::effective_environment(core, &mut conn, app.id, &app.name).await
 }
 
-/// Sets variables, all or none. Answers the event to follow.
+/// Sets variables, all or none. Returns the event to follow.
 pub async fn set_env(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
     change: EnvChange,
-) -> Result<EventId, Problem> {
-    let app = apps::find_for(core, call, name, Permission::APP_UPDATE_ENV_SET).await?;
+) -> Result<EventId, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_UPDATE_ENV_SET).await?;
     apps::ensure_live(&app)?;
     for (name, value, _) in &change.vars {
-        check(name, value)?;
+        check_var(name, value)?;
     }
+    check_manager(&change.managed_by)?;
     let mut tx = core.db.begin().await?;
     let names: Vec<&EnvName> = change.vars.iter().map(|(name, ..)| name).collect();
     let data = json!({ "names": names, "private": change.private, "noRestart": change.no_restart });
-    let event = begin(&mut tx, call, &app, Permission::APP_UPDATE_ENV_SET, data).await?;
-    let before = envs::effective(core, &mut tx, app.id, &app.name).await?;
-    let mut lines = Vec::new();
-    for (var, value, alias) in &change.vars {
-        let old = before.get(var.as_str());
-        refuse_bound(old)?;
-        if change.skip_private && old.is_some_and(|old| !old.public) {
-            continue;
-        }
-        // What was private stays so, unless it is set anew with the choice made.
-        let public = !change.private;
-        let put = envs::store::Put {
-            name: var,
-            value,
-            public,
-            managed_by: &change.managed_by,
-            alias,
-        };
-        envs::store::put(&mut tx, &core.keys, app.id, &put).await?;
-        lines.push(format!(" ---> {var} is set"));
-    }
+    let new = new_app_event(&app, Permission::APP_UPDATE_ENV_SET, data);
+    let event = events::begin_event(&mut tx, call, &new).await?;
+    let before = envs::effective_environment(core, &mut tx, app.id, &app.name).await?;
+    let upserts = build_upserts(&before, &change)?;
+    envs::store::upsert_vars(&mut tx, &core.keys, app.id, &upserts).await?;
+    let mut lines: Vec<String> = upserts
+        .iter()
+        .map(|upsert| format!(" ---> {} is set", upsert.name))
+        .collect();
     if change.prune && !change.managed_by.is_empty() {
-        let gone = pruned(&before, &change);
-        envs::store::delete(&mut tx, app.id, &gone).await?;
-        lines.extend(gone.iter().map(|name| format!(" ---> {name} is gone")));
+        let gone = list_pruned(&before, &change);
+        envs::store::delete_user_vars(&mut tx, app.id, &gone).await?;
+        lines.extend(gone.iter().map(|name| format!(" ---> {name} is unset")));
     }
-    if before.iter().count() + change.vars.len() > MAX_VARS {
-        return Err(Problem::invalid(format!(
-            "An app has at most {MAX_VARS} variables."
-        )));
-    }
-    tell(&mut tx, &event, &lines).await?;
-    roll_out(&mut tx, &event, &app, change.no_restart || lines.is_empty()).await?;
+    let after = envs::effective_environment(core, &mut tx, app.id, &app.name).await?;
+    refuse_growth(&before, &after)?;
+    events::append_log_lines(&mut *tx, &event, &lines).await?;
+    roll_out_or_end(&mut tx, &event, &app, change.no_restart || lines.is_empty()).await?;
     tx.commit().await?;
     Ok(event)
 }
 
-fn check(name: &EnvName, value: &Secret) -> Result<(), Problem> {
-    if RESERVED.contains(&name.as_str()) {
-        return Err(Problem::invalid(format!(
-            "{name} belongs to the platform and cannot be set."
+/// Returns the writes of a change; of two values for one name the later one. A private variable stays private
+/// unless it is set again with an explicit choice. Errors: `Conflict` for a variable of a service.
+fn build_upserts<'a>(
+    before: &Environment,
+    change: &'a EnvChange,
+) -> Result<Vec<envs::store::EnvVarUpsert<'a>>, Error> {
+    let mut upserts = BTreeMap::new();
+    for (name, value, alias) in &change.vars {
+        let old = before.get(name.as_str());
+        refuse_bound(old)?;
+        if change.skip_private && old.is_some_and(|old| !old.public) {
+            continue;
+        }
+        let upsert = envs::store::EnvVarUpsert {
+            name,
+            value,
+            public: !change.private,
+            managed_by: &change.managed_by,
+            alias,
+        };
+        upserts.insert(name, upsert);
+    }
+    Ok(upserts.into_values().collect())
+}
+
+/// Refuses a change that leaves the environment with too many variables, or too large for a process. An
+/// environment that was over a limit before may be made smaller step by step.
+fn refuse_growth(before: &Environment, after: &Environment) -> Result<(), Error> {
+    if after.iter().count() > MAX_VARS.max(before.iter().count()) {
+        return Err(Error::invalid(format!(
+            "An app has at most {MAX_VARS} variables."
         )));
     }
-    if value.expose().len() > MAX_VALUE {
-        return Err(Problem::invalid(format!(
-            "The value of {name} is longer than {} KiB.",
-            MAX_VALUE / 1024
+    match before.check_stays_fit() {
+        Err(_) if after.most_bytes() < before.most_bytes() => Ok(()),
+        _ => after.check_stays_fit(),
+    }
+}
+
+/// Refuses a manager name that is reserved for the platform, whose variables cannot be unset.
+fn check_manager(managed_by: &str) -> Result<(), Error> {
+    if managed_by.eq_ignore_ascii_case(&VarSource::Platform.managed_by()) {
+        return Err(Error::invalid(format!(
+            "{managed_by:?} is reserved for the platform: use another name in managedBy."
         )));
     }
-    if value.expose().contains('\0') {
-        return Err(Problem::invalid(format!(
-            "The value of {name} has a zero character in it."
+    if managed_by.len() > MAX_MANAGER_BYTES || managed_by.contains(char::is_control) {
+        return Err(Error::invalid(format!(
+            "managedBy may have at most {MAX_MANAGER_BYTES} bytes and no control characters."
         )));
     }
     Ok(())
 }
 
-fn refuse_bound(old: Option<&Var>) -> Result<(), Problem> {
+fn check_var(name: &EnvName, value: &Secret) -> Result<(), Error> {
+    if RESERVED_NAMES.contains(&name.as_str()) {
+        return Err(Error::invalid(format!(
+            "{name} is reserved for the platform and cannot be set."
+        )));
+    }
+    if value.expose_secret().contains('\0') {
+        return Err(Error::invalid(format!(
+            "The value of {name} contains a NUL byte: remove it."
+        )));
+    }
+    Ok(())
+}
+
+fn refuse_bound(old: Option<&EnvVar>) -> Result<(), Error> {
     match old.map(|old| (&old.name, &old.source)) {
-        Some((name, Source::Service { service, instance })) => Err(Problem::conflict(format!(
-            "{name} comes from the bound service instance {service}/{instance} and cannot be set."
+        Some((name, VarSource::Service { service, instance })) => Err(Error::conflict(format!(
+            "{name} comes from the bound service instance {service}/{instance} and cannot be set: unbind the instance first."
         ))),
         _ => Ok(()),
     }
 }
 
-fn pruned(before: &Environment, change: &EnvChange) -> Vec<String> {
+fn list_pruned(before: &Environment, change: &EnvChange) -> Vec<String> {
     let kept = |name: &EnvName| change.vars.iter().any(|(n, ..)| n == name);
     before
         .iter()
         .filter(|var| {
             var.source
-                == Source::User {
+                == VarSource::User {
                     managed_by: change.managed_by.clone(),
                 }
                 && !kept(&var.name)
@@ -139,82 +180,148 @@ fn pruned(before: &Environment, change: &EnvChange) -> Vec<String> {
         .collect()
 }
 
-/// Removes variables that users have set; others, and unknown ones, are left alone. With
-/// `public_only`, private ones too are left alone (contract/classic 1.1.8). Answers the event to follow.
+/// Removes variables that users have set; other and unknown variables are ignored. With `public_only`,
+/// private ones are ignored too (contract/classic 1.1.8). Values that this uncovers were counted for the
+/// limits when they were set. Returns the event to follow.
 pub async fn unset_env(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
     names: &[String],
     no_restart: bool,
     public_only: bool,
-) -> Result<EventId, Problem> {
-    let app = apps::find_for(core, call, name, Permission::APP_UPDATE_ENV_UNSET).await?;
+) -> Result<EventId, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_UPDATE_ENV_UNSET).await?;
     apps::ensure_live(&app)?;
     let mut tx = core.db.begin().await?;
     let data = json!({ "names": names, "noRestart": no_restart });
-    let event = begin(&mut tx, call, &app, Permission::APP_UPDATE_ENV_UNSET, data).await?;
-    let before = envs::store::list_set(&mut *tx, &core.keys, app.id).await?;
-    let gone: Vec<String> = before
+    let new = new_app_event(&app, Permission::APP_UPDATE_ENV_UNSET, data);
+    let event = events::begin_event(&mut tx, call, &new).await?;
+    let set = envs::store::list_app_vars(&mut *tx, &core.keys, app.id).await?;
+    let gone: Vec<String> = set
         .iter()
-        .filter(|var| matches!(var.source, Source::User { .. }) && (var.public || !public_only))
+        .filter(|var| matches!(var.source, VarSource::User { .. }) && (var.public || !public_only))
         .map(|var| var.name.to_string())
         .filter(|name| names.contains(name))
         .collect();
-    envs::store::delete(&mut tx, app.id, &gone).await?;
-    let lines: Vec<String> = gone.iter().map(|name| format!(" ---> {name} is gone")).collect();
-    tell(&mut tx, &event, &lines).await?;
-    roll_out(&mut tx, &event, &app, no_restart || gone.is_empty()).await?;
+    envs::store::delete_user_vars(&mut tx, app.id, &gone).await?;
+    let lines: Vec<String> = gone.iter().map(|name| format!(" ---> {name} is unset")).collect();
+    events::append_log_lines(&mut *tx, &event, &lines).await?;
+    roll_out_or_end(&mut tx, &event, &app, no_restart || gone.is_empty()).await?;
     tx.commit().await?;
     Ok(event)
 }
 
-/// Starts all units anew, with the environment as it is now. Answers the event to follow.
-pub async fn restart(core: &Core, call: &Call, name: &AppName) -> Result<EventId, Problem> {
-    let app = apps::find_for(core, call, name, Permission::APP_UPDATE_RESTART).await?;
+/// What to restart.
+#[derive(Clone, Debug, Default)]
+pub struct RestartTarget {
+    /// `None`: all processes.
+    pub process: Option<ProcessName>,
+    /// `None`, or the version that runs.
+    pub version: Option<i64>,
+}
+
+/// Restarts the units of an app, or of one of its processes, with the present environment. Returns the event
+/// to follow. Errors: `Invalid` for a process or version that is not running.
+pub async fn restart_app(
+    core: &Core,
+    call: &RequestContext,
+    name: &AppName,
+    target: &RestartTarget,
+) -> Result<EventId, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_UPDATE_RESTART).await?;
     apps::ensure_live(&app)?;
-    let mut tx = core.db.begin().await?;
-    let event = begin(&mut tx, call, &app, Permission::APP_UPDATE_RESTART, json!({})).await?;
-    tell(&mut tx, &event, &[format!("---- Restarting {name} ----")]).await?;
-    roll_out(&mut tx, &event, &app, false).await?;
-    tx.commit().await?;
-    Ok(event)
+    let data = json!({ "process": target.process, "version": target.version });
+    let new = new_app_event(&app, Permission::APP_UPDATE_RESTART, data);
+    sagas::start_saga::<RolloutSaga>(&core.db, call, &new, async |tx, event| {
+        // Under the event's lock: no deploy changes the processes meanwhile.
+        let processes = check_target(tx, &app, target).await?;
+        let line = match &target.process {
+            Some(process) => format!("---- Restarting the process {process} of {name} ----"),
+            None => format!("---- Restarting {name} ----"),
+        };
+        events::append_log(&mut *tx, event, &line).await?;
+        Ok(RolloutData::new(app.id, processes))
+    })
+    .await
 }
 
-async fn begin(
+/// Returns the processes to restart, `None` for all.
+async fn check_target(
     tx: &mut PgConnection,
-    call: &Call,
     app: &App,
-    permission: Permission,
-    data: serde_json::Value,
-) -> Result<EventId, Problem> {
-    let event = NewEvent::new(Target::app(&app.name), permission, app.contexts(), data).cancelable();
-    events::begin(tx, call, &event).await
+    target: &RestartTarget,
+) -> Result<Option<Vec<String>>, Error> {
+    if target.process.is_none() && target.version.is_none() {
+        return Ok(None);
+    }
+    let Some((version, processes)) = store::find_processes(tx, app.id).await? else {
+        return Err(Error::precondition(
+            "The app has no version deployed yet: deploy it first.",
+        ));
+    };
+    if let Some(asked) = target.version.filter(|asked| *asked != i64::from(version)) {
+        return Err(Error::invalid(format!(
+            "Version {asked} is not running: the app runs version {version}."
+        )));
+    }
+    match &target.process {
+        Some(process) if !processes.iter().any(|name| name == process.as_str()) => {
+            Err(Error::invalid(format!(
+                "The app has no process {process}: it has {}.",
+                processes.join(", ")
+            )))
+        }
+        process => Ok(process.as_ref().map(|process| vec![process.to_string()])),
+    }
 }
 
-/// Hands the event to a rollout, or ends it here when nothing is to be started anew.
-async fn roll_out(tx: &mut PgConnection, event: &EventId, app: &App, quiet: bool) -> Result<(), Problem> {
-    if quiet {
-        return events::end(tx, event, &Outcome::Done, None).await;
-    }
-    let data = RolloutData {
-        app: app.id,
-        release: None,
-        switched: false,
-    };
-    let new = NewSaga {
-        kind: Rollout::KIND,
-        lane: Lane::People,
-        event: Some(event),
-        host: None,
-        data: &data,
-    };
-    sagas::enqueue(tx, new).await.map(drop)
+fn new_app_event(app: &App, permission: Permission, data: serde_json::Value) -> NewEvent {
+    NewEvent::new(
+        EventTarget::for_app(&app.name),
+        permission,
+        app.permission_contexts(),
+        data,
+    )
+    .allow_cancel()
 }
 
-async fn tell(tx: &mut PgConnection, event: &EventId, lines: &[String]) -> Result<(), Problem> {
-    for line in lines {
-        events::say(&mut *tx, event, line).await?;
+/// Hands the event to a rollout, or ends it here if `skip_rollout`.
+pub async fn roll_out_or_end(
+    tx: &mut PgConnection,
+    event: &EventId,
+    app: &App,
+    skip_rollout: bool,
+) -> Result<(), Error> {
+    if skip_rollout {
+        return events::end_event(tx, event, &EventOutcome::Done, None).await;
     }
-    Ok(())
+    let data = RolloutData::new(app.id, None);
+    sagas::enqueue_saga::<RolloutSaga>(tx, Some(event), &data)
+        .await
+        .map(drop)
+}
+
+/// Hands the event to a rollout of some processes, or ends it here if the app runs none of them.
+pub async fn roll_out_processes(
+    tx: &mut PgConnection,
+    event: &EventId,
+    app: &App,
+    processes: Vec<String>,
+) -> Result<(), Error> {
+    let current = store::find_processes(tx, app.id)
+        .await?
+        .map(|(_, processes)| processes);
+    let current = current.unwrap_or_default();
+    let processes: Vec<String> = processes
+        .into_iter()
+        .filter(|process| current.contains(process))
+        .collect();
+    if processes.is_empty() {
+        return events::end_event(tx, event, &EventOutcome::Done, None).await;
+    }
+    let data = RolloutData::new(app.id, Some(processes));
+    sagas::enqueue_saga::<RolloutSaga>(tx, Some(event), &data)
+        .await
+        .map(drop)
 }

@@ -1,112 +1,97 @@
-//! Environment and restart as the classic edition has them (contract/classic 1.1.5–1.1.8).
+//! Environment and restart in the classic edition (contract/classic 1.1.5–1.1.8).
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::http::Method;
 use axum::response::Response;
-use serde_json::{Value, json};
 
-use crate::core::Core;
-use crate::events;
-use crate::http::kit::stream::{self, Form};
-use crate::http::kit::{Caller, Input};
-use crate::http::wording::classic::Refusal;
-use crate::kernel::ids::EventId;
+use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, EnvName};
-use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
+use crate::releases::wire::{self, EnvVarView};
 use crate::releases::{self, EnvChange};
+use crate::web::errors::classic::ClassicResult;
+use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
+use crate::web::route_table::{DELETE, GET, POST, RouteTable};
+use crate::web::stream::StreamFormat;
+use crate::web::{Ctx, Params, Path};
 
 /// `GET /apps/{app}/env`: names in a JSON array as the body, or as `env` in the query; none means all.
 pub async fn get_env(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Json<Value>, Refusal> {
-    let names = match input.body_list()? {
-        Some(names) => names,
-        None => input.texts("env")?,
-    };
-    let env = releases::environment_of(&core, &call, &AppName::parse(&app)?).await?;
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|n| n == name);
-    let vars = env.iter().filter(|var| wanted(var.name.as_str()));
-    Ok(Json(
-        vars.map(|var| {
-            json!({
-                "name": var.name, "value": var.value.expose(), "public": var.public,
-                "alias": var.alias, "managedBy": var.source.managed_by(),
-            })
-        })
-        .collect(),
-    ))
+    ctx: Ctx,
+    Path(app): Path<AppName>,
+    params: Params,
+) -> ClassicResult<Json<Vec<EnvVarView>>> {
+    Ok(Json(wire::list_vars(&ctx, &app, &params).await?))
 }
 
-/// `POST /apps/{app}/env`: a JSON object of texts, or the form of later clients.
-pub async fn set_env(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    let name = AppName::parse(&app)?;
-    let change = match input.has("envs") {
-        true => super::modern::change_of(&input)?,
+/// `POST /apps/{app}/env`: a JSON object of strings, or the form of later clients.
+pub async fn set_env(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> ClassicResult {
+    let change = match params.has_field("envs") {
+        true => wire::parse_env_change(&params)?,
         false => EnvChange {
-            vars: plain_vars(&input)?,
+            vars: parse_plain_vars(&params)?,
             skip_private: true,
             ..EnvChange::default()
         },
     };
-    let event = releases::set_env(&core, &call, &name, change).await?;
-    Ok(finished(&core, &event).await?)
+    let event = releases::set_env(&ctx.core, &ctx.request, &name, change).await?;
+    Ok(ctx.wait_for_event(&event).await?)
 }
 
-fn plain_vars(input: &Input) -> Result<Vec<(EnvName, Secret, String)>, Problem> {
-    if input.raw.trim_ascii().is_empty() || input.body_list()?.is_some() {
-        return Err(Problem::invalid(
-            "Send the variables as a JSON object of texts, such as {\"NAME\": \"value\"}.",
+fn parse_plain_vars(params: &Params) -> Result<Vec<(EnvName, Secret, String)>, Error> {
+    if params.raw_body.trim_ascii().is_empty() || params.get_body_strings()?.is_some() {
+        return Err(Error::invalid(
+            "Send the variables as a JSON object of strings, such as {\"NAME\": \"value\"}.",
         ));
     }
-    let vars = input.body_map()?;
+    let vars = params.get_body_map()?;
     vars.into_iter()
         .map(|(name, value)| Ok((EnvName::parse(&name)?, Secret::new(value), String::new())))
         .collect()
 }
 
 /// `DELETE /apps/{app}/env`: names in a JSON array as the body, or as `env`.
-pub async fn unset_env(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    let name = AppName::parse(&app)?;
-    let (names, public_only) = match input.body_list()? {
-        Some(names) => (names, true),
-        None => (input.texts("env")?, false),
-    };
+pub async fn unset_env(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> ClassicResult {
+    let (names, public_only) = (params.get_names("env")?, params.get_body_strings()?.is_some());
     if names.is_empty() {
-        return Err(Problem::invalid("Name the variables to remove, as a JSON array of texts.").into());
+        return Err(Error::invalid("Name the variables to remove, as a JSON array of strings.").into());
     }
-    let event =
-        releases::unset_env(&core, &call, &name, &names, input.flag("norestart")?, public_only).await?;
-    Ok(finished(&core, &event).await?)
+    let event = releases::unset_env(
+        &ctx.core,
+        &ctx.request,
+        &name,
+        &names,
+        params.get_bool("norestart")?,
+        public_only,
+    )
+    .await?;
+    Ok(ctx.wait_for_event(&event).await?)
 }
 
-async fn finished(core: &Core, event: &EventId) -> Result<(), Problem> {
-    events::follow(&core.db, &core.notices, event)
-        .outcome()
-        .await?
-        .into_result()
+/// `GET` and `POST /apps/{app}/restart`, with `process` and `version` of later clients. Streams the progress:
+/// as text for the `GET` of the reference client, as JSON lines for the `POST` of later clients.
+pub async fn restart_app(
+    ctx: Ctx,
+    Path(app): Path<AppName>,
+    method: Method,
+    params: Params,
+) -> ClassicResult<Response> {
+    let form = match method == Method::POST {
+        true => StreamFormat::Json,
+        false => StreamFormat::Text { mark: "" },
+    };
+    let target = wire::parse_restart_target(&params)?;
+    let event = releases::restart_app(&ctx.core, &ctx.request, &app, &target).await?;
+    Ok(ctx.stream_event(&event, form).await?)
 }
 
-/// `GET` and `POST /apps/{app}/restart`: the progress as text.
-pub async fn restart(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-) -> Result<Response, Refusal> {
-    let event = releases::restart(&core, &call, &AppName::parse(&app)?).await?;
-    let following = events::follow(&core.db, &core.notices, &event);
-    Ok(stream::event(&event, following, Form::Text { mark: "" }).await?)
+/// The classic routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_route(GET, "/apps/{app}/restart", UserToken, restart_app)
+        .add_route(POST, "/apps/{app}/restart", UserToken, restart_app)
+        .add_route(GET, "/apps/{app}/env", UserOrAppToken, get_env)
+        .add_route(POST, "/apps/{app}/env", UserToken, set_env)
+        .add_route(DELETE, "/apps/{app}/env", UserToken, unset_env)
 }

@@ -1,24 +1,36 @@
-//! Releases: a version together with the environment it runs in. Everything that changes what an app
-//! runs (a deploy, a rollback, a restart, a variable, a bind) makes a new release and rolls it out.
+//! Releases: a version together with the environment it runs in. Every change of what an app runs (a deploy,
+//! a rollback, a restart, a variable, a bind) creates a release and rolls it out.
 //!
-//! An app has a *current* release, which gets the requests, and while something is rolled out a
-//! *candidate* beside it. The candidate's units are started and checked while the current ones go on;
-//! once enough of them are ready, the candidate becomes current in one transaction and the old units are
-//! drained. If they never get ready, the candidate is dropped and nothing has changed for anybody.
+//! An app has a *current* release, which gets the requests, and during a rollout a *candidate*. The
+//! candidate's units are started and checked while the current ones keep serving. Once enough of them are
+//! ready, the candidate is promoted to current in one transaction, and the old units drain. If they do not
+//! become ready, the candidate is discarded and the current release stays.
 //!
-//! An app that is stopped, or has no units, takes a new release as current at once: there is nothing to
-//! protect.
+//! A restart or a start of one process creates a release as well: it restarts the units of this process and
+//! takes over the units of the others unchanged, with the environment that they were started with, until
+//! their next start. When a release becomes current, the unit counts of processes that its version does not
+//! have are deleted.
+//!
+//! For an app that is stopped or has no units, a new release becomes current at once: there is no running
+//! unit to protect.
 
 mod actions;
 pub mod classic;
 pub mod modern;
+mod notes;
 mod rollout;
+pub mod rollout_steps;
 mod saga;
 pub(crate) mod store;
+mod wire;
 
-pub use actions::{EnvChange, environment_of, restart, set_env, unset_env};
-pub use rollout::{
-    abandon, adopt, await_gone, await_ready, environment, propose, propose_version, restore_user_environment,
-    settle, settle_routers, start_fresh, user_environment,
+pub use actions::{
+    EnvChange, RestartTarget, read_environment, restart_app, roll_out_or_end, roll_out_processes, set_env,
+    unset_env,
 };
-pub use saga::{Rollout, RolloutData};
+pub use notes::append_environment_notes;
+pub use rollout::{
+    create_current_release, create_version_candidate, discard_candidate, load_environment,
+    load_user_environment, restore_user_environment,
+};
+pub use saga::{RolloutData, RolloutSaga};

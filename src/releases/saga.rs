@@ -1,93 +1,137 @@
-//! The saga `app.rollout`: a new release of what runs already, for a restart or a changed environment.
+//! The saga `app.rollout`: a new release of what runs already, for a restart (of all processes or of one) or a changed
+//! environment.
 //!
-//! Steps: *release* proposes it, *start* waits until its units are ready, *switch* makes it current, *settle*
-//! waits until the routers know. Undo
-//! drops the candidate; the variables stay as they were set, and the units that run keep the old ones.
+//! Its steps are those of every rollout (`rollout_steps`). Undo drops the candidate; the variables stay as they were
+//! set, and the units that run keep the old ones.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::kernel::ids::AppId;
-use crate::releases::rollout;
-use crate::sagas::{Run, Saga, StepError};
+use crate::releases::rollout_steps::{self, HasRollout, RolloutProgress};
+use crate::releases::{rollout, store};
+use crate::sagas::{Saga, StepContext, StepError, saga_steps};
+
+saga_steps! {
+    /// The steps of a rollout.
+    pub enum RolloutStep {
+        /// Makes the release, as a candidate.
+        CreateCandidate = "create-candidate",
+        /// Waits until its units are ready.
+        WaitForUnits = "wait-for-units",
+        /// Makes it current.
+        Promote = "promote",
+        /// Waits until the routers know its units.
+        WaitForRouters = "wait-for-routers",
+    }
+}
 
 /// What the steps know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RolloutData {
-    pub app: AppId,
-    /// `None` before the first step, and when there is nothing to roll out.
-    pub release: Option<i64>,
-    /// The release is current: there is no way back.
-    #[serde(default)]
-    pub switched: bool,
+    app: AppId,
+    /// The processes that are started anew; `None`: all.
+    processes: Option<Vec<String>>,
+    rollout: RolloutProgress,
+}
+
+impl RolloutData {
+    /// The rollout of an app that is to begin, of some of its processes or of all.
+    pub fn new(app: AppId, processes: Option<Vec<String>>) -> Self {
+        Self {
+            app,
+            processes,
+            rollout: RolloutProgress::for_app(Some(app)),
+        }
+    }
+}
+
+impl HasRollout for RolloutData {
+    fn rollout(&self) -> &RolloutProgress {
+        &self.rollout
+    }
+
+    fn rollout_mut(&mut self) -> &mut RolloutProgress {
+        &mut self.rollout
+    }
 }
 
 /// See the module.
-pub struct Rollout {
+pub struct RolloutSaga {
     core: Core,
 }
 
-impl Rollout {
-    /// The name under which its rows are kept.
-    pub const KIND: &str = "app.rollout";
-
+impl RolloutSaga {
     /// The saga with what its steps need.
     pub fn new(core: &Core) -> Self {
         Self { core: core.clone() }
     }
+
+    async fn create_candidate(&self, data: &mut RolloutData, ctx: &StepContext) -> Result<(), StepError> {
+        rollout_steps::create_candidates(&self.core, ctx, data, None, async |tx, data: &mut RolloutData| {
+            let Some(release) = rollout::create_candidate(&self.core, tx, data.app).await? else {
+                return Ok(());
+            };
+            if let Some(processes) = &data.processes {
+                store::limit_to_processes(tx, release, processes).await?;
+            }
+            data.rollout.add_candidate(data.app, release);
+            Ok(())
+        })
+        .await?;
+        if !data.rollout.has_releases() {
+            ctx.append_log(" ---> nothing runs, so nothing is started anew")
+                .await;
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
-impl Saga for Rollout {
-    fn kind(&self) -> &'static str {
-        Self::KIND
+impl Saga for RolloutSaga {
+    const KIND: &'static str = "app.rollout";
+    type Step = RolloutStep;
+    type Data = RolloutData;
+
+    async fn run_step(
+        &self,
+        step: RolloutStep,
+        data: &mut RolloutData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        match step {
+            RolloutStep::CreateCandidate => self.create_candidate(data, ctx).await,
+            RolloutStep::WaitForUnits => {
+                rollout_steps::wait_for_ready_units(&self.core, ctx, &data.rollout).await
+            }
+            RolloutStep::Promote => {
+                rollout_steps::promote_candidates(ctx, data, rollout_steps::write_nothing).await
+            }
+            RolloutStep::WaitForRouters => {
+                rollout_steps::wait_for_serving_units(&self.core, ctx, &data.rollout).await
+            }
+        }
     }
 
-    fn steps(&self) -> &'static [&'static str] {
-        &["release", "start", "switch", "settle"]
+    fn is_forward_only(&self, step: RolloutStep, data: &RolloutData) -> bool {
+        step == RolloutStep::WaitForRouters || data.rollout.is_promoted()
     }
 
-    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        let mut data: RolloutData = run.data()?;
-        match (step, data.release) {
-            ("release", None) => {
-                let mut tx = run.begin().await?;
-                data.release = rollout::propose(&self.core, &mut tx, data.app).await?;
-                run.set_data(&data)?;
-                run.keep_in(&mut tx).await?;
-                tx.commit().await?;
-                if data.release.is_none() {
-                    run.say(" ---> nothing runs, so nothing is started anew").await;
+    async fn undo_step(
+        &self,
+        step: RolloutStep,
+        data: &mut RolloutData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        match step {
+            RolloutStep::CreateCandidate => {
+                if rollout_steps::discard_candidates(ctx, data).await? {
+                    ctx.append_log(" ---> the units that ran before go on").await;
                 }
+                Ok(())
             }
-            ("start", Some(release)) => rollout::await_ready(&self.core, run, data.app, release).await?,
-            ("switch", Some(release)) => {
-                let mut tx = run.begin().await?;
-                rollout::adopt(&mut tx, data.app, release).await?;
-                data.switched = true;
-                run.set_data(&data)?;
-                run.keep_in(&mut tx).await?;
-                tx.commit().await?;
-            }
-            ("settle", Some(release)) => rollout::settle(&self.core, release).await?,
-            _ => {}
+            RolloutStep::WaitForUnits | RolloutStep::Promote | RolloutStep::WaitForRouters => Ok(()),
         }
-        Ok(())
-    }
-
-    fn forward_only(&self, step: &'static str, run: &Run) -> bool {
-        step == "settle" || run.data().is_ok_and(|data: RolloutData| data.switched)
-    }
-
-    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        let data: RolloutData = run.data()?;
-        if let ("release", Some(release)) = (step, data.release) {
-            let mut tx = run.begin().await?;
-            rollout::abandon(&mut tx, data.app, release).await?;
-            tx.commit().await?;
-            run.say(" ---> the units that ran before go on").await;
-        }
-        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, ProcessName};
 
 /// Where an app stands.
-pub(super) struct Standing {
+pub(super) struct ReleaseState {
     pub(super) name: AppName,
     pub(super) current: Option<i64>,
     pub(super) candidate: Option<i64>,
@@ -17,16 +17,16 @@ pub(super) struct Standing {
     pub(super) wanted: i64,
 }
 
-pub(super) async fn standing(tx: &mut PgConnection, app: AppId) -> sqlx::Result<Option<Standing>> {
+pub(super) async fn find_release_state(
+    tx: &mut PgConnection,
+    app: AppId,
+) -> sqlx::Result<Option<ReleaseState>> {
     sqlx::query_as!(
-        Standing,
+        ReleaseState,
         r#"select a.name as "name: AppName", a.current_release as current, a.candidate_release as candidate,
                   r.version as "version?",
-                  (select coalesce(sum(case when p.stopped then 0 else coalesce(p.units, 1) end), 0)
-                   from version v
-                   cross join lateral jsonb_to_recordset(v.processes) as named(name text)
-                   left join app_process p on p.app_id = a.app_id and p.process = named.name
-                   where v.app_id = a.app_id and v.version = r.version) as "wanted!"
+                  (select coalesce(sum(w.units), 0) from wanted_process w
+                   where w.release_id = a.current_release) as "wanted!"
            from app a left join release r on r.release_id = a.current_release
            where a.app_id = $1"#,
         app.0,
@@ -35,7 +35,7 @@ pub(super) async fn standing(tx: &mut PgConnection, app: AppId) -> sqlx::Result<
     .await
 }
 
-pub(super) async fn insert(
+pub(super) async fn insert_release(
     tx: &mut PgConnection,
     app: AppId,
     version: i32,
@@ -64,41 +64,104 @@ pub(super) async fn set_candidate(tx: &mut PgConnection, app: AppId, release: i6
     .map(drop)
 }
 
-/// Makes a release current; the candidate is none then.
+/// Makes a release current; the candidate is none then. Of the processes that it does not start anew it takes the units
+/// over, and what the app had of processes that it has no more is forgotten.
 pub(super) async fn set_current(tx: &mut PgConnection, app: AppId, release: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update unit u set release_id = new.release_id
+         from app a, release old, release new
+         where a.app_id = $1 and old.release_id = a.current_release and new.release_id = $2
+           and new.version = old.version and u.release_id = old.release_id and u.phase in ('starting', 'serving')
+           and u.process <> all(new.processes)",
+        app.0,
+        release
+    )
+    .execute(&mut *tx)
+    .await?;
     sqlx::query!(
         "update app set current_release = $2, candidate_release = null where app_id = $1",
         app.0,
         release
     )
-    .execute(tx)
-    .await
-    .map(drop)
+    .execute(&mut *tx)
+    .await?;
+    delete_removed_processes(tx, app).await
 }
 
-/// Drops the candidate, if it is this one.
-pub(super) async fn drop_candidate(tx: &mut PgConnection, app: AppId, release: i64) -> sqlx::Result<()> {
+/// Has a release start some processes only, and take over the units of the others when it becomes current.
+pub(super) async fn limit_to_processes(
+    tx: &mut PgConnection,
+    release: i64,
+    processes: &[String],
+) -> sqlx::Result<()> {
     sqlx::query!(
-        "update app set candidate_release = null where app_id = $1 and candidate_release = $2",
-        app.0,
+        "update release set processes = $2 where release_id = $1",
         release,
+        processes
     )
     .execute(tx)
     .await
     .map(drop)
 }
 
+/// Forgets the numbers of units of processes that neither the current release nor the candidate has.
+async fn delete_removed_processes(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from app_process p
+         where p.app_id = $1 and not exists (
+             select 1 from app a
+             join wanted_process w on w.release_id in (a.current_release, a.candidate_release)
+             where a.app_id = p.app_id and w.process = p.process)",
+        app.0
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// The version that runs and its processes; `None` if nothing is deployed.
+pub(super) async fn find_processes(
+    tx: &mut PgConnection,
+    app: AppId,
+) -> sqlx::Result<Option<(i32, Vec<String>)>> {
+    sqlx::query!(
+        r#"select r.version, array(select w.process from wanted_process w where w.release_id = r.release_id
+                                   order by w.process) as "processes!"
+           from app a join release r on r.release_id = a.current_release
+           where a.app_id = $1"#,
+        app.0
+    )
+    .fetch_optional(tx)
+    .await
+    .map(|row| row.map(|row| (row.version, row.processes)))
+}
+
+/// Drops the candidate, if it is this one, with the numbers of units of processes that only it had.
+pub(super) async fn clear_candidate(tx: &mut PgConnection, app: AppId, release: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update app set candidate_release = null where app_id = $1 and candidate_release = $2",
+        app.0,
+        release,
+    )
+    .execute(&mut *tx)
+    .await?;
+    delete_removed_processes(tx, app).await
+}
+
 /// A sealed environment with what its place is made of.
-pub(super) struct Sealed {
+pub(super) struct EncryptedEnv {
     pub(super) app: AppId,
     pub(super) version: i32,
     pub(super) env: Vec<u8>,
     pub(super) user_env: Vec<u8>,
 }
 
-pub(super) async fn find_sealed(db: impl PgExecutor<'_>, release: i64) -> sqlx::Result<Option<Sealed>> {
+pub(super) async fn find_encrypted_env(
+    db: impl PgExecutor<'_>,
+    release: i64,
+) -> sqlx::Result<Option<EncryptedEnv>> {
     sqlx::query_as!(
-        Sealed,
+        EncryptedEnv,
         r#"select app_id as "app: AppId", version, env, user_env from release where release_id = $1"#,
         release,
     )
@@ -107,7 +170,7 @@ pub(super) async fn find_sealed(db: impl PgExecutor<'_>, release: i64) -> sqlx::
 }
 
 /// The first release of a version: the environment it was deployed with.
-pub(super) async fn first_of_version(
+pub(super) async fn find_first_release(
     tx: &mut PgConnection,
     app: AppId,
     version: i32,
@@ -122,7 +185,7 @@ pub(super) async fn first_of_version(
 }
 
 /// How far one process of a release is.
-pub(super) struct Readiness {
+pub(super) struct ProcessReadiness {
     pub(super) process: ProcessName,
     pub(super) wanted: i64,
     pub(super) ready: i64,
@@ -136,24 +199,25 @@ pub(super) struct Readiness {
     pub(super) allowed_seconds: Option<i32>,
 }
 
-/// How far each process of a release is.
-pub(super) async fn readiness(db: impl PgExecutor<'_>, release: i64) -> sqlx::Result<Vec<Readiness>> {
+/// How far each process is that a release starts.
+pub(super) async fn list_readiness(
+    db: impl PgExecutor<'_>,
+    release: i64,
+) -> sqlx::Result<Vec<ProcessReadiness>> {
     sqlx::query_as!(
-        Readiness,
-        r#"select named.name as "process!: ProcessName",
-                  (case when p.stopped then 0 else coalesce(p.units, 1) end)::bigint as "wanted!",
+        ProcessReadiness,
+        r#"select w.process as "process!: ProcessName", w.units::bigint as "wanted!",
                   count(u.unit_id) filter (where u.ready) as "ready!",
                   coalesce(max(u.restarts), 0) as "restarts!",
                   max(u.reason) filter (where u.state = 'error' or u.reason <> '') as reason,
                   extract(epoch from now() - r.created_at)::double precision as "age_seconds!",
                   (v.yaml #>> '{healthcheck,deploy_timeout_seconds}')::integer as allowed_seconds
            from release r join version v on v.app_id = r.app_id and v.version = r.version
-           cross join lateral jsonb_to_recordset(v.processes) as named(name text)
-           left join app_process p on p.app_id = r.app_id and p.process = named.name
-           left join unit u on u.release_id = r.release_id and u.process = named.name and u.phase in ('starting', 'serving')
+           join wanted_process w on w.release_id = r.release_id and w.starts_anew
+           left join unit u on u.release_id = r.release_id and u.process = w.process and u.phase in ('starting', 'serving')
            where r.release_id = $1
-           group by named.name, p.stopped, p.units, r.created_at, v.yaml
-           order by named.name"#,
+           group by w.process, w.units, r.created_at, v.yaml
+           order by w.process"#,
         release,
     )
     .fetch_all(db)
@@ -161,7 +225,7 @@ pub(super) async fn readiness(db: impl PgExecutor<'_>, release: i64) -> sqlx::Re
 }
 
 /// The last lines that units of a release have said.
-pub(super) async fn last_lines(db: impl PgExecutor<'_>, release: i64) -> sqlx::Result<Vec<String>> {
+pub(super) async fn list_last_lines(db: impl PgExecutor<'_>, release: i64) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
         "select message from (
              select l.seq, l.message from log_line l
@@ -189,13 +253,10 @@ pub(super) async fn count_units(db: impl PgExecutor<'_>, release: i64) -> sqlx::
 pub(super) async fn is_serving(db: impl PgExecutor<'_>, release: i64) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select not exists (
-               select 1 from release r join version v on v.app_id = r.app_id and v.version = r.version
-               cross join lateral jsonb_to_recordset(v.processes) as named(name text)
-               left join app_process p on p.app_id = r.app_id and p.process = named.name
-               where r.release_id = $1
-                 and (select count(*) from unit u where u.release_id = r.release_id and u.process = named.name
-                      and u.phase = 'serving' and u.ready)
-                     < case when p.stopped then 0 else coalesce(p.units, 1) end)
+               select 1 from wanted_process w
+               where w.release_id = $1
+                 and (select count(*) from unit u where u.release_id = w.release_id and u.process = w.process
+                      and u.phase = 'serving' and u.ready) < w.units)
            and not exists (
                select 1 from release r join unit u on u.app_id = r.app_id and u.release_id <> r.release_id
                where r.release_id = $1 and u.phase = 'serving' and u.ready) as "serving!""#,
@@ -206,7 +267,7 @@ pub(super) async fn is_serving(db: impl PgExecutor<'_>, release: i64) -> sqlx::R
 }
 
 /// The time on the database's clock.
-pub(super) async fn clock(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> {
+pub(super) async fn read_clock(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#)
         .fetch_one(db)
         .await

@@ -1,0 +1,15 @@
+//! The processes of a version that is about to run.
+
+use sqlx::PgConnection;
+
+use crate::deploys::store;
+use crate::kernel::error::Error;
+use crate::kernel::ids::AppId;
+use crate::quotas;
+
+/// Gives each process of a version its units, before a release of the version becomes the candidate. Errors:
+/// `QuotaExceeded` if the app may not have so many.
+pub(super) async fn prepare_processes(tx: &mut PgConnection, app: AppId, version: i32) -> Result<(), Error> {
+    quotas::check_version_quota(tx, app, version).await?;
+    Ok(store::ensure_processes(tx, app, version).await?)
+}

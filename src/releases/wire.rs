@@ -1,0 +1,73 @@
+//! Requests and views that both editions share: the variables of an app, and changes of them.
+
+use serde::Serialize;
+
+use crate::envs::EnvVar;
+use crate::kernel::error::Error;
+use crate::kernel::names::{AppName, EnvName};
+use crate::kernel::secret::Secret;
+use crate::releases::{self, EnvChange, RestartTarget};
+use crate::web::{Ctx, Params};
+
+/// A variable with its value. Fields are in the order of their keys.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvVarView {
+    alias: String,
+    managed_by: String,
+    name: EnvName,
+    public: bool,
+    value: String,
+}
+
+impl From<EnvVar> for EnvVarView {
+    fn from(var: EnvVar) -> Self {
+        Self {
+            alias: var.alias,
+            managed_by: var.source.managed_by(),
+            name: var.name,
+            public: var.public,
+            value: var.value.expose_secret().to_owned(),
+        }
+    }
+}
+
+/// Returns the variables that a request names, or all.
+pub(super) async fn list_vars(ctx: &Ctx, app: &AppName, params: &Params) -> Result<Vec<EnvVarView>, Error> {
+    let names = params.get_names("env")?;
+    let env = releases::read_environment(&ctx.core, &ctx.request, app).await?;
+    let wanted = |var: &&EnvVar| names.is_empty() || names.iter().any(|name| name == var.name.as_str());
+    Ok(env.iter().filter(wanted).cloned().map(EnvVarView::from).collect())
+}
+
+/// Reads `Envs.N.Name`, `Envs.N.Value`, `NoRestart`, `Private`, `ManagedBy`, `PruneUnused`.
+pub(super) fn parse_env_change(params: &Params) -> Result<EnvChange, Error> {
+    let mut vars = Vec::new();
+    for item in params.get_objects("envs")? {
+        let name = EnvName::parse(&item.require_string("name")?)?;
+        let value = Secret::new(item.get_string_or_empty("value")?.unwrap_or_default());
+        vars.push((name, value, item.get_string("alias")?.unwrap_or_default()));
+    }
+    let prune = params.get_bool("pruneunused")?;
+    if vars.is_empty() && !prune {
+        return Err(Error::invalid(
+            "You must provide the list of environment variables",
+        ));
+    }
+    Ok(EnvChange {
+        vars,
+        private: params.get_bool("private")?,
+        managed_by: params.get_string("managedby")?.unwrap_or_default(),
+        prune,
+        no_restart: params.get_bool("norestart")?,
+        skip_private: false,
+    })
+}
+
+/// Reads `process` and `version`.
+pub(super) fn parse_restart_target(params: &Params) -> Result<RestartTarget, Error> {
+    Ok(RestartTarget {
+        process: params.parse_field("process")?,
+        version: params.get_integer("version")?,
+    })
+}

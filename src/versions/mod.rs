@@ -1,0 +1,46 @@
+//! Versions: what a build has made of an app's source, under a number that grows with each build of the app.
+//!
+//! States: *building* → *ready* → *removed*, or *failed* instead of ready. The files of a version are a folder on one
+//! host, its *holder* (`version.host`): that of the worker that built it. Which hosts hold anything of an app, its
+//! caches included, stands in `version_holder` from before the first file is made.
+//!
+//! Promises: a number is given once. Nobody but a holder removes files, and nobody who wants them removed waits for
+//! it: a version is marked as removed or failed, or the app's row goes, and the healer of each holder finds that out,
+//! now or when its host is back. Files of a version with units are left alone until these are gone.
+
+mod cache;
+mod content;
+mod healer;
+mod store;
+
+use std::path::PathBuf;
+
+pub use cache::drop_stale_cache;
+pub use content::{ContentDigest, digest_tree, write_layer};
+pub use healer::VersionHealer;
+pub(crate) use store::{
+    BuiltVersion, VersionUse, find_version_use, insert_version, mark_version_failed, mark_version_ready,
+    mark_version_removed, retire_versions, set_disabled_reason,
+};
+
+use crate::core::Core;
+use crate::kernel::ids::AppId;
+
+/// The folder of a version's files on the host that holds it.
+pub fn version_folder(core: &Core, app: AppId, version: i32) -> PathBuf {
+    let versions = core.data_dir.versions_dir();
+    versions.join(app.to_string()).join(version.to_string())
+}
+
+/// What builds of an app keep from one another on this host.
+pub fn cache_folder(core: &Core, app: AppId) -> PathBuf {
+    core.data_dir.cache_dir().join(app.to_string())
+}
+
+/// The uid under which an app's builds and units run on this host; `None`: our own. No app has the number 0.
+pub fn unit_uid(core: &Core, app_number: i32) -> Option<u32> {
+    match (core.data_dir.runs_as_root(), core.settings.local.first_uid) {
+        (true, first) if first > 0 => first.checked_add(u32::try_from(app_number).ok()?),
+        _ => None,
+    }
+}
