@@ -1,4 +1,5 @@
-//! The suite that every provisioner passes. A `House` says how to reach the one under test.
+//! The contract tests that every provisioner passes. A `ProvisionerFixture` gives access to the provisioner
+//! under test.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,19 +14,19 @@ use super::{
 
 /// One provisioner under test.
 #[async_trait::async_trait]
-pub(crate) trait House: Send + Sync {
-    /// The provisioner.
-    fn provisioner(&self) -> Arc<dyn Provisioner>;
-    /// Another one over the same units: the next Tancho.
-    fn successor(&self) -> Arc<dyn Provisioner>;
-    /// Where units find their files.
-    fn folder(&self) -> PathBuf;
+pub(crate) trait ProvisionerFixture: Send + Sync {
+    /// Opens the provisioner.
+    fn open_provisioner(&self) -> Arc<dyn Provisioner>;
+    /// Opens another one for the same units, as the next Tancho process does.
+    fn open_successor(&self) -> Arc<dyn Provisioner>;
+    /// The folder with the units' files.
+    fn files_dir(&self) -> PathBuf;
     /// Kills the process of a unit, not the unit.
-    async fn crash(&self, report: &UnitReport);
+    async fn crash_unit(&self, report: &UnitReport);
 }
 
-/// A unit that runs until it is told to end.
-pub(crate) fn spec(unit: &str, folder: PathBuf, command: &str) -> UnitSpec {
+/// A unit that runs until it is stopped.
+pub(crate) fn sample_spec(unit: &str, folder: PathBuf, command: &str) -> UnitSpec {
     UnitSpec {
         unit: UnitId::parse(unit).unwrap(),
         app: AppName::parse("myapp").unwrap(),
@@ -43,8 +44,8 @@ pub(crate) fn spec(unit: &str, folder: PathBuf, command: &str) -> UnitSpec {
     }
 }
 
-/// Waits until a unit's report passes; panics after 15 s with the last one seen.
-pub(crate) async fn until(
+/// Waits until a unit's report matches; panics after 15 s with the last report.
+pub(crate) async fn wait_for_report(
     provisioner: &dyn Provisioner,
     unit: &UnitId,
     what: &str,
@@ -52,96 +53,96 @@ pub(crate) async fn until(
 ) -> UnitReport {
     let deadline = Instant::now() + Duration::from_secs(15);
     loop {
-        let report = report(provisioner, unit).await;
+        let report = find_report(provisioner, unit).await;
         match report {
             Some(report) if pass(&report) => return report,
-            last => assert!(Instant::now() < deadline, "never {what}; last seen: {last:?}"),
+            last => assert!(
+                Instant::now() < deadline,
+                "timeout: {what}; last report: {last:?}"
+            ),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// What is reported of one unit.
-pub(crate) async fn report(provisioner: &dyn Provisioner, unit: &UnitId) -> Option<UnitReport> {
-    let mut reports = provisioner.observe().await.unwrap();
+/// Returns the report of one unit.
+pub(crate) async fn find_report(provisioner: &dyn Provisioner, unit: &UnitId) -> Option<UnitReport> {
+    let mut reports = provisioner.observe_units().await.unwrap();
     reports.retain(|report| report.unit == *unit);
     assert!(reports.len() <= 1, "one report a unit: {reports:?}");
     reports.pop()
 }
 
-/// The whole suite.
-pub(crate) async fn check(house: &dyn House) {
-    unknown_units_are_gone(house).await;
-    ensuring_twice_starts_one(house).await;
-    a_successor_sees_the_same(house).await;
-    a_crashed_unit_is_started_again(house).await;
-    logs_continue_where_they_ended(house).await;
-    a_command_runs_beside_a_unit(house).await;
-    changes_are_told(house).await;
+/// Runs all contract tests.
+pub(crate) async fn check_contract(fixture: &dyn ProvisionerFixture) {
+    unknown_units_are_gone(fixture).await;
+    ensuring_twice_starts_one_unit(fixture).await;
+    successor_reports_the_same_units(fixture).await;
+    a_crashed_unit_is_started_again(fixture).await;
+    logs_continue_where_they_ended(fixture).await;
+    exec_runs_a_command_in_a_unit(fixture).await;
+    changes_are_notified(fixture).await;
 }
 
-async fn unknown_units_are_gone(house: &dyn House) {
-    let (it, unit) = (house.provisioner(), UnitId::parse("nobody").unwrap());
-    it.remove(&unit).await.unwrap();
+async fn unknown_units_are_gone(fixture: &dyn ProvisionerFixture) {
+    let (it, unit) = (fixture.open_provisioner(), UnitId::parse("nobody").unwrap());
+    it.remove_unit(&unit).await.unwrap();
     let log = it.read_log(&unit, LogPosition::START, 10).await;
     assert!(matches!(log, Err(ProvisionError::Gone(_))), "{log:?}");
-    let request = ExecRequest {
-        argv: vec!["true".into()],
-        window: None,
-    };
+    let request = ExecRequest::for_argv(vec!["true".into()]);
     assert!(matches!(
-        it.exec(&unit, &request).await,
+        it.exec_in_unit(&unit, &request).await,
         Err(ProvisionError::Gone(_))
     ));
-    assert!(report(&*it, &unit).await.is_none());
+    assert!(find_report(&*it, &unit).await.is_none());
 }
 
-async fn ensuring_twice_starts_one(house: &dyn House) {
-    let it = house.provisioner();
-    let spec = spec("contract-twice", house.folder(), "exec sleep 1000");
-    it.ensure(&spec).await.unwrap();
-    let first = until(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
+async fn ensuring_twice_starts_one_unit(fixture: &dyn ProvisionerFixture) {
+    let it = fixture.open_provisioner();
+    let spec = sample_spec("contract-twice", fixture.files_dir(), "exec sleep 1000");
+    it.ensure_unit(&spec).await.unwrap();
+    let first = wait_for_report(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
     assert!(
         first.pid.is_some() && first.address.is_some() && first.started_at.is_some(),
         "{first:?}"
     );
-    it.ensure(&spec).await.unwrap();
-    assert_eq!(report(&*it, &spec.unit).await, Some(first));
-    it.remove(&spec.unit).await.unwrap();
-    assert_eq!(report(&*it, &spec.unit).await, None);
-    it.remove(&spec.unit).await.unwrap();
+    it.ensure_unit(&spec).await.unwrap();
+    assert_eq!(find_report(&*it, &spec.unit).await, Some(first));
+    it.remove_unit(&spec.unit).await.unwrap();
+    assert_eq!(find_report(&*it, &spec.unit).await, None);
+    it.remove_unit(&spec.unit).await.unwrap();
 }
 
-async fn a_successor_sees_the_same(house: &dyn House) {
-    let it = house.provisioner();
-    let spec = spec("contract-heir", house.folder(), "exec sleep 1000");
-    it.ensure(&spec).await.unwrap();
-    let first = until(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
-    let heir = house.successor();
-    assert_eq!(report(&*heir, &spec.unit).await, Some(first.clone()));
-    heir.ensure(&spec).await.unwrap();
-    assert_eq!(report(&*heir, &spec.unit).await, Some(first));
-    heir.remove(&spec.unit).await.unwrap();
-    assert_eq!(report(&*it, &spec.unit).await, None);
+async fn successor_reports_the_same_units(fixture: &dyn ProvisionerFixture) {
+    let it = fixture.open_provisioner();
+    let spec = sample_spec("contract-successor", fixture.files_dir(), "exec sleep 1000");
+    it.ensure_unit(&spec).await.unwrap();
+    let first = wait_for_report(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
+    let successor = fixture.open_successor();
+    assert_eq!(find_report(&*successor, &spec.unit).await, Some(first.clone()));
+    successor.ensure_unit(&spec).await.unwrap();
+    assert_eq!(find_report(&*successor, &spec.unit).await, Some(first));
+    successor.remove_unit(&spec.unit).await.unwrap();
+    assert_eq!(find_report(&*it, &spec.unit).await, None);
 }
 
-async fn a_crashed_unit_is_started_again(house: &dyn House) {
-    let it = house.provisioner();
-    let spec = spec("contract-crash", house.folder(), "exec sleep 1000");
-    it.ensure(&spec).await.unwrap();
-    let first = until(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
-    house.crash(&first).await;
+async fn a_crashed_unit_is_started_again(fixture: &dyn ProvisionerFixture) {
+    let it = fixture.open_provisioner();
+    let spec = sample_spec("contract-crash", fixture.files_dir(), "exec sleep 1000");
+    it.ensure_unit(&spec).await.unwrap();
+    let first = wait_for_report(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
+    fixture.crash_unit(&first).await;
     let again = |r: &UnitReport| r.state == UnitState::Started && r.restarts == 1;
-    let second = until(&*it, &spec.unit, "started again", again).await;
+    let second = wait_for_report(&*it, &spec.unit, "started again", again).await;
     assert_ne!(second.pid, first.pid);
     assert_eq!(second.exit, Some(137));
-    it.remove(&spec.unit).await.unwrap();
+    it.remove_unit(&spec.unit).await.unwrap();
 }
 
-async fn logs_continue_where_they_ended(house: &dyn House) {
-    let it = house.provisioner();
-    let spec = spec("contract-log", house.folder(), "echo hello; exec sleep 1000");
-    it.ensure(&spec).await.unwrap();
+async fn logs_continue_where_they_ended(fixture: &dyn ProvisionerFixture) {
+    let it = fixture.open_provisioner();
+    let spec = sample_spec("contract-log", fixture.files_dir(), "echo hello; exec sleep 1000");
+    it.ensure_unit(&spec).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(15);
     let (lines, next) = loop {
         let (lines, next) = it.read_log(&spec.unit, LogPosition::START, 10).await.unwrap();
@@ -155,42 +156,39 @@ async fn logs_continue_where_they_ended(house: &dyn House) {
     let (more, end) = it.read_log(&spec.unit, next, 10).await.unwrap();
     assert!(more.is_empty(), "{more:?}");
     assert_eq!(end, next);
-    it.remove(&spec.unit).await.unwrap();
+    it.remove_unit(&spec.unit).await.unwrap();
 }
 
-async fn a_command_runs_beside_a_unit(house: &dyn House) {
-    let it = house.provisioner();
-    let spec = spec("contract-exec", house.folder(), "exec sleep 1000");
-    it.ensure(&spec).await.unwrap();
-    until(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
-    let request = ExecRequest {
-        argv: vec!["echo".into(), "good day".into()],
-        window: None,
-    };
-    let mut session = it.exec(&spec.unit, &request).await.unwrap();
+async fn exec_runs_a_command_in_a_unit(fixture: &dyn ProvisionerFixture) {
+    let it = fixture.open_provisioner();
+    let spec = sample_spec("contract-exec", fixture.files_dir(), "exec sleep 1000");
+    it.ensure_unit(&spec).await.unwrap();
+    wait_for_report(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
+    let request = ExecRequest::for_argv(vec!["echo".into(), "good day".into()]);
+    let mut session = it.exec_in_unit(&spec.unit, &request).await.unwrap();
     drop(session.input);
-    let mut said = String::new();
-    session.output.read_to_string(&mut said).await.unwrap();
-    assert_eq!(said, "good day\n");
+    let mut output = String::new();
+    session.output.read_to_string(&mut output).await.unwrap();
+    assert_eq!(output, "good day\n");
     assert_eq!(session.end.await, Ok(0));
-    it.remove(&spec.unit).await.unwrap();
+    it.remove_unit(&spec.unit).await.unwrap();
 }
 
-async fn changes_are_told(house: &dyn House) {
-    let it = house.provisioner();
-    let mut changes = it.changes();
+async fn changes_are_notified(fixture: &dyn ProvisionerFixture) {
+    let it = fixture.open_provisioner();
+    let mut changes = it.subscribe_changes();
     changes.mark_unchanged();
-    let spec = spec("contract-told", house.folder(), "exec sleep 1000");
-    it.ensure(&spec).await.unwrap();
+    let spec = sample_spec("contract-notify", fixture.files_dir(), "exec sleep 1000");
+    it.ensure_unit(&spec).await.unwrap();
     let limit = Duration::from_secs(10);
     tokio::time::timeout(limit, changes.changed())
         .await
-        .expect("told of a new unit")
+        .expect("a change is notified for the new unit")
         .unwrap();
-    until(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
-    it.remove(&spec.unit).await.unwrap();
+    wait_for_report(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
+    it.remove_unit(&spec.unit).await.unwrap();
     tokio::time::timeout(limit, changes.changed())
         .await
-        .expect("told of its end")
+        .expect("a change is notified for its removal")
         .unwrap();
 }

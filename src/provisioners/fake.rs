@@ -1,8 +1,9 @@
-//! A provisioner that only remembers. For tests of what stands above: they script what goes wrong
-//! and read what was asked. Clones share their units, so a clone plays the part of the next Tancho.
+//! A provisioner that keeps its units in memory only, for tests of its callers: they script failures and
+//! inspect the recorded calls. Clones share their units, so a clone acts as the next Tancho process.
 //!
-//! A command that begins with `echo WORDS;` puts those words into the unit's log; nothing else of a
-//! command is understood.
+//! A command that begins with `echo WORDS;` writes those words to the unit's log; nothing else of a command
+//! is interpreted. Of what is run in a unit, `exit N` and `false` end with a status, `sleep` does not end, an interactive
+//! shell sends back what it gets, and anything else is printed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,35 +13,35 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::{
-    ExecRequest, LogLine, LogPosition, LogStream, ProvisionError, Provisioner, Session, UnitId, UnitReport,
-    UnitSpec, UnitState,
+    ExecProgram, ExecRequest, ExecSession, LogLine, LogPosition, LogStream, ProvisionError, Provisioner,
+    UnitId, UnitReport, UnitSpec, UnitState,
 };
 
-/// What was asked of the fake, in order.
+/// A recorded call of the fake.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// `ensure` of this unit.
+pub enum FakeCall {
+    /// `ensure_unit` of this unit.
     Ensure(UnitId),
-    /// `remove` of this unit.
+    /// `remove_unit` of this unit.
     Remove(UnitId),
-    /// `exec` beside this unit.
+    /// `exec_in_unit` of this unit.
     Exec(UnitId, Vec<String>),
 }
 
-/// See the module.
+/// The fake provisioner; see the module.
 #[derive(Clone)]
-pub struct Fake {
-    inner: Arc<Mutex<Inner>>,
+pub struct FakeProvisioner {
+    inner: Arc<Mutex<FakeState>>,
     changes: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct FakeState {
     units: BTreeMap<UnitId, FakeUnit>,
-    asked: Vec<Asked>,
+    calls: Vec<FakeCall>,
     failures: VecDeque<ProvisionError>,
-    first_state: Option<UnitState>,
-    next: u32,
+    initial_state: Option<UnitState>,
+    last_number: u32,
 }
 
 struct FakeUnit {
@@ -49,14 +50,14 @@ struct FakeUnit {
     log: Vec<LogLine>,
 }
 
-impl Default for Fake {
+impl Default for FakeProvisioner {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Fake {
-    /// One without units, where all goes well.
+impl FakeProvisioner {
+    /// Creates one without units, where all calls succeed.
     pub fn new() -> Self {
         Self {
             inner: Arc::default(),
@@ -64,57 +65,57 @@ impl Fake {
         }
     }
 
-    /// The next `ensure`, `remove` or `exec` fails so; called again, the one after it.
+    /// Makes the next `ensure_unit`, `remove_unit` or `exec_in_unit` fail; called again, the one after it.
     pub fn fail_next(&self, error: ProvisionError) {
-        self.lock().failures.push_back(error);
+        self.lock_state().failures.push_back(error);
     }
 
     /// Units ensured from now on begin in this state instead of `started`.
-    pub fn begin_in(&self, state: UnitState) {
-        self.lock().first_state = Some(state);
+    pub fn set_initial_state(&self, state: UnitState) {
+        self.lock_state().initial_state = Some(state);
     }
 
-    /// Puts a unit into a state, with a reason.
+    /// Sets the state of a unit, with a reason.
     pub fn set_state(&self, unit: &UnitId, state: UnitState, reason: Option<&str>) {
-        if let Some(unit) = self.lock().units.get_mut(unit) {
+        if let Some(unit) = self.lock_state().units.get_mut(unit) {
             unit.report.state = state;
             unit.report.reason = reason.map(str::to_owned);
         }
-        self.nudge();
+        self.notify_change();
     }
 
-    /// Where a unit says that it listens, for tests that route to a real listener.
+    /// Sets the reported address of a unit, for tests that route to a real listener.
     pub fn set_address(&self, unit: &UnitId, address: SocketAddr) {
-        if let Some(unit) = self.lock().units.get_mut(unit) {
+        if let Some(unit) = self.lock_state().units.get_mut(unit) {
             unit.report.address = Some(address);
         }
-        self.nudge();
+        self.notify_change();
     }
 
-    /// The process of the unit ends with this status and another takes its place.
-    pub fn crash(&self, unit: &UnitId, exit: i32) {
+    /// Lets the process of the unit end with this status; another one replaces it.
+    pub fn crash_unit(&self, unit: &UnitId, exit: i32) {
         {
-            let mut inner = self.lock();
-            inner.next += 1;
-            let pid = inner.next;
+            let mut inner = self.lock_state();
+            inner.last_number += 1;
+            let pid = inner.last_number;
             if let Some(unit) = inner.units.get_mut(unit) {
                 unit.report.restarts += 1;
                 unit.report.exit = Some(exit);
                 unit.report.pid = Some(pid);
             }
         }
-        self.nudge();
+        self.notify_change();
     }
 
-    /// The unit vanishes, as if somebody else had removed it.
-    pub fn lose(&self, unit: &UnitId) {
-        self.lock().units.remove(unit);
-        self.nudge();
+    /// Removes the unit, as if another process had done it.
+    pub fn drop_unit(&self, unit: &UnitId) {
+        self.lock_state().units.remove(unit);
+        self.notify_change();
     }
 
     /// Writes a line into the unit's log.
     pub fn write_log(&self, unit: &UnitId, stream: LogStream, message: &str) {
-        if let Some(unit) = self.lock().units.get_mut(unit) {
+        if let Some(unit) = self.lock_state().units.get_mut(unit) {
             unit.log.push(LogLine {
                 at: SystemTime::now().into(),
                 stream,
@@ -123,27 +124,27 @@ impl Fake {
         }
     }
 
-    /// What was asked so far.
-    pub fn asked(&self) -> Vec<Asked> {
-        self.lock().asked.clone()
+    /// Returns the calls so far.
+    pub fn recorded_calls(&self) -> Vec<FakeCall> {
+        self.lock_state().calls.clone()
     }
 
-    /// The spec with which a unit was ensured.
-    pub fn spec(&self, unit: &UnitId) -> Option<UnitSpec> {
-        self.lock().units.get(unit).map(|unit| unit.spec.clone())
+    /// Returns the spec of a unit.
+    pub fn unit_spec(&self, unit: &UnitId) -> Option<UnitSpec> {
+        self.lock_state().units.get(unit).map(|unit| unit.spec.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock_state(&self) -> MutexGuard<'_, FakeState> {
         self.inner.lock().expect("no holder of this lock panics")
     }
 
-    fn nudge(&self) {
+    fn notify_change(&self) {
         self.changes.send_modify(|n| *n += 1);
     }
 
-    fn begin(&self, asked: Asked) -> Result<MutexGuard<'_, Inner>, ProvisionError> {
-        let mut inner = self.lock();
-        inner.asked.push(asked);
+    fn record_call(&self, call: FakeCall) -> Result<MutexGuard<'_, FakeState>, ProvisionError> {
+        let mut inner = self.lock_state();
+        inner.calls.push(call);
         match inner.failures.pop_front() {
             Some(error) => Err(error),
             None => Ok(inner),
@@ -151,29 +152,29 @@ impl Fake {
     }
 }
 
-fn gone(unit: &UnitId) -> ProvisionError {
+fn unit_gone(unit: &UnitId) -> ProvisionError {
     ProvisionError::Gone(format!("There is no unit {unit}."))
 }
 
 #[async_trait::async_trait]
-impl Provisioner for Fake {
+impl Provisioner for FakeProvisioner {
     fn name(&self) -> &'static str {
         "fake"
     }
 
-    async fn ensure(&self, spec: &UnitSpec) -> Result<(), ProvisionError> {
+    async fn ensure_unit(&self, spec: &UnitSpec) -> Result<(), ProvisionError> {
         {
-            let mut inner = self.begin(Asked::Ensure(spec.unit.clone()))?;
+            let mut inner = self.record_call(FakeCall::Ensure(spec.unit.clone()))?;
             let runs = |unit: &FakeUnit| unit.report.state != UnitState::Stopped;
             if inner.units.get(&spec.unit).is_some_and(runs) {
                 return Ok(());
             }
-            inner.next += 1;
-            let next = inner.next;
+            inner.last_number += 1;
+            let next = inner.last_number;
             let port = 20_000 + u16::try_from(next % 40_000).unwrap_or_default();
             let report = UnitReport {
                 unit: spec.unit.clone(),
-                state: inner.first_state.unwrap_or(UnitState::Started),
+                state: inner.initial_state.unwrap_or(UnitState::Started),
                 address: Some((Ipv4Addr::LOCALHOST, port).into()),
                 pid: Some(next),
                 restarts: 0,
@@ -188,33 +189,35 @@ impl Provisioner for Fake {
             };
             inner.units.insert(spec.unit.clone(), unit);
         }
-        let words = spec
+        let text = spec
             .command
             .strip_prefix("echo ")
             .and_then(|rest| rest.split_once(';'));
-        if let Some((words, _)) = words {
-            self.write_log(&spec.unit, LogStream::Stdout, words);
+        if let Some((text, _)) = text {
+            self.write_log(&spec.unit, LogStream::Stdout, text);
         }
-        self.nudge();
+        self.notify_change();
         Ok(())
     }
 
-    async fn remove(&self, unit: &UnitId) -> Result<(), ProvisionError> {
-        self.begin(Asked::Remove(unit.clone()))?.units.remove(unit);
-        self.nudge();
+    async fn remove_unit(&self, unit: &UnitId) -> Result<(), ProvisionError> {
+        self.record_call(FakeCall::Remove(unit.clone()))?
+            .units
+            .remove(unit);
+        self.notify_change();
         Ok(())
     }
 
-    async fn observe(&self) -> Result<Vec<UnitReport>, ProvisionError> {
+    async fn observe_units(&self) -> Result<Vec<UnitReport>, ProvisionError> {
         Ok(self
-            .lock()
+            .lock_state()
             .units
             .values()
             .map(|unit| unit.report.clone())
             .collect())
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
+    fn subscribe_changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
@@ -224,27 +227,61 @@ impl Provisioner for Fake {
         from: LogPosition,
         max_lines: usize,
     ) -> Result<(Vec<LogLine>, LogPosition), ProvisionError> {
-        let inner = self.lock();
-        let log = &inner.units.get(unit).ok_or_else(|| gone(unit))?.log;
+        let inner = self.lock_state();
+        let log = &inner.units.get(unit).ok_or_else(|| unit_gone(unit))?.log;
         let from = usize::try_from(from.0).unwrap_or(usize::MAX);
         let lines: Vec<LogLine> = log.iter().skip(from).take(max_lines).cloned().collect();
         let next = from.min(log.len()) + lines.len();
         Ok((lines, LogPosition(next as u64)))
     }
 
-    /// Answers with the words of the command on its output, and status 0.
-    async fn exec(&self, unit: &UnitId, request: &ExecRequest) -> Result<Session, ProvisionError> {
-        let inner = self.begin(Asked::Exec(unit.clone(), request.argv.clone()))?;
+    /// Returns the arguments of the command as its output, and status 0.
+    async fn exec_in_unit(
+        &self,
+        unit: &UnitId,
+        request: &ExecRequest,
+    ) -> Result<ExecSession, ProvisionError> {
+        let words = match &request.program {
+            ExecProgram::Argv(argv) => argv.clone(),
+            ExecProgram::ShellLine(line) => vec![line.clone()],
+            ExecProgram::InteractiveShell => Vec::new(),
+        };
+        let inner = self.record_call(FakeCall::Exec(unit.clone(), words))?;
         if !inner.units.contains_key(unit) {
-            return Err(gone(unit));
+            return Err(unit_gone(unit));
         }
-        let words = format!("{}\n", request.argv.get(1..).unwrap_or_default().join(" "));
-        Ok(Session {
-            input: Box::pin(tokio::io::sink()),
-            output: Box::pin(std::io::Cursor::new(words.into_bytes())),
-            errors: Box::pin(tokio::io::empty()),
-            end: Box::pin(std::future::ready(Ok(0))),
+        Ok(match &request.program {
+            ExecProgram::Argv(argv) => print_text(&argv.get(1..).unwrap_or_default().join(" "), 0),
+            ExecProgram::ShellLine(line) if line == "sleep" => echo_input(),
+            ExecProgram::ShellLine(line) => {
+                let status = line.strip_prefix("exit ").and_then(|n| n.parse().ok());
+                print_text(line, status.unwrap_or(i32::from(line == "false")))
+            }
+            ExecProgram::InteractiveShell => echo_input(),
         })
+    }
+}
+
+/// A command that prints a line and ends.
+fn print_text(text: &str, status: i32) -> ExecSession {
+    ExecSession {
+        input: Box::pin(tokio::io::sink()),
+        output: Box::pin(std::io::Cursor::new(format!("{text}\n").into_bytes())),
+        errors: Box::pin(tokio::io::empty()),
+        resize: None,
+        end: Box::pin(std::future::ready(Ok(status))),
+    }
+}
+
+/// A command that sends back what it gets, and never ends.
+fn echo_input() -> ExecSession {
+    let (output, input) = tokio::io::simplex(4096);
+    ExecSession {
+        input: Box::pin(input),
+        output: Box::pin(output),
+        errors: Box::pin(tokio::io::empty()),
+        resize: None,
+        end: Box::pin(std::future::pending()),
     }
 }
 
@@ -253,39 +290,42 @@ mod tests {
     use super::super::contract;
     use super::*;
 
-    struct FakeHouse(Fake);
+    struct FakeFixture(FakeProvisioner);
 
     #[async_trait::async_trait]
-    impl contract::House for FakeHouse {
-        fn provisioner(&self) -> Arc<dyn Provisioner> {
+    impl contract::ProvisionerFixture for FakeFixture {
+        fn open_provisioner(&self) -> Arc<dyn Provisioner> {
             Arc::new(self.0.clone())
         }
 
-        fn successor(&self) -> Arc<dyn Provisioner> {
+        fn open_successor(&self) -> Arc<dyn Provisioner> {
             Arc::new(self.0.clone())
         }
 
-        fn folder(&self) -> std::path::PathBuf {
+        fn files_dir(&self) -> std::path::PathBuf {
             "/".into()
         }
 
-        async fn crash(&self, report: &UnitReport) {
-            self.0.crash(&report.unit, 137);
+        async fn crash_unit(&self, report: &UnitReport) {
+            self.0.crash_unit(&report.unit, 137);
         }
     }
 
     #[tokio::test]
-    async fn the_fake_keeps_the_contract() {
-        contract::check(&FakeHouse(Fake::new())).await;
+    async fn fake_provisioner_passes_the_contract() {
+        contract::check_contract(&FakeFixture(FakeProvisioner::new())).await;
     }
 
     #[tokio::test]
-    async fn the_fake_fails_as_scripted() {
-        let fake = Fake::new();
+    async fn fake_provisioner_fails_as_scripted() {
+        let fake = FakeProvisioner::new();
         fake.fail_next(ProvisionError::Transient("later".into()));
         let unit = UnitId::parse("x").unwrap();
-        assert!(fake.remove(&unit).await.is_err());
-        assert!(fake.remove(&unit).await.is_ok());
-        assert_eq!(fake.asked(), [Asked::Remove(unit.clone()), Asked::Remove(unit)]);
+        assert!(fake.remove_unit(&unit).await.is_err());
+        assert!(fake.remove_unit(&unit).await.is_ok());
+        assert_eq!(
+            fake.recorded_calls(),
+            [FakeCall::Remove(unit.clone()), FakeCall::Remove(unit)]
+        );
     }
 }

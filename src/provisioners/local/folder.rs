@@ -1,6 +1,5 @@
-//! The folder of a unit, `<root>/<unit>`: its lock (held by its shim: the proof of life), its state,
-//! its log, its scratch home. The unit's own user may pass through the folder to its home, and read
-//! nothing else.
+//! The folder of a unit, `<root>/<unit>`: its lock (held by its shim, as the proof that it lives), its state,
+//! its log, its scratch home. The unit's user may pass through the folder to its home, and read nothing else.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -14,27 +13,28 @@ use nix::libc;
 use nix::unistd::{Gid, Uid, chown};
 use serde::{Deserialize, Serialize};
 
-use super::proc::{self, Process};
-use super::{UnitId, UnitReport, UnitSpec, UnitState, cgroup};
+use super::{UnitId, UnitReport, UnitSpec, UnitState};
 use crate::builders::remove_tree;
+use crate::sandbox::cgroup;
+use crate::sandbox::proc::{self, ProcessHandle};
 
-/// What the shim tells of its unit. Read by Tanchos older and newer than the shim: fields are only added,
-/// with defaults.
+/// The state of a unit, written by its shim. Older and newer versions of Tancho read it: fields are only
+/// added, with defaults.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct State {
+pub(super) struct ShimState {
     pub(super) unit: UnitId,
     pub(super) app: String,
     pub(super) process: String,
     pub(super) version: i32,
     pub(super) state: UnitState,
-    /// Set once the shim was told to stop.
+    /// Set once the shim was lock to stop.
     #[serde(default)]
     pub(super) stopping: bool,
-    /// The boot of the host in which this was written.
+    /// The boot id of the host when this was written.
     #[serde(default)]
     pub(super) boot: String,
     #[serde(default)]
-    pub(super) shim: Option<Process>,
+    pub(super) shim: Option<ProcessHandle>,
     #[serde(default)]
     pub(super) child: Option<u32>,
     #[serde(default)]
@@ -52,13 +52,13 @@ pub(super) struct State {
     /// The cgroup that limits memory.
     #[serde(default)]
     pub(super) cgroup: Option<PathBuf>,
-    /// Its others.
+    /// Its other cgroups.
     #[serde(default)]
     pub(super) more_cgroups: Vec<PathBuf>,
 }
 
-impl State {
-    /// Of a unit that nothing runs of yet.
+impl ShimState {
+    /// The state of a unit before anything runs.
     pub(super) fn new(spec: &UnitSpec) -> Self {
         Self {
             unit: spec.unit.clone(),
@@ -67,7 +67,7 @@ impl State {
             version: spec.version,
             state: UnitState::Created,
             stopping: false,
-            boot: proc::boot(),
+            boot: proc::boot_id(),
             shim: None,
             child: None,
             port: None,
@@ -81,8 +81,8 @@ impl State {
         }
     }
 
-    /// As others see it.
-    pub(super) fn report(self) -> UnitReport {
+    /// Converts the state to a report.
+    pub(super) fn into_report(self) -> UnitReport {
         UnitReport {
             unit: self.unit,
             state: self.state,
@@ -96,29 +96,29 @@ impl State {
     }
 
     /// All its cgroups.
-    pub(super) fn cgroups(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(super) fn cgroup_paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.cgroup.iter().chain(&self.more_cgroups)
     }
 
-    /// The shim, if that very process is there.
-    pub(super) fn living_shim(&self) -> Option<Process> {
+    /// Returns the shim, if that very process is alive.
+    pub(super) fn live_shim(&self) -> Option<ProcessHandle> {
         self.shim
-            .filter(|shim| self.boot == proc::boot() && shim.is_there())
+            .filter(|shim| self.boot == proc::boot_id() && shim.is_alive())
     }
 
-    /// Kills what a dead shim left behind. Its own child died with it (a parent-death signal); this
-    /// is for the child's children.
-    pub(super) fn sweep(&self) {
-        if self.boot != proc::boot() {
+    /// Kills what a dead shim left behind. Its direct child died with it (parent-death signal); this is for
+    /// further descendants.
+    pub(super) fn kill_leftovers(&self) {
+        if self.boot != proc::boot_id() {
             return;
         }
-        for path in self.cgroups() {
-            cgroup::remove(path);
+        for path in self.cgroup_paths() {
+            cgroup::kill_and_remove(path);
         }
-        // A session and a group keep their numbers while they have members; both matching, with no
-        // new process under the leader's number, are the unit's.
+        // The ids of a session and a group are not reused while they have members. If both match and no
+        // process has the pid of the leader, the processes are the unit's.
         if let (Some(shim), Some(child)) = (self.shim, self.child.and_then(|pid| i32::try_from(pid).ok())) {
-            let all = proc::all();
+            let all = proc::list_processes();
             if !all.iter().any(|stat| stat.pid == shim.pid) {
                 let left = all
                     .iter()
@@ -129,18 +129,18 @@ impl State {
     }
 }
 
-/// An exclusive lock, held while any process has this open file. It belongs to the open file and not
-/// to the process, so that it can be handed to the shim at its start without ever being free.
-pub(super) struct Lock(File);
+/// An exclusive lock, held while any process has this open file. It belongs to the open file and not to the
+/// process, so that it can be passed to the shim without ever being free.
+pub(super) struct UnitLock(File);
 
-impl Lock {
-    /// The open file, to be handed on.
+impl UnitLock {
+    /// Returns the open file, to be passed on.
     pub(super) fn into_file(self) -> File {
         self.0
     }
 }
 
-fn range(start: i64, length: i64) -> libc::flock {
+fn flock_range(start: i64, length: i64) -> libc::flock {
     libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -150,25 +150,26 @@ fn range(start: i64, length: i64) -> libc::flock {
     }
 }
 
-/// Locks a range of a file (length 0 = to its end) for as long as it is open. False if another has it.
+/// Locks a range of a file (length 0 = to its end) while the file is open. Returns false if it is locked
+/// already.
 pub(super) fn lock_range(file: &File, start: i64, length: i64) -> io::Result<bool> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&range(start, length))) {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&flock_range(start, length))) {
         Ok(_) => Ok(true),
         Err(nix::Error::EAGAIN | nix::Error::EACCES) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
-/// See the module.
+/// The folder of a unit; see the module.
 #[derive(Clone, Debug)]
-pub(super) struct Folder(PathBuf);
+pub(super) struct UnitFolder(PathBuf);
 
-impl Folder {
-    pub(super) fn of(root: &Path, unit: &UnitId) -> Self {
+impl UnitFolder {
+    pub(super) fn for_unit(root: &Path, unit: &UnitId) -> Self {
         Self(root.join(unit.as_str()))
     }
 
-    pub(super) fn at(path: impl Into<PathBuf>) -> Self {
+    pub(super) fn from_path(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
@@ -180,7 +181,7 @@ impl Folder {
         self.0.is_dir()
     }
 
-    pub(super) fn home(&self) -> PathBuf {
+    pub(super) fn home_dir(&self) -> PathBuf {
         self.0.join("home")
     }
 
@@ -192,15 +193,15 @@ impl Folder {
         self.0.join("state.json")
     }
 
-    /// Makes the folder, if need be.
-    pub(super) fn create(&self) -> io::Result<()> {
+    /// Creates the folder, if needed.
+    pub(super) fn create_dir(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o711).create(&self.0)?;
         fs::set_permissions(&self.0, Permissions::from_mode(0o711))
     }
 
-    /// Makes the scratch home, if need be, and gives it to the unit's user.
+    /// Creates the scratch home, if needed, and gives it to the unit's user.
     pub(super) fn create_home(&self, user: Option<u32>) -> io::Result<()> {
-        let home = self.home();
+        let home = self.home_dir();
         match DirBuilder::new().mode(0o700).create(&home) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -211,13 +212,13 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes what is in the scratch home.
+    /// Empties the scratch home.
     pub(super) fn empty_home(&self) -> io::Result<()> {
-        remove_tree(&self.home())
+        remove_tree(&self.home_dir())
     }
 
-    /// Takes the lock, if nobody has it.
-    pub(super) fn try_lock(&self) -> io::Result<Option<Lock>> {
+    /// Takes the lock, if it is free.
+    pub(super) fn try_lock(&self) -> io::Result<Option<UnitLock>> {
         let path = self.lock_path();
         let file = OpenOptions::new()
             .read(true)
@@ -229,28 +230,28 @@ impl Folder {
         if !lock_range(&file, 0, 0)? {
             return Ok(None);
         }
-        // Somebody may have removed the folder, and another made it anew, since the file was opened.
+        // The folder may have been removed and created again since the file was opened.
         let (ours, there) = (file.metadata()?, fs::metadata(&path)?);
-        Ok((ours.ino() == there.ino() && ours.dev() == there.dev()).then_some(Lock(file)))
+        Ok((ours.ino() == there.ino() && ours.dev() == there.dev()).then_some(UnitLock(file)))
     }
 
-    /// True while somebody holds the lock. Asks only, so that nobody is turned away for it.
+    /// Returns true while the lock is held. It only queries, so that no other process is refused meanwhile.
     pub(super) fn is_locked(&self) -> bool {
         let Ok(file) = File::open(self.lock_path()) else {
             return false;
         };
-        let mut asked = range(0, 0);
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)).is_ok()
-            && asked.l_type != libc::F_UNLCK as libc::c_short
+        let mut lock = flock_range(0, 0);
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok()
+            && lock.l_type != libc::F_UNLCK as libc::c_short
     }
 
-    /// What the shim wrote last.
-    pub(super) fn read_state(&self) -> io::Result<State> {
+    /// Reads the state that the shim wrote last.
+    pub(super) fn read_state(&self) -> io::Result<ShimState> {
         Ok(serde_json::from_slice(&fs::read(self.state_path())?)?)
     }
 
-    /// Replaces the state at once and whole.
-    pub(super) fn write_state(&self, state: &State) -> io::Result<()> {
+    /// Replaces the state atomically.
+    pub(super) fn write_state(&self, state: &ShimState) -> io::Result<()> {
         let fresh = self.0.join("state.new");
         let mut file = OpenOptions::new()
             .write(true)
@@ -262,19 +263,19 @@ impl Folder {
         fs::rename(fresh, self.state_path())
     }
 
-    /// Deletes the folder. It vanishes at once under its name; its contents follow. The lock must be
-    /// ours, so that nobody starts the unit meanwhile.
-    pub(super) fn delete(&self, root: &Path, _lock: Lock) -> io::Result<()> {
+    /// Deletes the folder. Its name disappears at once, then its content. The caller must hold the lock, so
+    /// that nobody starts the unit meanwhile.
+    pub(super) fn delete_dir(&self, root: &Path, _lock: UnitLock) -> io::Result<()> {
         let away = root.join(format!(".gone-{}", uuid::Uuid::new_v4()));
         fs::rename(&self.0, &away)?;
-        // What cannot be deleted now (a read-only folder of the unit) is tried again at the next start.
+        // What cannot be deleted now (a read-only folder of the unit) is retried at the next start.
         let _later = remove_tree(&away);
         Ok(())
     }
 }
 
-/// The units that have a folder.
-pub(super) fn units(root: &Path) -> io::Result<Vec<UnitId>> {
+/// Lists the units that have a folder.
+pub(super) fn list_units(root: &Path) -> io::Result<Vec<UnitId>> {
     let mut units = Vec::new();
     for entry in fs::read_dir(root)? {
         let name = entry?.file_name();
@@ -284,8 +285,8 @@ pub(super) fn units(root: &Path) -> io::Result<Vec<UnitId>> {
     Ok(units)
 }
 
-/// Finishes deletions that were cut short.
-pub(super) fn tidy(root: &Path) -> io::Result<()> {
+/// Completes deletions that were interrupted.
+pub(super) fn finish_deletions(root: &Path) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(".gone-") {

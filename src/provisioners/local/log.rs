@@ -1,9 +1,9 @@
-//! The log of a unit: two files of at most 1 MiB, `log` and the one before it, `log.1`. Each begins
-//! with the place of its first line in the whole log, so that a place outlives the rotation. A line is
-//! `<time> <O|E> <text>`.
+//! The log of a unit: two files of at most 1 MiB, `log` and its predecessor `log.1`. Each begins with the
+//! position of its first line in the whole log, so that positions survive rotation. A line is `<time> <O|E>
+//! <message>`.
 //!
-//! Writing never fails for the caller and never waits for a reader: what the disk refuses, and what
-//! comes faster than the limits, is dropped and counted.
+//! Writing never fails for the caller and never waits for a reader: lines that the disk refuses, and lines
+//! above the rate limit, are dropped and counted.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -14,27 +14,29 @@ use std::time::{Duration, Instant, SystemTime};
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{LogLine, LogPosition, LogStream};
+use crate::kernel::log_text::{MAX_LINE_BYTES, clean_line, clip_line};
 
-/// A file is rotated when it has grown to this many bytes.
-const FILE: u64 = 1 << 20;
-/// A line is cut after this many bytes.
-pub(super) const LINE: usize = 16 << 10;
-/// Lines and bytes kept of one second.
+/// The size at which a file is rotated, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// The longest line in bytes; the rest is cut.
+pub(super) const MAX_LINE: usize = MAX_LINE_BYTES;
+/// The limits on lines and bytes per second.
 const LINES_A_SECOND: u32 = 5_000;
 const BYTES_A_SECOND: usize = 4 << 20;
 /// `#`, 20 digits, a line feed.
-const HEADER: u64 = 22;
+const HEADER_BYTES: u64 = 22;
 
-/// Now, by the host's clock: logs and reports of units are dated where they arise, without a database.
-pub(super) fn now() -> DateTime<Utc> {
+/// The current time by the host's clock: logs and reports of units are timestamped at their source, without a
+/// database.
+pub(super) fn host_now() -> DateTime<Utc> {
     SystemTime::now().into()
 }
 
-/// The writing end; a shim has one.
-pub(super) struct Writer {
+/// Writes the log; a shim has one.
+pub(super) struct LogWriter {
     folder: PathBuf,
     file: Option<File>,
-    /// The place of the first line of the file.
+    /// The position of the first line of the file.
     base: u64,
     /// Bytes of lines in the file.
     length: u64,
@@ -44,7 +46,7 @@ pub(super) struct Writer {
     dropped: u64,
 }
 
-impl Writer {
+impl LogWriter {
     pub(super) fn open(folder: &Path) -> Self {
         let mut writer = Self {
             folder: folder.to_owned(),
@@ -56,29 +58,29 @@ impl Writer {
             bytes: 0,
             dropped: 0,
         };
-        if let Err(_unreadable) = writer.resume() {
-            let _retried_at_the_next_line = writer.begin(0);
+        if let Err(_unreadable) = writer.resume_file() {
+            let _retried_at_the_next_line = writer.start_file(0);
         }
         writer
     }
 
-    /// Continues the file that an earlier shim wrote.
-    fn resume(&mut self) -> io::Result<()> {
+    /// Continues the file of an earlier shim.
+    fn resume_file(&mut self) -> io::Result<()> {
         let path = self.folder.join("log");
         let mut reader = BufReader::new(File::open(&path)?);
         self.base = read_header(&mut reader)?;
         let mut rest = Vec::new();
-        reader.take(2 * FILE).read_to_end(&mut rest)?;
-        // A line that was cut short by a crash is forgotten.
+        reader.take(2 * MAX_FILE_BYTES).read_to_end(&mut rest)?;
+        // An incomplete line after a crash is discarded.
         let whole = rest.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1) as u64;
         let file = OpenOptions::new().append(true).open(path)?;
-        file.set_len(HEADER + whole)?;
+        file.set_len(HEADER_BYTES + whole)?;
         self.length = whole;
         self.file = Some(file);
         Ok(())
     }
 
-    fn begin(&mut self, base: u64) -> io::Result<()> {
+    fn start_file(&mut self, base: u64) -> io::Result<()> {
         let path = self.folder.join("log");
         self.file = None;
         let mut file = OpenOptions::new()
@@ -92,15 +94,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a line, as far as the limits allow.
-    pub(super) fn line(&mut self, stream: LogStream, text: &[u8]) {
+    /// Writes a line, within the limits.
+    pub(super) fn write_line(&mut self, stream: LogStream, text: &[u8]) {
         if self.second.elapsed() >= Duration::from_secs(1) {
             let dropped = std::mem::take(&mut self.dropped);
             (self.second, self.lines, self.bytes) = (Instant::now(), 0, 0);
             if dropped > 0 {
-                self.write(
+                self.write_record(
                     LogStream::Stderr,
-                    &format!("[tancho] {dropped} lines were dropped here: too many at once, or a full disk"),
+                    &format!("[tancho] {dropped} lines were dropped: the rate limit was exceeded, or the disk is full"),
                 );
             }
         }
@@ -110,41 +112,41 @@ impl Writer {
         }
         self.lines += 1;
         self.bytes += text.len();
-        self.write(stream, &safe(text));
+        self.write_record(stream, &sanitize_line(text));
     }
 
-    /// A line of the shim's own.
-    pub(super) fn say(&mut self, text: &str) {
-        self.line(LogStream::Stderr, format!("[tancho] {text}").as_bytes());
+    /// Writes a line of the shim itself.
+    pub(super) fn write_notice(&mut self, text: &str) {
+        self.write_line(LogStream::Stderr, format!("[tancho] {text}").as_bytes());
     }
 
-    fn write(&mut self, stream: LogStream, text: &str) {
+    fn write_record(&mut self, stream: LogStream, text: &str) {
         let letter = match stream {
             LogStream::Stdout => 'O',
             LogStream::Stderr => 'E',
         };
         let line = format!(
             "{} {letter} {text}\n",
-            now().to_rfc3339_opts(SecondsFormat::Micros, true)
+            host_now().to_rfc3339_opts(SecondsFormat::Micros, true)
         );
-        if self.append(line.as_bytes()).is_err() {
+        if self.append_bytes(line.as_bytes()).is_err() {
             self.dropped += 1;
         }
     }
 
-    fn append(&mut self, line: &[u8]) -> io::Result<()> {
-        if self.length >= FILE {
+    fn append_bytes(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.length >= MAX_FILE_BYTES {
             fs::rename(self.folder.join("log"), self.folder.join("log.1"))?;
             self.file = None;
             (self.base, self.length) = (self.base + self.length, 0);
         }
         if self.file.is_none() {
-            self.begin(self.base + self.length)?;
+            self.start_file(self.base + self.length)?;
         }
         let Some(file) = &mut self.file else { return Ok(()) };
         if let Err(error) = file.write_all(line) {
-            // Half a line would shift every later place.
-            if file.set_len(HEADER + self.length).is_err() {
+            // An incomplete line would shift all later positions.
+            if file.set_len(HEADER_BYTES + self.length).is_err() {
                 self.file = None;
             }
             return Err(error);
@@ -154,8 +156,9 @@ impl Writer {
     }
 }
 
-/// Reads lines from a pipe until its end and hands each on, cut to `LINE`, without its line feed.
-pub(super) fn lines(from: impl Read, mut each: impl FnMut(&[u8])) {
+/// Reads lines from a pipe until its end; calls `each` with every line, cut to `MAX_LINE` and without its
+/// line feed.
+pub(super) fn read_lines(from: impl Read, mut each: impl FnMut(&[u8])) {
     let mut from = BufReader::with_capacity(16 << 10, from);
     let mut line = Vec::new();
     loop {
@@ -167,8 +170,8 @@ pub(super) fn lines(from: impl Read, mut each: impl FnMut(&[u8])) {
         };
         let end = chunk.iter().position(|b| *b == b'\n');
         let part = &chunk[..end.unwrap_or(chunk.len())];
-        // One byte more than allowed tells `safe` that the line was cut.
-        line.extend_from_slice(&part[..part.len().min(LINE + 1 - line.len())]);
+        // One byte above the limit tells `sanitize_line` that the line was cut.
+        line.extend_from_slice(&part[..part.len().min(MAX_LINE + 1 - line.len())]);
         let used = part.len() + usize::from(end.is_some());
         from.consume(used);
         if end.is_some() {
@@ -181,32 +184,17 @@ pub(super) fn lines(from: impl Read, mut each: impl FnMut(&[u8])) {
     }
 }
 
-/// Valid text without control characters, at most `LINE` bytes and a mark where it was cut.
-fn safe(text: &[u8]) -> String {
+/// Returns valid text that is safe to display: at most `MAX_LINE` bytes, with a mark where it was cut.
+fn sanitize_line(text: &[u8]) -> String {
     let text = text.strip_suffix(b"\r").unwrap_or(text);
-    let kept = &text[..text.len().min(LINE)];
-    let mut safe: String = String::from_utf8_lossy(kept)
-        .chars()
-        .map(|c| {
-            if c.is_control() && c != '\t' {
-                char::REPLACEMENT_CHARACTER
-            } else {
-                c
-            }
-        })
-        .collect();
-    let cut = safe.len() > LINE || kept.len() < text.len();
-    safe.truncate(safe.floor_char_boundary(LINE));
-    if cut {
-        safe.push('…');
-    }
-    safe
+    let text = String::from_utf8_lossy(text);
+    clip_line(clean_line(&text), MAX_LINE).into_owned()
 }
 
 fn read_header(from: &mut impl Read) -> io::Result<u64> {
-    let mut header = [0_u8; HEADER as usize];
+    let mut header = [0_u8; HEADER_BYTES as usize];
     from.read_exact(&mut header)?;
-    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "not the log of a unit");
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "the file is not the log of a unit");
     let digits = header
         .strip_prefix(b"#")
         .and_then(|rest| rest.strip_suffix(b"\n"))
@@ -217,16 +205,20 @@ fn read_header(from: &mut impl Read) -> io::Result<u64> {
         .ok_or_else(wrong)
 }
 
-/// At most `max` lines from a place on, and the place after them. A place before the oldest line, or
-/// beyond the end (the log of an earlier unit of that name), means the oldest line.
-pub(super) fn read(folder: &Path, from: LogPosition, max: usize) -> io::Result<(Vec<LogLine>, LogPosition)> {
+/// Reads at most `max` lines from a position on; returns them and the next position. A position before the
+/// oldest line, or beyond the end (in the log of an earlier unit of that name), means the oldest line.
+pub(super) fn read_log_lines(
+    folder: &Path,
+    from: LogPosition,
+    max: usize,
+) -> io::Result<(Vec<LogLine>, LogPosition)> {
     let mut files = Vec::new();
-    // The newer file first: if it is rotated meanwhile, it is found twice, and no line is missed.
+    // The newer file first: if it is rotated meanwhile, it is read twice, and no line is missed.
     for name in ["log", "log.1"] {
         if let Ok(mut file) = File::open(folder.join(name))
             && let Ok(base) = read_header(&mut file)
         {
-            let length = file.metadata()?.len().saturating_sub(HEADER);
+            let length = file.metadata()?.len().saturating_sub(HEADER_BYTES);
             files.push((base, length, file));
         }
     }
@@ -247,7 +239,7 @@ pub(super) fn read(folder: &Path, from: LogPosition, max: usize) -> io::Result<(
         if at >= base + length {
             continue;
         }
-        file.seek(SeekFrom::Start(HEADER + at - base))?;
+        file.seek(SeekFrom::Start(HEADER_BYTES + at - base))?;
         let mut reader = BufReader::new(file.take(base + length - at));
         let mut line = Vec::new();
         while found.len() < max {
@@ -257,13 +249,13 @@ pub(super) fn read(folder: &Path, from: LogPosition, max: usize) -> io::Result<(
                 break;
             }
             at += read as u64;
-            found.extend(parse(&line));
+            found.extend(parse_line(&line));
         }
     }
     Ok((found, LogPosition(at)))
 }
 
-fn parse(line: &[u8]) -> Option<LogLine> {
+fn parse_line(line: &[u8]) -> Option<LogLine> {
     let mut parts = std::str::from_utf8(line).ok()?.splitn(3, ' ');
     let at = DateTime::parse_from_rfc3339(parts.next()?).ok()?.to_utc();
     let stream = match parts.next()? {
@@ -282,9 +274,9 @@ fn parse(line: &[u8]) -> Option<LogLine> {
 mod tests {
     use super::*;
 
-    struct Scratch(PathBuf);
+    struct LogFixture(PathBuf);
 
-    impl Scratch {
+    impl LogFixture {
         fn new() -> Self {
             let path = std::env::temp_dir().join(format!("tancho-log-{}", uuid::Uuid::new_v4()));
             fs::create_dir(&path).unwrap();
@@ -292,24 +284,24 @@ mod tests {
         }
     }
 
-    impl Drop for Scratch {
+    impl Drop for LogFixture {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
     }
 
     #[test]
-    fn a_place_outlives_rotations() {
-        let scratch = Scratch::new();
-        let mut writer = Writer::open(&scratch.0);
+    fn log_position_survives_rotation() {
+        let scratch = LogFixture::new();
+        let mut writer = LogWriter::open(&scratch.0);
         let mut at = LogPosition::START;
         let mut seen = 0;
         for n in 0..3_000 {
             writer.second = Instant::now();
             (writer.lines, writer.bytes) = (0, 0);
-            writer.line(LogStream::Stdout, format!("{n} {}", "x".repeat(1_000)).as_bytes());
+            writer.write_line(LogStream::Stdout, format!("{n} {}", "x".repeat(1_000)).as_bytes());
             if n % 500 == 499 {
-                let (lines, next) = read(&scratch.0, at, 10_000).unwrap();
+                let (lines, next) = read_log_lines(&scratch.0, at, 10_000).unwrap();
                 for line in &lines {
                     assert!(
                         line.message.starts_with(&format!("{seen} ")),
@@ -326,10 +318,10 @@ mod tests {
             .iter()
             .map(|f| fs::metadata(scratch.0.join(f)).unwrap().len())
             .sum();
-        assert!(size < 2 * FILE + 50_000, "{size}");
-        let mut again = Writer::open(&scratch.0);
-        again.line(LogStream::Stderr, b"resumed");
-        let (lines, _) = read(&scratch.0, at, 10).unwrap();
+        assert!(size < 2 * MAX_FILE_BYTES + 50_000, "{size}");
+        let mut again = LogWriter::open(&scratch.0);
+        again.write_line(LogStream::Stderr, b"resumed");
+        let (lines, _) = read_log_lines(&scratch.0, at, 10).unwrap();
         assert_eq!(lines.len(), 1);
         assert_eq!(
             (lines[0].message.as_str(), lines[0].stream),
@@ -338,15 +330,15 @@ mod tests {
     }
 
     #[test]
-    fn few_lines_at_a_time_miss_none() {
-        let scratch = Scratch::new();
-        let mut writer = Writer::open(&scratch.0);
+    fn reading_in_pages_returns_every_line() {
+        let scratch = LogFixture::new();
+        let mut writer = LogWriter::open(&scratch.0);
         for n in 0..10 {
-            writer.line(LogStream::Stdout, n.to_string().as_bytes());
+            writer.write_line(LogStream::Stdout, n.to_string().as_bytes());
         }
         let (mut at, mut seen) = (LogPosition::START, Vec::new());
         loop {
-            let (lines, next) = read(&scratch.0, at, 3).unwrap();
+            let (lines, next) = read_log_lines(&scratch.0, at, 3).unwrap();
             if lines.is_empty() {
                 break;
             }
@@ -354,42 +346,45 @@ mod tests {
             at = next;
         }
         assert_eq!(seen.join(" "), "0 1 2 3 4 5 6 7 8 9");
-        let beyond = read(&scratch.0, LogPosition(1 << 40), 1).unwrap();
+        let beyond = read_log_lines(&scratch.0, LogPosition(1 << 40), 1).unwrap();
         assert_eq!(beyond.0[0].message, "0");
     }
 
     #[test]
-    fn what_comes_too_fast_is_dropped_and_counted() {
-        let scratch = Scratch::new();
-        let mut writer = Writer::open(&scratch.0);
+    fn lines_above_the_rate_limit_are_dropped_and_counted() {
+        let scratch = LogFixture::new();
+        let mut writer = LogWriter::open(&scratch.0);
         for _ in 0..LINES_A_SECOND + 7 {
-            writer.line(LogStream::Stdout, b"x");
+            writer.write_line(LogStream::Stdout, b"x");
         }
         let dropped = writer.dropped;
         assert!(dropped >= 1);
         writer.second = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
-        writer.line(LogStream::Stdout, b"after");
-        let (lines, _) = read(&scratch.0, LogPosition::START, 100_000).unwrap();
-        let told = &lines[lines.len() - 2].message;
-        assert!(told.contains(&format!("{dropped} lines were dropped")), "{told}");
+        writer.write_line(LogStream::Stdout, b"after");
+        let (lines, _) = read_log_lines(&scratch.0, LogPosition::START, 100_000).unwrap();
+        let notice = &lines[lines.len() - 2].message;
+        assert!(
+            notice.contains(&format!("{dropped} lines were dropped")),
+            "{notice}"
+        );
     }
 
     #[test]
     fn lines_are_cut_and_made_safe() {
         let mut seen = Vec::new();
-        let mut text = vec![b'a'; LINE * 5];
+        let mut text = vec![b'a'; MAX_LINE * 5];
         text.extend(b"\n\xff\x00\x1b[31mred\tx\r\nlast");
-        lines(&text[..], |line| seen.push(safe(line)));
-        assert_eq!(seen[0].len(), LINE + '…'.len_utf8());
+        read_lines(&text[..], |line| seen.push(sanitize_line(line)));
+        assert!(seen[0].len() == MAX_LINE && seen[0].ends_with("a…"));
         assert_eq!(seen[1], "\u{fffd}\u{fffd}\u{fffd}[31mred\tx");
         assert_eq!(seen[2], "last");
-        assert!(safe(&vec![0xff; LINE]).len() <= LINE + 3);
+        assert!(sanitize_line(&vec![0xff; MAX_LINE]).len() <= MAX_LINE);
     }
 
     #[test]
-    fn a_log_that_cannot_be_written_hurts_nobody() {
-        let mut writer = Writer::open(Path::new("/nonexistent"));
-        writer.line(LogStream::Stdout, b"x");
+    fn unwritable_log_drops_lines_without_error() {
+        let mut writer = LogWriter::open(Path::new("/nonexistent"));
+        writer.write_line(LogStream::Stdout, b"x");
         assert_eq!(writer.dropped, 1);
     }
 }

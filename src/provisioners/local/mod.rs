@@ -1,31 +1,30 @@
 //! The local provisioner: units are processes of this host.
 //!
-//! Each unit has a folder and, while it runs, a *shim*: this same binary, re-executed, in a session of
-//! its own. The shim owns the unit's processes, log and exit status, and needs nothing of us. So
-//! Tancho may be restarted or killed and no unit stops; the next one reads the folders and adopts them.
+//! Each unit has a folder and, while it runs, a *shim*: this same binary, executed again, in its own session.
+//! The shim owns the unit's processes, log and exit status, and does not depend on Tancho. So Tancho may be
+//! restarted or killed without stopping a unit; the next process reads the folders and takes the units over.
 //!
-//! A held lock in the folder is the proof that a shim lives, `state.json` beside it is what the shim
-//! has to say. There is no other registry. The spec, with its secrets, stays in memory: see `handover`.
-//! A unit's own code runs below a last step (`confine::stage`) that drops every privilege and shuts it in.
+//! A held lock in the folder proves that the shim is alive, and `state.json` beside it is what the shim
+//! reports. There is no other registry. The spec, with its secrets, stays in memory: see `spec_transfer`. The
+//! unit's own code is started by `sandbox::exec_stage`, which drops every privilege and applies the sandbox.
 //!
-//! If a shim is killed, its unit dies with it; reports say so, and the next `ensure` starts it anew.
-//! A service manager that kills Tancho's whole cgroup on restart (systemd, unless `KillMode=process`)
+//! If a shim is killed, its unit dies with it; its report says so, and the next `ensure_unit` starts it
+//! again. A service manager that kills Tancho's whole cgroup on restart (systemd, unless `KillMode=process`)
 //! kills the units too.
 
-mod bounds;
-mod cgroup;
 mod exec;
-mod family;
 mod folder;
-mod handover;
+mod folder_poll;
 mod launch;
+mod limits;
 mod log;
-mod proc;
-mod scratch;
+mod processes;
+mod scratch_limit;
 pub mod shim;
+mod shim_events;
+mod spec_transfer;
 mod start;
-mod waiting;
-mod watch;
+mod terminal;
 
 use std::fs;
 use std::io;
@@ -39,55 +38,58 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    AppName, EnvName, ExecRequest, LogLine, LogPosition, LogStream, ProcessName, ProvisionError, Provisioner,
-    Secret, Session, UnitId, UnitReport, UnitSpec, UnitState,
+    AppName, EnvName, ExecProgram, ExecRequest, ExecSession, ExecStreams, ExecTerminal, LogLine, LogPosition,
+    LogStream, ProcessName, ProvisionError, Provisioner, ResizeTerminal, Secret, TerminalSize, UnitId,
+    UnitReport, UnitSpec, UnitState,
 };
-pub use bounds::Bounds;
-use folder::{Folder, Lock, State};
+use crate::sandbox::proc;
+use folder::{ShimState, UnitFolder, UnitLock};
+pub use limits::UnitLimits;
 
-/// Beside the folders of units: shims lock a byte of it for each port they use.
-const PORTS: &str = ".ports";
-/// How long another's work on the same unit, or the start of a shim, may take.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How long after the grace a unit is given up.
-const EXTRA: Duration = Duration::from_secs(2);
+/// Beside the folders of units: shims lock one byte of it for each port that they use.
+const PORTS_FILE: &str = ".ports";
+/// How long a concurrent operation on the same unit, or the start of a shim, may take.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long after the grace period `stop_unit` waits before the next signal or before it fails.
+const KILL_MARGIN: Duration = Duration::from_secs(2);
 
-/// Where and how the local provisioner works.
+/// The configuration of the local provisioner.
 #[derive(Clone, Debug)]
-pub struct LocalSettings {
-    /// The folder of the units' folders. Its parents must let the units' users pass.
+pub struct LocalProvisionerConfig {
+    /// The folder that contains the units' folders. The units' users must be able to traverse its parents.
     pub root: PathBuf,
-    /// The executable with the sub-commands `unit-shim` and `unit-exec`; `/proc/self/exe` is this very
-    /// one, even after its file was replaced.
+    /// The executable with the sub-commands `unit-shim` and `unit-exec`; `/proc/self/exe` is this same
+    /// program, even after its file was replaced.
     pub exe: PathBuf,
-    /// The cgroup below which units get theirs; `None` = Tancho's own.
+    /// The cgroup below which units get theirs; `None`: Tancho's own.
     pub cgroup: Option<PathBuf>,
-    /// What binds every unit.
-    pub bounds: Bounds,
+    /// The limits of every unit.
+    pub limits: UnitLimits,
 }
 
-impl LocalSettings {
-    /// Units in this folder, run by this very executable, and bound by nothing but their specs.
+impl LocalProvisionerConfig {
+    /// Creates a configuration with this folder, this executable, and no limits except those of specs.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
             exe: "/proc/self/exe".into(),
             cgroup: None,
-            bounds: Bounds::default(),
+            limits: UnitLimits::default(),
         }
     }
 }
 
 /// See the module.
-pub struct Local {
-    settings: Arc<LocalSettings>,
+pub struct LocalProvisioner {
+    settings: Arc<LocalProvisionerConfig>,
     changes: tokio::sync::watch::Sender<u64>,
 }
 
-impl Local {
-    /// Opens the root, makes it if need be, and looks for changes there until `stop`. Call it inside a runtime.
+impl LocalProvisioner {
+    /// Opens the root, creating it if necessary, and watches it for changes until `stop`. Must be called
+    /// inside a runtime.
     pub fn new(
-        mut settings: LocalSettings,
+        mut settings: LocalProvisionerConfig,
         tracker: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<Self, ProvisionError> {
@@ -96,89 +98,104 @@ impl Local {
             .mode(0o711)
             .create(&settings.root)
             .and_then(|()| settings.root.canonicalize())
-            .and_then(|root| folder::tidy(&root).map(|()| root));
+            .and_then(|root| folder::finish_deletions(&root).map(|()| root));
         settings.root = opened.map_err(|error| {
             ProvisionError::Permanent(format!(
                 "The folder {} cannot be used for units: {error}.",
                 settings.root.display()
             ))
         })?;
-        let missing = settings.bounds.confinement.missing();
+        let confinement = &mut settings.limits.confinement;
+        let mut missing = confinement.list_unsupported();
+        let requested = confinement.namespaces;
+        *confinement = confinement.clone().with_probed_namespaces(&settings.exe);
+        if requested && !confinement.namespaces {
+            missing.push("namespaces");
+        }
         if !missing.is_empty() {
             tracing::warn!(
                 missing = missing.join(" and "),
-                "this machine's kernel cannot shut units in as the settings wish; they run without it"
+                "this machine lacks isolation that the settings require; units run without it"
             );
         }
         let changes = tokio::sync::watch::Sender::new(0);
-        tracker.spawn(watch::look(settings.root.clone(), changes.clone(), stop));
+        tracker.spawn(folder_poll::poll_folders(
+            settings.root.clone(),
+            changes.clone(),
+            stop,
+        ));
         Ok(Self {
             settings: Arc::new(settings),
             changes,
         })
     }
 
-    /// Stops every unit of the root at the same time and waits for them; what has not ended after
-    /// `grace` (or its own, if shorter) is killed. Folders and logs stay. Errors: of the first unit
-    /// that would not end, after all others were stopped.
-    pub async fn stop_all(&self, grace: Duration) -> Result<(), ProvisionError> {
+    /// Stops every unit of the root concurrently and waits for them; those that have not ended after `grace`
+    /// (or their own grace period, if shorter) are killed. Folders and logs stay. Errors: of the first unit
+    /// that did not end, after all others were stopped.
+    pub async fn stop_all_units(&self, grace: Duration) -> Result<(), ProvisionError> {
         let root = self.settings.root.clone();
-        let units = on_disk(move || folder::units(&root)).await?;
+        let units = run_blocking(move || folder::list_units(&root)).await?;
         let stops = units
             .iter()
-            .map(|unit| async move { self.stop(unit, Some(grace)).await.map(drop) });
+            .map(|unit| async move { self.stop_unit(unit, Some(grace)).await.map(drop) });
         futures_util::future::join_all(stops).await.into_iter().collect()
     }
 
-    fn folder(&self, unit: &UnitId) -> Folder {
-        Folder::of(&self.settings.root, unit)
+    fn unit_folder(&self, unit: &UnitId) -> UnitFolder {
+        UnitFolder::for_unit(&self.settings.root, unit)
     }
 
     /// Stops the unit and returns its lock; `None` if it has no folder.
-    async fn stop(&self, unit: &UnitId, grace: Option<Duration>) -> Result<Option<Lock>, ProvisionError> {
+    async fn stop_unit(
+        &self,
+        unit: &UnitId,
+        grace: Option<Duration>,
+    ) -> Result<Option<UnitLock>, ProvisionError> {
         let began = Instant::now();
-        let mut asked: u8 = 0;
+        let mut signals_sent: u8 = 0;
         let mut pause = Duration::from_millis(10);
-        let mut deadline = began + PATIENCE;
+        let mut deadline = began + LOCK_TIMEOUT;
         loop {
-            let folder = self.folder(unit);
-            let step = move || -> io::Result<Stopping> {
+            let folder = self.unit_folder(unit);
+            let step = move || -> io::Result<StopPhase> {
                 if !folder.exists() {
-                    return Ok(Stopping::Gone);
+                    return Ok(StopPhase::Gone);
                 }
                 match folder.try_lock() {
-                    Ok(Some(lock)) => Ok(Stopping::Ended(lock, folder.read_state().ok())),
-                    Ok(None) => Ok(Stopping::Runs(folder.read_state().ok())),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Stopping::Gone),
+                    Ok(Some(lock)) => Ok(StopPhase::Ended(lock, folder.read_state().ok())),
+                    Ok(None) => Ok(StopPhase::Runs(folder.read_state().ok())),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StopPhase::Gone),
                     Err(error) => Err(error),
                 }
             };
-            match on_disk(step).await? {
-                Stopping::Gone => return Ok(None),
-                Stopping::Ended(lock, state) => {
-                    let folder = self.folder(unit);
-                    return on_disk(move || Ok(Some(bury(&folder, lock, state)))).await;
+            match run_blocking(step).await? {
+                StopPhase::Gone => return Ok(None),
+                StopPhase::Ended(lock, state) => {
+                    let folder = self.unit_folder(unit);
+                    return run_blocking(move || Ok(Some(mark_dead(&folder, lock, state)))).await;
                 }
-                Stopping::Runs(state) => {
+                StopPhase::Runs(state) => {
                     let now = Instant::now();
-                    if let Some((shim, state)) = state.and_then(|state| Some((state.living_shim()?, state))) {
+                    if let Some((shim, state)) = state.and_then(|state| Some((state.live_shim()?, state))) {
                         let grace = grace.map_or(state.grace, |grace| grace.min(state.grace));
-                        // First nicely, then at once, then by force: the lock falls with the shim.
-                        if asked == 0 {
-                            asked = 1;
+                        // First SIGTERM, then an immediate stop, then SIGKILL: the lock is released when the
+                        // shim ends.
+                        if signals_sent == 0 {
+                            signals_sent = 1;
                             deadline = now + grace;
-                            shim.signal(Signal::SIGTERM);
-                        } else if asked == 1 && now > deadline && grace < state.grace {
-                            asked = 2;
+                            shim.send_signal(Signal::SIGTERM);
+                        } else if signals_sent == 1 && now > deadline && grace < state.grace {
+                            signals_sent = 2;
                             deadline = now;
-                            shim.signal(Signal::SIGQUIT);
-                        } else if now > deadline + EXTRA {
-                            shim.signal(Signal::SIGKILL);
+                            shim.send_signal(Signal::SIGQUIT);
+                        } else if now > deadline + KILL_MARGIN {
+                            shim.send_signal(Signal::SIGKILL);
                         }
                     }
-                    if now > deadline + 2 * EXTRA {
+                    if now > deadline + 2 * KILL_MARGIN {
                         return Err(ProvisionError::Transient(format!(
-                            "The unit {unit} does not end; try again."
+                            "The unit {unit} did not stop in time; try again."
                         )));
                     }
                 }
@@ -189,38 +206,40 @@ impl Local {
     }
 }
 
-enum Stopping {
+enum StopPhase {
     Gone,
-    Ended(Lock, Option<State>),
-    Runs(Option<State>),
+    Ended(UnitLock, Option<ShimState>),
+    Runs(Option<ShimState>),
 }
 
-/// Work on files, away from the threads that must not wait.
-async fn on_disk<T: Send + 'static>(
+/// Runs file operations on a thread that may block.
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, ProvisionError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(ProvisionError::Transient(format!("The host refused: {error}."))),
+        Ok(Err(error)) => Err(ProvisionError::Transient(format!(
+            "File operation failed: {error}."
+        ))),
         Err(_) => Err(ProvisionError::Transient(
-            "The work was interrupted; try again.".into(),
+            "The operation was interrupted; try again.".into(),
         )),
     }
 }
 
-fn gone(unit: &UnitId) -> ProvisionError {
-    ProvisionError::Gone(format!("The unit {unit} does not run here."))
+fn unit_gone(unit: &UnitId) -> ProvisionError {
+    ProvisionError::Gone(format!("The unit {unit} is not running on this host."))
 }
 
-/// Sees to what a shim that died left behind, and writes down that its unit is stopped.
-fn bury(folder: &Folder, lock: Lock, state: Option<State>) -> Lock {
+/// Kills what a dead shim left behind, and records its unit as stopped.
+fn mark_dead(folder: &UnitFolder, lock: UnitLock, state: Option<ShimState>) -> UnitLock {
     if let Some(mut state) = state.filter(|state| state.state != UnitState::Stopped) {
-        state.sweep();
-        let rebooted = state.boot != proc::boot();
+        state.kill_leftovers();
+        let rebooted = state.boot != proc::boot_id();
         state.reason = Some(if rebooted {
-            "the host was started anew".to_owned()
+            "the host was rebooted".to_owned()
         } else if state.shim.is_none() {
-            "could not be started: its shim did not come up".to_owned()
+            "could not be started: its shim did not start".to_owned()
         } else {
             "its shim was killed".to_owned()
         });
@@ -230,58 +249,77 @@ fn bury(folder: &Folder, lock: Lock, state: Option<State>) -> Lock {
     lock
 }
 
-/// What one folder has to tell; `None` if it is no unit's, or gone.
-fn look_at(folder: &Folder) -> Option<UnitReport> {
-    // Asked before the state is read: a shim that ends in between has written its last state first.
+/// Reads the report of one folder; `None` if the folder is gone, or its holder has not written a state yet.
+fn read_report(folder: &UnitFolder, unit: &UnitId) -> Option<UnitReport> {
+    // Checked before the state is read: a shim that ends in between has written its last state first.
     let alive = folder.is_locked();
-    let state = folder.read_state().ok()?;
-    if alive || state.state == UnitState::Stopped {
-        return Some(state.report());
+    let state = folder.read_state().ok();
+    if let Some(state) = state.filter(|state| alive || state.state == UnitState::Stopped) {
+        return Some(state.into_report());
     }
     match folder.try_lock() {
         Ok(Some(lock)) => {
             let state = folder.read_state().ok();
-            drop(bury(folder, lock, state));
+            let is_readable = state.is_some();
+            let _lock = mark_dead(folder, lock, state);
+            if !is_readable {
+                return Some(abandoned_report(unit));
+            }
         }
-        // Somebody is starting it, or removing it.
+        // It is being started or removed.
         Ok(None) => {}
         Err(_) => return None,
     }
-    folder.read_state().ok().map(State::report)
+    folder.read_state().ok().map(ShimState::into_report)
+}
+
+/// Reports a folder without a holder whose state cannot be read: its start was killed, or the host went down
+/// while the state was written. It is reported so that the unit is started again or removed.
+fn abandoned_report(unit: &UnitId) -> UnitReport {
+    UnitReport {
+        unit: unit.clone(),
+        state: UnitState::Stopped,
+        address: None,
+        pid: None,
+        restarts: 0,
+        reason: Some("its state cannot be read".to_owned()),
+        exit: None,
+        started_at: None,
+    }
 }
 
 #[async_trait::async_trait]
-impl Provisioner for Local {
+impl Provisioner for LocalProvisioner {
     fn name(&self) -> &'static str {
         "local"
     }
 
-    async fn ensure(&self, spec: &UnitSpec) -> Result<(), ProvisionError> {
+    async fn ensure_unit(&self, spec: &UnitSpec) -> Result<(), ProvisionError> {
         let (settings, spec) = (Arc::clone(&self.settings), spec.clone());
-        on_disk(move || Ok(start::start(&settings, &spec))).await?
+        run_blocking(move || Ok(start::start_unit(&settings, &spec))).await?
     }
 
-    async fn remove(&self, unit: &UnitId) -> Result<(), ProvisionError> {
-        if let Some(lock) = self.stop(unit, None).await? {
-            let (root, folder) = (self.settings.root.clone(), self.folder(unit));
-            on_disk(move || folder.delete(&root, lock)).await?;
+    async fn remove_unit(&self, unit: &UnitId) -> Result<(), ProvisionError> {
+        if let Some(lock) = self.stop_unit(unit, None).await? {
+            let (root, folder) = (self.settings.root.clone(), self.unit_folder(unit));
+            run_blocking(move || folder.delete_dir(&root, lock)).await?;
         }
         Ok(())
     }
 
-    async fn observe(&self) -> Result<Vec<UnitReport>, ProvisionError> {
+    async fn observe_units(&self) -> Result<Vec<UnitReport>, ProvisionError> {
         let root = self.settings.root.clone();
-        on_disk(move || {
-            let units = folder::units(&root)?;
+        run_blocking(move || {
+            let units = folder::list_units(&root)?;
             Ok(units
                 .iter()
-                .filter_map(|unit| look_at(&Folder::of(&root, unit)))
+                .filter_map(|unit| read_report(&UnitFolder::for_unit(&root, unit), unit))
                 .collect())
         })
         .await
     }
 
-    fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+    fn subscribe_changes(&self) -> tokio::sync::watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
@@ -291,19 +329,58 @@ impl Provisioner for Local {
         from: LogPosition,
         max_lines: usize,
     ) -> Result<(Vec<LogLine>, LogPosition), ProvisionError> {
-        let (folder, unit) = (self.folder(unit), unit.clone());
-        on_disk(move || {
+        let (folder, unit) = (self.unit_folder(unit), unit.clone());
+        run_blocking(move || {
             if !folder.exists() {
-                return Ok(Err(gone(&unit)));
+                return Ok(Err(unit_gone(&unit)));
             }
-            log::read(folder.path(), from, max_lines).map(Ok)
+            log::read_log_lines(folder.path(), from, max_lines).map(Ok)
         })
         .await?
     }
 
-    async fn exec(&self, unit: &UnitId, request: &ExecRequest) -> Result<Session, ProvisionError> {
-        let (settings, folder) = (Arc::clone(&self.settings), self.folder(unit));
+    async fn exec_in_unit(
+        &self,
+        unit: &UnitId,
+        request: &ExecRequest,
+    ) -> Result<ExecSession, ProvisionError> {
+        let (settings, changes) = (Arc::clone(&self.settings), self.changes.subscribe());
         let (unit, request) = (unit.clone(), request.clone());
-        on_disk(move || Ok(exec::exec(&folder, &settings.exe, &unit, &request))).await?
+        run_blocking(move || Ok(exec::start_exec(&settings, &unit, &request, changes))).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contract;
+    use super::*;
+
+    #[test]
+    fn folder_with_unreadable_state_is_reported_unless_its_unit_is_starting() {
+        let root = std::env::temp_dir().join(format!("tancho-units-{}", uuid::Uuid::new_v4().simple()));
+        let unit = UnitId::parse("left").unwrap();
+        let folder = UnitFolder::for_unit(&root, &unit);
+        assert!(read_report(&folder, &unit).is_none(), "there is no folder");
+        folder.create_dir().unwrap();
+        let starting = folder.try_lock().unwrap().unwrap();
+        assert!(read_report(&folder, &unit).is_none(), "somebody holds it");
+        drop(starting);
+        for state in [None, Some(""), Some("{\"unit\":")] {
+            if let Some(text) = state {
+                fs::write(folder.state_path(), text).unwrap();
+            }
+            let report = read_report(&folder, &unit).unwrap();
+            assert_eq!(
+                (report.unit, report.state),
+                (unit.clone(), UnitState::Stopped),
+                "{state:?}"
+            );
+        }
+        // A readable state takes precedence.
+        let spec = contract::sample_spec("left", "/app".into(), "true");
+        folder.write_state(&ShimState::new(&spec)).unwrap();
+        let report = read_report(&folder, &unit).unwrap();
+        assert!(report.reason.unwrap().contains("did not start"));
+        fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -1,10 +1,11 @@
-//! `tancho unit-shim <folder>`: the long-lived companion of one unit. It starts the unit's processes,
-//! keeps their log, starts them again, and ends them; it outlives Tancho. Small: no runtime, a few
+//! `tancho unit-shim <folder>`: the long-running supervisor of one unit. It starts the unit's processes,
+//! writes their log, restarts them, and ends them; it outlives Tancho. It is small: no async runtime, a few
 //! threads that sleep.
 //!
-//! Standard input is the spec (see `handover`), standard output the held lock of the folder. Until it
-//! is told to stop (SIGTERM; SIGQUIT means at once), the unit is: hooks, command, hooks; and
-//! when the command ends, whatever is left of it is killed, and after a pause the command runs again.
+//! Standard input is the spec (see `spec_transfer`), standard output the held lock of the folder. Until it is
+//! asked to stop (SIGTERM; SIGQUIT means at once), the unit runs its hooks, its command, and the hooks after
+//! the start. When the command ends, the remaining processes are killed, and after a pause the command runs
+//! again.
 
 use std::io;
 use std::process::ExitCode;
@@ -19,30 +20,29 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, setsid};
 
-use super::family::{Family, Note};
-use super::folder::{Folder, State};
-use super::handover::Handover;
-use super::launch::{helper, shorten};
-use super::log::{self, Writer};
-use super::proc::Process;
-use super::{Bounds, UnitSpec, UnitState, cgroup, scratch};
-use crate::confine::stage::close_inherited;
-use crate::kernel::size::Bytes;
+use super::folder::{ShimState, UnitFolder};
+use super::launch::{shorten_line, spawn_thread};
+use super::log::{self, LogWriter};
+use super::processes::{ShimEvent, UnitProcesses};
+use super::spec_transfer::SpecTransfer;
+use super::{UnitLimits, UnitSpec, UnitState, scratch_limit};
+use crate::kernel::byte_size::ByteSize;
+use crate::sandbox::cgroup;
+use crate::sandbox::exec_stage::close_inherited;
+use crate::sandbox::proc::ProcessHandle;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A command that ran this long begins with the first pause again.
-const SOUND: Duration = Duration::from_secs(60);
-/// A hook may take this long.
-const HOOK: Duration = Duration::from_secs(600);
+/// After a run of this length the pauses start from the first again.
+const HEALTHY_RUN: Duration = Duration::from_secs(60);
 
 /// Runs the shim until its unit is to stop.
-pub fn main() -> ExitCode {
+pub fn run_shim() -> ExitCode {
     close_inherited();
     let Some(folder) = std::env::args_os().nth(2) else {
         return ExitCode::from(2);
     };
-    // Blocked in every thread to come, so that the one that waits for them gets them all.
+    // Blocked in every later thread, so that the thread that waits for signals receives them all.
     let mut signals = SigSet::empty();
     for signal in [
         Signal::SIGTERM,
@@ -54,9 +54,11 @@ pub fn main() -> ExitCode {
     ] {
         signals.add(signal);
     }
-    match prepare(&signals).and_then(|()| Shim::start(Folder::at(folder), signals)) {
+    match prepare_process(&signals)
+        .and_then(|()| UnitShim::from_stdin(UnitFolder::from_path(folder), signals))
+    {
         Ok(mut shim) => {
-            shim.live();
+            shim.run_until_stopped();
             ExitCode::SUCCESS
         }
         // Standard error is a file in the folder, for this and for panics.
@@ -67,171 +69,187 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn prepare(signals: &SigSet) -> io::Result<()> {
+fn prepare_process(signals: &SigSet) -> io::Result<()> {
     signals.thread_block()?;
-    // Fails only for the leader of a group, which then has what it needs.
+    // Fails only for the leader of a process group, which does not need it.
     let _already = setsid();
     umask(Mode::from_bits_truncate(0o077));
     std::env::set_current_dir("/")?;
     prctl::set_child_subreaper(true)?;
-    // Its memory holds secrets.
+    // Its memory contains secrets.
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     Ok(())
 }
 
 /// Why a run ended.
-pub(super) enum End {
-    /// The shim was told to stop.
+pub(super) enum RunEnd {
+    /// The shim was asked to stop.
     Stop,
-    /// The words for `reason`, and the exit status.
+    /// The text for `reason`, and the exit status.
     Failed(String, Option<i32>),
 }
 
-pub(super) struct Shim {
-    pub(super) folder: Folder,
-    pub(super) spec: UnitSpec,
-    pub(super) state: State,
-    /// The state on disk is older than `state`.
-    pub(super) unsaved: bool,
-    pub(super) log: Arc<Mutex<Writer>>,
-    pub(super) family: Family,
-    pub(super) notes: Receiver<Note>,
-    /// The newest count of children of which nothing is left.
-    pub(super) alone: u64,
-    /// The threads that read what the unit says.
-    pub(super) followers: Vec<JoinHandle<()>>,
-    /// Told to stop at once.
-    pub(super) at_once: bool,
-    /// The scratch home holds too much: what runs must end.
-    pub(super) full: bool,
-    pub(super) bounds: Bounds,
-    /// Holds the port for us; released with us.
-    pub(super) ports: Option<std::fs::File>,
+/// A hook that runs beside the command.
+struct RunningHook {
+    pid: u32,
+    line: String,
+    deadline: Instant,
 }
 
-impl Shim {
-    fn start(folder: Folder, signals: SigSet) -> io::Result<Self> {
-        let handover = Handover::read(io::stdin())?;
-        let (parent, bounds) = (handover.cgroup.clone(), handover.bounds.clone());
-        let spec = handover.into_spec();
-        let mut state = State::new(&spec);
-        state.shim = Process::current();
+/// Returns an instant that no unit reaches.
+fn never() -> Instant {
+    Instant::now() + Duration::from_secs(365 * 24 * 3600)
+}
+
+pub(super) struct UnitShim {
+    pub(super) folder: UnitFolder,
+    pub(super) spec: UnitSpec,
+    pub(super) state: ShimState,
+    /// `state` has changes that are not saved.
+    pub(super) unsaved: bool,
+    pub(super) log: Arc<Mutex<LogWriter>>,
+    pub(super) processes: UnitProcesses,
+    pub(super) events: Receiver<ShimEvent>,
+    /// The newest count of children of which no process is left.
+    pub(super) ended_count: u64,
+    /// The threads that read the unit's output.
+    pub(super) log_readers: Vec<JoinHandle<()>>,
+    /// The unit was asked to stop at once.
+    pub(super) stop_now: bool,
+    /// The scratch home exceeds its limit: the running processes must end.
+    pub(super) scratch_full: bool,
+    pub(super) limits: UnitLimits,
+    /// Holds the port; released when dropped.
+    pub(super) port_lock: Option<std::fs::File>,
+}
+
+impl UnitShim {
+    fn from_stdin(folder: UnitFolder, signals: SigSet) -> io::Result<Self> {
+        let transfer = SpecTransfer::read_from(io::stdin())?;
+        let (parent, bounds) = (transfer.cgroup.clone(), transfer.bounds.clone());
+        let spec = transfer.into_spec();
+        let mut state = ShimState::new(&spec);
+        state.shim = ProcessHandle::current();
         state.state = UnitState::Starting;
         let name = format!("tancho-{}-{}", spec.unit, Pid::this());
-        let want = cgroup::Want {
+        let want = cgroup::CgroupRequest {
             memory: spec.memory_bytes,
             processes: bounds.processes,
             cpu_milli: spec.cpu_milli,
         };
-        let made = cgroup::make(parent.as_deref(), &name, &want);
-        (state.cgroup, state.more_cgroups) = (made.memory, made.more);
+        let made = cgroup::create_cgroups(parent.as_deref(), &name, &want);
+        (state.cgroup, state.more_cgroups) = (made.memory, made.others);
 
         let (tell, notes) = channel();
-        let family = Family::default();
-        let (reaper, told) = (family.clone(), tell.clone());
-        helper("reaper", move || reaper.reap(&told))?;
+        let family = UnitProcesses::default();
+        let (reaper, events) = (family.clone(), tell.clone());
+        spawn_thread("reaper", move || reaper.reap_forever(&events))?;
         if bounds.scratch_bytes > 0 {
-            let (home, cgroup, tell) = (folder.home(), state.cgroups().next().cloned(), tell.clone());
-            helper("scratch", move || {
-                scratch::watch(&home, cgroup.as_ref(), bounds.scratch_bytes, &tell);
+            let (home, cgroup, tell) = (
+                folder.home_dir(),
+                state.cgroup_paths().next().cloned(),
+                tell.clone(),
+            );
+            spawn_thread("scratch", move || {
+                scratch_limit::watch_scratch(&home, cgroup.as_ref(), bounds.scratch_bytes, &tell);
             })?;
         }
-        helper("signals", move || watch_signals(&signals, &tell))?;
-        let log = Arc::new(Mutex::new(Writer::open(folder.path())));
+        spawn_thread("signals", move || forward_signals(&signals, &tell))?;
+        let log = Arc::new(Mutex::new(LogWriter::open(folder.path())));
         let mut shim = Self {
             folder,
             spec,
             state,
             unsaved: true,
             log,
-            family,
-            notes,
-            alone: 0,
-            followers: Vec::new(),
-            at_once: false,
-            full: false,
-            bounds,
-            ports: None,
+            processes: family,
+            events: notes,
+            ended_count: 0,
+            log_readers: Vec::new(),
+            stop_now: false,
+            scratch_full: false,
+            limits: bounds,
+            port_lock: None,
         };
-        shim.save();
+        shim.save_state();
         Ok(shim)
     }
 
-    fn live(&mut self) {
+    fn run_until_stopped(&mut self) {
         let mut pause = FIRST_PAUSE;
         let mut prepared = false;
         loop {
             let began = Instant::now();
             let end = match self
-                .open()
-                .and_then(|()| if prepared { Ok(()) } else { self.before() })
+                .prepare_run()
+                .and_then(|()| if prepared { Ok(()) } else { self.run_before_hooks() })
             {
-                Ok(()) => self.command(&mut prepared),
+                Ok(()) => self.run_command(&mut prepared),
                 Err(end) => end,
             };
-            let End::Failed(reason, exit) = end else { break };
-            self.clear();
-            if std::mem::take(&mut self.full) {
+            let RunEnd::Failed(reason, exit) = end else { break };
+            self.kill_leftovers();
+            if std::mem::take(&mut self.scratch_full) {
                 let _seen_again = self.folder.empty_home();
             }
-            if began.elapsed() >= SOUND {
+            if began.elapsed() >= HEALTHY_RUN {
                 pause = FIRST_PAUSE;
             }
-            self.say(&format!(
+            self.log_notice(&format!(
                 "{reason}; starting again in {:.1} s",
                 pause.as_secs_f32()
             ));
             self.state.state = UnitState::Error;
             self.state.child = None;
             (self.state.reason, self.state.exit) = (Some(reason), exit);
-            self.save();
-            if self.wait_for(Instant::now() + pause, |_| None::<()>).is_none() {
+            self.save_state();
+            if self
+                .wait_for_event(Instant::now() + pause, |_| None::<()>)
+                .is_none()
+            {
                 break;
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
             self.state.restarts += 1;
         }
-        self.stop();
+        self.stop_unit();
     }
 
-    fn before(&mut self) -> Result<(), End> {
+    fn run_before_hooks(&mut self) -> Result<(), RunEnd> {
         for hook in self.spec.before.clone() {
-            let pid = self.spawn(&hook)?;
-            let ended = self.wait_for(Instant::now() + HOOK, |note| match note {
-                Note::Ended(ended, status) if *ended == pid => Some(*status),
+            let pid = self.spawn_line(&hook)?;
+            let ended = self.wait_for_event(self.hook_deadline(), |note| match note {
+                ShimEvent::ChildEnded(ended, status) if *ended == pid => Some(*status),
                 _ => None,
             });
-            let what = format!("the hook {:?}", shorten(&hook));
+            let what = format!("the hook {:?}", shorten_line(&hook));
             match ended {
-                None => return Err(End::Stop),
-                Some(None) if self.full => return Err(self.overfull()),
+                None => return Err(RunEnd::Stop),
+                Some(None) if self.scratch_full => return Err(self.scratch_exceeded()),
                 Some(None) => {
-                    return Err(End::Failed(
-                        format!("{what} took longer than {} s", HOOK.as_secs()),
-                        None,
-                    ));
+                    return Err(RunEnd::Failed(self.hook_timeout_words(&hook), None));
                 }
                 Some(Some(Some(status))) if status.success() => {}
                 Some(Some(status)) => {
-                    let (words, exit) = self.describe(status, 0);
-                    return Err(End::Failed(format!("{what} failed: {words}"), exit));
+                    let (words, exit) = self.describe_exit(status, 0);
+                    return Err(RunEnd::Failed(format!("{what} failed: {words}"), exit));
                 }
             }
         }
         Ok(())
     }
 
-    /// Runs the command until it ends, and beside it, once, the hooks that come after its start.
-    fn command(&mut self, prepared: &mut bool) -> End {
-        let kills = self.state.cgroup.as_deref().map_or(0, cgroup::kills);
-        let pid = match self.spawn(&self.spec.command.clone()) {
+    /// Runs the command until it ends and, once, the hooks after its start.
+    fn run_command(&mut self, prepared: &mut bool) -> RunEnd {
+        let kills = self.state.cgroup.as_deref().map_or(0, cgroup::count_oom_kills);
+        let pid = match self.spawn_line(&self.spec.command.clone()) {
             Ok(pid) => pid,
             Err(end) => return end,
         };
         self.state.state = UnitState::Started;
         self.state.child = Some(pid);
-        self.state.started_at = Some(log::now());
-        self.save();
+        self.state.started_at = Some(log::host_now());
+        self.save_state();
         let mut hooks = if std::mem::replace(prepared, true) {
             Vec::new()
         } else {
@@ -239,75 +257,110 @@ impl Shim {
         };
         hooks.reverse();
         loop {
-            let hook = hooks.pop().map(|line| (self.spawn(&line).ok(), line));
-            let hook_pid = hook.as_ref().and_then(|(pid, _)| *pid);
-            let far = Duration::from_secs(365 * 24 * 3600);
-            let ended = loop {
-                let limit = if hook_pid.is_some() { HOOK } else { far };
-                let ended = self.wait_for(Instant::now() + limit, |note| match note {
-                    Note::Ended(ended, status) if *ended == pid || Some(*ended) == hook_pid => {
-                        Some((*ended, *status))
-                    }
-                    _ => None,
-                });
-                match ended {
-                    None => return End::Stop,
-                    Some(Some(ended)) => break ended,
-                    Some(None) if self.full => return self.overfull(),
-                    Some(None) => {}
+            let hook = self.start_next_hook(&mut hooks);
+            let hook_pid = hook.as_ref().map(|hook| hook.pid);
+            let until = hook.as_ref().map_or_else(never, |hook| hook.deadline);
+            let ended = self.wait_for_event(until, |note| match note {
+                ShimEvent::ChildEnded(ended, status) if *ended == pid || Some(*ended) == hook_pid => {
+                    Some((*ended, *status))
                 }
-            };
-            let (ended, status) = ended;
-            if ended == pid {
-                let (words, exit) = self.describe(status, kills);
-                return End::Failed(words, exit);
-            }
-            if !status.is_some_and(|status| status.success()) {
-                let line = hook.map(|(_, line)| line).unwrap_or_default();
-                let (words, _) = self.describe(status, kills);
-                self.say(&format!("the hook {:?} failed: {words}", shorten(&line)));
+                _ => None,
+            });
+            let line = hook.map(|hook| hook.line).unwrap_or_default();
+            match ended {
+                None => return RunEnd::Stop,
+                Some(Some((ended, status))) if ended == pid => {
+                    let (words, exit) = self.describe_exit(status, kills);
+                    return RunEnd::Failed(words, exit);
+                }
+                Some(Some((_, status))) if status.is_some_and(|status| status.success()) => {}
+                Some(Some((_, status))) => {
+                    let (words, _) = self.describe_exit(status, kills);
+                    self.log_notice(&format!("the hook {:?} failed: {words}", shorten_line(&line)));
+                }
+                Some(None) if self.scratch_full => return self.scratch_exceeded(),
+                Some(None) => {
+                    if let Some(hook_pid) = hook_pid {
+                        self.processes.signal_group_of(hook_pid, Signal::SIGKILL);
+                        self.log_notice(&format!("{}, and is killed", self.hook_timeout_words(&line)));
+                    }
+                }
             }
         }
     }
 
-    fn overfull(&self) -> End {
-        let limit = Bytes(self.bounds.scratch_bytes);
-        End::Failed(
-            format!("killed: its scratch files were more than {limit}, and are removed"),
+    /// Starts the next hook that can be started; `None` if there is none.
+    fn start_next_hook(&mut self, hooks: &mut Vec<String>) -> Option<RunningHook> {
+        while let Some(line) = hooks.pop() {
+            match self.spawn_line(&line) {
+                Ok(pid) => {
+                    let deadline = self.hook_deadline();
+                    return Some(RunningHook { pid, line, deadline });
+                }
+                Err(RunEnd::Failed(words, _)) => {
+                    self.log_notice(&format!("the hook {:?} {words}", shorten_line(&line)));
+                }
+                Err(RunEnd::Stop) => return None,
+            }
+        }
+        None
+    }
+
+    fn hook_deadline(&self) -> Instant {
+        match self.limits.hook_seconds {
+            0 => never(),
+            seconds => Instant::now() + Duration::from_secs(seconds),
+        }
+    }
+
+    fn hook_timeout_words(&self, line: &str) -> String {
+        let seconds = self.limits.hook_seconds;
+        format!("the hook {:?} took longer than {seconds} s", shorten_line(line))
+    }
+
+    fn scratch_exceeded(&self) -> RunEnd {
+        let limit = ByteSize(self.limits.scratch_bytes);
+        RunEnd::Failed(
+            format!("killed: its scratch folder exceeded {limit} and was emptied"),
             None,
         )
     }
 
-    /// Asks all to end, kills what is left after the grace, and says so.
-    fn stop(&mut self) {
-        self.family.signal(Signal::SIGTERM);
-        self.wait_alone(self.spec.grace);
-        self.clear();
-        for cgroup in self.state.cgroups() {
-            cgroup::remove(cgroup);
+    /// Signals all processes to end, kills the rest after the grace period, and saves the state.
+    fn stop_unit(&mut self) {
+        self.processes.signal_groups(Signal::SIGTERM);
+        self.wait_until_empty(self.spec.grace);
+        self.kill_leftovers();
+        for cgroup in self.state.cgroup_paths() {
+            if !cgroup::kill_and_remove(cgroup) {
+                self.log_notice(&format!(
+                    "cannot kill all processes of the unit: see {}",
+                    cgroup.display()
+                ));
+            }
         }
         self.state.state = UnitState::Stopped;
         self.state.child = None;
         self.state.reason = Some("stopped on request".into());
-        self.save();
+        self.save_state();
     }
 
-    pub(super) fn save(&mut self) {
+    pub(super) fn save_state(&mut self) {
         self.unsaved = self.folder.write_state(&self.state).is_err();
     }
 
-    fn say(&self, words: &str) {
+    fn log_notice(&self, words: &str) {
         if let Ok(mut log) = self.log.lock() {
-            log.say(words);
+            log.write_notice(words);
         }
     }
 }
 
-fn watch_signals(signals: &SigSet, tell: &Sender<Note>) {
+fn forward_signals(signals: &SigSet, tell: &Sender<ShimEvent>) {
     while let Ok(signal) = signals.wait() {
         let note = match signal {
-            Signal::SIGTERM | Signal::SIGINT => Note::Stop,
-            Signal::SIGQUIT => Note::StopNow,
+            Signal::SIGTERM | Signal::SIGINT => ShimEvent::Stop,
+            Signal::SIGQUIT => ShimEvent::StopNow,
             _ => continue,
         };
         if tell.send(note).is_err() {

@@ -1,5 +1,4 @@
-//! How a unit is started: the lock is taken, its last life is cleared away, and a shim gets both the
-//! lock and the spec.
+//! Starts a unit: takes the lock, cleans up its last run, and starts a shim with the lock and the spec.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -10,27 +9,27 @@ use std::time::{Duration, Instant};
 use nix::unistd::Uid;
 use tokio::process::Command;
 
-use super::folder::{Folder, Lock, State};
-use super::handover::Handover;
-use super::{LocalSettings, PATIENCE, ProvisionError, UnitId, UnitSpec};
+use super::folder::{ShimState, UnitFolder, UnitLock};
+use super::spec_transfer::SpecTransfer;
+use super::{LOCK_TIMEOUT, LocalProvisionerConfig, ProvisionError, UnitId, UnitSpec};
 
-/// Takes the lock of a unit that is to be started; `None` if it runs already.
-fn claim(folder: &Folder, unit: &UnitId) -> Result<Option<Lock>, ProvisionError> {
+/// Takes the lock of a unit to start; `None` if it runs already.
+fn claim_unit(folder: &UnitFolder, unit: &UnitId) -> Result<Option<UnitLock>, ProvisionError> {
     let refused = |error: io::Error| {
         ProvisionError::Transient(format!("The folder of the unit {unit} cannot be used: {error}."))
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
-        folder.create().map_err(refused)?;
+        folder.create_dir().map_err(refused)?;
         match folder.try_lock() {
             Ok(Some(lock)) => return Ok(Some(lock)),
             Ok(None) => {
-                let runs = |state: State| !state.stopping && state.living_shim().is_some();
+                let runs = |state: ShimState| !state.stopping && state.live_shim().is_some();
                 if folder.read_state().is_ok_and(runs) {
                     return Ok(None);
                 }
             }
-            // Removed under our hands.
+            // The folder was removed concurrently.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(refused(error)),
         }
@@ -44,45 +43,50 @@ fn claim(folder: &Folder, unit: &UnitId) -> Result<Option<Lock>, ProvisionError>
 }
 
 /// Starts the unit, unless it runs already. Blocks.
-pub(super) fn start(settings: &LocalSettings, spec: &UnitSpec) -> Result<(), ProvisionError> {
+pub(super) fn start_unit(settings: &LocalProvisionerConfig, spec: &UnitSpec) -> Result<(), ProvisionError> {
     if spec.user.is_some_and(|user| user != Uid::effective().as_raw()) && !Uid::effective().is_root() {
         return Err(ProvisionError::Permanent(
             "Units can have users of their own only if Tancho is started by root.".into(),
         ));
     }
-    let folder = Folder::of(&settings.root, &spec.unit);
-    let Some(lock) = claim(&folder, &spec.unit)? else {
+    let folder = UnitFolder::for_unit(&settings.root, &spec.unit);
+    let Some(lock) = claim_unit(&folder, &spec.unit)? else {
         return Ok(());
     };
     if let Ok(left) = folder.read_state() {
-        left.sweep();
+        left.kill_leftovers();
     }
     let refused = |error: io::Error| {
         ProvisionError::Transient(format!("The unit {} cannot be started: {error}.", spec.unit))
     };
-    folder.write_state(&State::new(spec)).map_err(refused)?;
+    folder.write_state(&ShimState::new(spec)).map_err(refused)?;
     spawn_shim(settings, spec, &folder, lock).map_err(refused)?;
-    // The lock is the shim's now: either it says that it is there, or the lock falls.
-    let deadline = Instant::now() + PATIENCE;
+    // The shim holds the lock now: either it writes that it is alive, or the lock is released.
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         if folder.read_state().is_ok_and(|state| state.shim.is_some()) {
             return Ok(());
         }
         if !folder.is_locked() {
             return Err(ProvisionError::Transient(format!(
-                "The unit {} cannot be started: its shim ended at once.",
+                "The unit {} cannot be started: its shim exited immediately.",
                 spec.unit
             )));
         }
         if Instant::now() > deadline {
-            // It is slow, not gone.
+            // It is slow, not dead.
             return Ok(());
         }
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn spawn_shim(settings: &LocalSettings, spec: &UnitSpec, folder: &Folder, lock: Lock) -> io::Result<()> {
+fn spawn_shim(
+    settings: &LocalProvisionerConfig,
+    spec: &UnitSpec,
+    folder: &UnitFolder,
+    lock: UnitLock,
+) -> io::Result<()> {
     let last_words = OpenOptions::new()
         .write(true)
         .create(true)
@@ -96,9 +100,9 @@ fn spawn_shim(settings: &LocalSettings, spec: &UnitSpec, folder: &Folder, lock: 
         .arg(folder.path())
         .env_clear()
         .current_dir("/")
-        .stdin(Handover::new(spec, &settings.bounds, settings.cgroup.clone()).write()?)
+        .stdin(SpecTransfer::new(spec, &settings.limits, settings.cgroup.clone()).write_memfd()?)
         .stdout(lock.into_file())
         .stderr(last_words);
-    // Dropped, not killed: the runtime reaps it if it ends in our lifetime.
+    // Dropped, not killed: the runtime reaps it if it exits while this process lives.
     command.spawn().map(drop)
 }

@@ -1,5 +1,5 @@
-//! Notices changes by looking at the folders: when a state was replaced, and whether a lock is held.
-//! It looks rarely enough to cost at most a twentieth of one core, however many units there are.
+//! Detects changes by polling the folders: whether a state was replaced, and whether a lock is held. The
+//! interval is long enough to use at most a twentieth of one core, whatever the number of units.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::folder::{Folder, units};
+use super::folder::{UnitFolder, list_units};
 
-const SHORTEST: Duration = Duration::from_millis(250);
-const SHARE: u32 = 20;
+const MIN_PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_FACTOR: u32 = 20;
 
-/// Looks until told to stop. Rests while nobody listens.
-pub(super) async fn look(root: PathBuf, changes: watch::Sender<u64>, stop: CancellationToken) {
+/// Polls until `stop`. Pauses while there are no subscribers.
+pub(super) async fn poll_folders(root: PathBuf, changes: watch::Sender<u64>, stop: CancellationToken) {
     let mut seen = 0;
-    let mut pause = SHORTEST;
+    let mut pause = MIN_PAUSE;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -27,10 +27,10 @@ pub(super) async fn look(root: PathBuf, changes: watch::Sender<u64>, stop: Cance
             continue;
         }
         let (root, began) = (root.clone(), Instant::now());
-        let Ok(found) = tokio::task::spawn_blocking(move || glance(&root)).await else {
+        let Ok(found) = tokio::task::spawn_blocking(move || fingerprint_units(&root)).await else {
             return;
         };
-        pause = SHORTEST.max(began.elapsed() * SHARE);
+        pause = MIN_PAUSE.max(began.elapsed() * PAUSE_FACTOR);
         if found != seen {
             seen = found;
             changes.send_modify(|n| *n += 1);
@@ -38,11 +38,11 @@ pub(super) async fn look(root: PathBuf, changes: watch::Sender<u64>, stop: Cance
     }
 }
 
-/// A number that differs when anything did; the order of the folders does not matter.
-fn glance(root: &Path) -> u64 {
+/// Computes a fingerprint of all units, independent of the order of the folders.
+fn fingerprint_units(root: &Path) -> u64 {
     let mut sum = 0_u64;
-    for unit in units(root).unwrap_or_default() {
-        let folder = Folder::of(root, &unit);
+    for unit in list_units(root).unwrap_or_default() {
+        let folder = UnitFolder::for_unit(root, &unit);
         let mut hash = DefaultHasher::new();
         unit.hash(&mut hash);
         if let Ok(state) = std::fs::metadata(folder.state_path()) {

@@ -1,6 +1,6 @@
-//! How a spec, secrets included, reaches the shim: in an anonymous file in memory that becomes the
-//! shim's standard input and stays open there. A later Tancho reads it again (`/proc/<shim>/fd/0`, for
-//! our own user alone) to run a command in the environment of the unit.
+//! Passes a spec, including secrets, to the shim: in an anonymous memory file that becomes the shim's
+//! standard input and stays open. A later Tancho process reads it again (`/proc/<shim>/fd/0`, which only our
+//! own user may open) to run a command in the unit's environment.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -11,14 +11,14 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::{AppName, Bounds, EnvName, ProcessName, Secret, UnitId, UnitSpec};
+use super::{AppName, EnvName, ProcessName, Secret, UnitId, UnitLimits, UnitSpec};
 
-/// A spec is read up to this many bytes.
-const LIMIT: u64 = 16 << 20;
+/// The limit on the size of a spec, in bytes.
+const MAX_SPEC_BYTES: u64 = 16 << 20;
 
-/// What a shim is told. The one place where the values of variables are written in clear, to memory.
+/// The message to a shim. The only place where the values of variables are written in plain text, to memory.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Handover {
+pub(super) struct SpecTransfer {
     unit: UnitId,
     app: AppName,
     process: ProcessName,
@@ -34,15 +34,15 @@ pub(super) struct Handover {
     cpu_milli: u32,
     user: Option<u32>,
     grace: Duration,
-    /// What of the settings binds the unit.
+    /// The limits from the settings.
     #[serde(default)]
-    pub(super) bounds: Bounds,
-    /// Below which cgroup to make the unit's; `None` = below our own.
+    pub(super) bounds: UnitLimits,
+    /// The parent cgroup of the unit's; `None` = Tancho's own.
     pub(super) cgroup: Option<PathBuf>,
 }
 
-impl Handover {
-    pub(super) fn new(spec: &UnitSpec, bounds: &Bounds, cgroup: Option<PathBuf>) -> Self {
+impl SpecTransfer {
+    pub(super) fn new(spec: &UnitSpec, bounds: &UnitLimits, cgroup: Option<PathBuf>) -> Self {
         Self {
             unit: spec.unit.clone(),
             app: spec.app.clone(),
@@ -80,8 +80,8 @@ impl Handover {
         }
     }
 
-    /// The file in memory, ready to be read from its start.
-    pub(super) fn write(&self) -> io::Result<File> {
+    /// Writes the message to a memory file, ready to be read from its start.
+    pub(super) fn write_memfd(&self) -> io::Result<File> {
         let mut file = File::from(memfd_create(c"tancho-unit", MFdFlags::MFD_CLOEXEC)?);
         let text = Zeroizing::new(serde_json::to_vec(self)?);
         file.write_all(&text)?;
@@ -89,19 +89,19 @@ impl Handover {
         Ok(file)
     }
 
-    pub(super) fn read(from: impl Read) -> io::Result<Self> {
+    pub(super) fn read_from(from: impl Read) -> io::Result<Self> {
         let mut text = Zeroizing::new(Vec::new());
-        from.take(LIMIT).read_to_end(&mut text)?;
+        from.take(MAX_SPEC_BYTES).read_to_end(&mut text)?;
         Ok(serde_json::from_slice(&text)?)
     }
 }
 
 fn in_clear<S: Serializer>(env: &[(EnvName, Secret)], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(env.iter().map(|(name, value)| (name, value.expose())))
+    to.collect_seq(env.iter().map(|(name, value)| (name, value.expose_secret())))
 }
 
-/// The whole environment of a unit: defaults, over them the spec's, over them the port.
-pub(super) fn environment(spec: &UnitSpec, home: &Path, port: u16) -> Vec<(String, String)> {
+/// Builds the complete environment of a unit: defaults, overridden by the spec, overridden by the port.
+pub(super) fn unit_env(spec: &UnitSpec, home: &Path, port: u16) -> Vec<(String, String)> {
     let own = spec.dir.join(".tancho/bin");
     let mut path = "/usr/local/bin:/usr/bin:/bin".to_owned();
     if own.is_dir() {
@@ -113,12 +113,15 @@ pub(super) fn environment(spec: &UnitSpec, home: &Path, port: u16) -> Vec<(Strin
         ("TMPDIR".into(), home),
         ("PATH".into(), path),
         ("LANG".into(), "C.UTF-8".into()),
+        // Defaults for production: unbuffered log output, and no development mode.
+        ("PYTHONUNBUFFERED".into(), "1".into()),
+        ("NODE_ENV".into(), "production".into()),
     ];
     let port = ["PORT", "port"].map(|name| (name.to_owned(), port.to_string()));
     let given = spec
         .env
         .iter()
-        .map(|(name, value)| (name.to_string(), value.expose().to_owned()));
+        .map(|(name, value)| (name.to_string(), value.expose_secret().to_owned()));
     for (name, value) in given.chain(port) {
         all.retain(|(known, _)| *known != name);
         all.push((name, value));
@@ -132,12 +135,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_spec_wins_over_all_but_the_port() {
-        let mut spec = contract::spec("x", "/nonexistent".into(), "true");
-        spec.env = [("LANG", "de"), ("PORT", "1"), ("A", "b")]
+    fn spec_overrides_all_variables_but_the_port() {
+        let mut spec = contract::sample_spec("x", "/nonexistent".into(), "true");
+        spec.env = [("LANG", "de"), ("PORT", "1"), ("A", "b"), ("NODE_ENV", "test")]
             .map(|(name, value)| (EnvName::parse(name).unwrap(), Secret::new(value)))
             .into();
-        let mut all: Vec<String> = environment(&spec, Path::new("/h"), 7)
+        let mut all: Vec<String> = unit_env(&spec, Path::new("/h"), 7)
             .into_iter()
             .map(|(n, v)| format!("{n}={v}"))
             .collect();
@@ -146,8 +149,10 @@ mod tests {
             "A=b",
             "HOME=/h",
             "LANG=de",
+            "NODE_ENV=test",
             "PATH=/usr/local/bin:/usr/bin:/bin",
             "PORT=7",
+            "PYTHONUNBUFFERED=1",
             "TMPDIR=/h",
             "port=7",
         ];
@@ -155,10 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_arrives_whole() {
-        let spec = contract::spec("x", "/app".into(), "true");
-        let file = Handover::new(&spec, &Bounds::default(), None).write().unwrap();
-        let back = Handover::read(file).unwrap().into_spec();
+    fn spec_survives_the_transfer() {
+        let spec = contract::sample_spec("x", "/app".into(), "true");
+        let file = SpecTransfer::new(&spec, &UnitLimits::default(), None)
+            .write_memfd()
+            .unwrap();
+        let back = SpecTransfer::read_from(file).unwrap().into_spec();
         assert_eq!(format!("{back:?}"), format!("{spec:?}"));
         assert_eq!(back.env, spec.env);
     }
