@@ -1,124 +1,133 @@
 //! Units and logs in the classic edition.
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::core::Core;
-use crate::events;
-use crate::http::kit::stream::{self, Form};
-use crate::http::kit::{Caller, Input};
-use crate::http::wording::classic::Refusal;
-use crate::kernel::ids::EventId;
+use crate::kernel::error::Error;
 use crate::kernel::names::AppName;
-use crate::kernel::problem::Problem;
-use crate::units::scale::{self, Ask};
+use crate::units::scale::{self, ScaleRequest};
 use crate::units::wire;
+use crate::web::errors::classic::ClassicResult;
+use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::stream::StreamFormat;
+use crate::web::{self, Ctx, Params, Path};
 
-async fn streamed(core: &Core, id: &EventId) -> Result<Response, Refusal> {
-    let following = events::follow(&core.db, &core.notices, id);
-    Ok(stream::event(id, following, Form::Text { mark: "" }).await?)
+/// Returns the format of the event stream: text for the bare number that the reference client sends, JSON
+/// lines for the form of later clients.
+fn stream_format(headers: &HeaderMap) -> StreamFormat {
+    match web::content_type(headers).contains("urlencoded") {
+        true => StreamFormat::Json,
+        false => StreamFormat::Text { mark: "" },
+    }
 }
 
 /// The body is a bare number; newer clients send a form even here.
-fn ask(app: &str, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> Result<Ask, Problem> {
+fn parse_scale_request(
+    app: AppName,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<ScaleRequest, Error> {
     let bare = std::str::from_utf8(body.trim_ascii()).unwrap_or_default();
-    let app = AppName::parse(app)?;
     if let Ok(units) = bare.parse() {
-        return Ok(Ask {
+        return Ok(ScaleRequest {
             app,
             units,
             process: None,
             version: None,
         });
     }
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
-    let input = Input::read(uri, kind, body.clone())?;
-    let units = input.number("units")?;
-    Ok(Ask {
+    let params = Params::parse_request(uri, &web::content_type(headers), body.clone())?;
+    let units = params.get_integer("units")?;
+    Ok(ScaleRequest {
         app,
-        units: units.ok_or_else(|| Problem::invalid("You must provide the number of units."))?,
-        process: input.parsed("process")?,
-        version: input.number("version")?,
+        units: units.ok_or_else(|| Error::invalid("You must provide the number of units."))?,
+        process: params.parse_field("process")?,
+        version: params.get_integer("version")?,
     })
 }
 
 /// `PUT /apps/{app}/units`
-pub async fn add(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
+pub async fn add_units(
+    ctx: Ctx,
+    Path(app): Path<AppName>,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Refusal> {
-    let id = scale::add(&core, &call, &ask(&app, &uri, &headers, &body)?).await?;
-    streamed(&core, &id).await
+) -> ClassicResult<Response> {
+    let id = scale::add_units(
+        &ctx.core,
+        &ctx.request,
+        &parse_scale_request(app, &uri, &headers, &body)?,
+    )
+    .await?;
+    Ok(ctx.stream_event(&id, stream_format(&headers)).await?)
 }
 
 /// `DELETE /apps/{app}/units`
-pub async fn remove(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
+pub async fn remove_units(
+    ctx: Ctx,
+    Path(app): Path<AppName>,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<Response, Refusal> {
-    let id = scale::remove(&core, &call, &ask(&app, &uri, &headers, &body)?).await?;
-    streamed(&core, &id).await
+) -> ClassicResult<Response> {
+    let id = scale::remove_units(
+        &ctx.core,
+        &ctx.request,
+        &parse_scale_request(app, &uri, &headers, &body)?,
+    )
+    .await?;
+    Ok(ctx.stream_event(&id, stream_format(&headers)).await?)
 }
 
-/// `POST /apps/{app}/start`
-pub async fn start(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let process = input.parsed("process")?;
-    let id = scale::start(&core, &call, &AppName::parse(&app)?, process.as_ref()).await?;
-    streamed(&core, &id).await
+/// `POST /apps/{app}/start`: streams JSON lines, which later clients read.
+pub async fn start_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult<Response> {
+    let id = scale::start_processes(
+        &ctx.core,
+        &ctx.request,
+        &wire::parse_start_stop_request(app, &params)?,
+    )
+    .await?;
+    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
 }
 
-/// `POST /apps/{app}/stop`
-pub async fn stop(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let process = input.parsed("process")?;
-    let id = scale::stop(&core, &call, &AppName::parse(&app)?, process.as_ref()).await?;
-    streamed(&core, &id).await
+/// `POST /apps/{app}/stop`: streams JSON lines, which later clients read.
+pub async fn stop_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult<Response> {
+    let id = scale::stop_processes(
+        &ctx.core,
+        &ctx.request,
+        &wire::parse_start_stop_request(app, &params)?,
+    )
+    .await?;
+    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
 }
 
 /// `GET /apps/{app}/log`: query `lines`, `source`, `unit`, `follow`.
-pub async fn log(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let lines = wire::log(core, &call, &app, &input).await?;
+pub async fn get_log(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult<Response> {
+    let lines = wire::stream_log(ctx.core, &ctx.request, &app, &params).await?;
     let kind = [(header::CONTENT_TYPE, "application/json")];
     Ok((kind, Body::from_stream(lines)).into_response())
 }
 
-/// `POST /apps/{app}/log`: a JSON list of texts; anything else is let pass and ignored.
-pub async fn add_log(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    uri: Uri,
-    body: Bytes,
-) -> Result<Bytes, Refusal> {
-    let query = Input::read(&uri, "", Bytes::new())?;
+/// `POST /apps/{app}/log`: a JSON list of strings; any other body is accepted and ignored.
+pub async fn add_log(ctx: Ctx, Path(app): Path<AppName>, uri: Uri, body: Bytes) -> ClassicResult<Bytes> {
+    let query = Params::parse_request(&uri, "", Bytes::new())?;
     let messages: Vec<String> = serde_json::from_slice(&body).unwrap_or_default();
-    wire::add_log(&core, &call, &app, &query, &messages).await?;
+    wire::add_log(&ctx.core, &ctx.request, &app, &query, &messages).await?;
     Ok(Bytes::new())
+}
+
+/// The classic routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_route(PUT, "/apps/{app}/units", UserToken, add_units)
+        .add_route(DELETE, "/apps/{app}/units", UserToken, remove_units)
+        .add_route(POST, "/apps/{app}/start", UserToken, start_app)
+        .add_route(POST, "/apps/{app}/stop", UserToken, stop_app)
+        .add_route(GET, "/apps/{app}/log", UserToken, get_log)
+        .add_route(POST, "/apps/{app}/log", UserOrAppToken, add_log)
 }

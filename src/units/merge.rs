@@ -1,250 +1,256 @@
-//! What was read and what was seen, brought together for the planner; and what a round writes.
+//! Combines the rows with the observed state for the planner, and collects the writes of a round.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use serde_json::Value;
-
-use crate::builders::Process;
+use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::kernel::problem::Problem;
 use crate::provisioners::{UnitId, UnitReport, UnitState};
-use crate::units::health::{Health, Incarnation};
-use crate::units::model::{self, Desired, Phase, Row, Seen, Wanted};
-use crate::units::planner::{self, Step};
-use crate::units::reconcile::Found;
-use crate::units::store::DesiredRow;
-use crate::units::work::Works;
+use crate::units::health::{HealthChecker, UnitIncarnation};
+use crate::units::model::{DesiredApp, DesiredRelease, ObservedState, Unit, UnitPhase};
+use crate::units::planner::{self, PlanStep};
+use crate::units::reconcile::FoundUnit;
+use crate::units::store::{DesiredRow, UnitsByProcess};
+use crate::units::tasks::UnitTasks;
 
-/// An app with what should run of it.
-pub(super) struct App {
+/// An app with its desired units.
+pub(super) struct ReconciledApp {
     pub(super) id: AppId,
     pub(super) name: String,
     pub(super) provisioner: String,
-    pub(super) desired: Desired,
+    pub(super) desired: DesiredApp,
     /// Release → version.
     versions: HashMap<i64, i32>,
 }
 
-impl App {
-    pub(super) fn read(row: DesiredRow) -> Result<Self, Problem> {
-        let counts: BTreeMap<String, Option<u32>> =
-            serde_json::from_value(row.counts).map_err(Problem::internal)?;
+impl ReconciledApp {
+    pub(super) fn from_row(row: DesiredRow) -> Self {
         let mut versions = HashMap::new();
-        let mut read = |release: Option<i64>, version: Option<i32>, here, processes: Option<Value>| {
-            let (Some(release), Some(version), Some(processes)) = (release, version, processes) else {
-                return Ok(None);
-            };
-            versions.insert(release, version);
-            let names = names(processes)?;
-            Ok::<Option<Wanted>, Problem>(Some(model::wanted(release, here, &names, &counts)))
+        let mut read = |release: Option<i64>, version: Option<i32>, is_local, units: UnitsByProcess| {
+            let release = release?;
+            versions.insert(release, version?);
+            Some(DesiredRelease {
+                release,
+                is_local,
+                units: units.0,
+            })
         };
         let current = read(
             row.current,
             row.current_version,
             row.current_here,
-            row.current_processes,
-        )?;
+            row.current_units,
+        );
         let candidate = read(
             row.candidate,
             row.candidate_version,
             row.candidate_here,
-            row.candidate_processes,
-        )?;
-        Ok(Self {
+            row.candidate_units,
+        );
+        Self {
             id: row.app_id,
             name: row.name,
             provisioner: row.provisioner,
-            desired: Desired { current, candidate },
+            desired: DesiredApp { current, candidate },
             versions,
-        })
+        }
     }
 }
 
-/// The names of a version's processes.
-pub(super) fn names(processes: Value) -> Result<Vec<String>, Problem> {
-    let processes: Vec<Process> = serde_json::from_value(processes).map_err(Problem::internal)?;
-    Ok(processes.into_iter().map(|p| p.name.to_string()).collect())
+/// Returns true if a report differs from the row.
+pub(super) fn report_differs(row: &Unit, report: &UnitReport) -> bool {
+    row.observed.state != report.state.as_str()
+        || row.observed.address != report.address
+        || row.observed.pid != report.pid.and_then(|p| p.try_into().ok())
+        || row.observed.restarts != restart_count(report)
 }
 
-/// True if a report says something that the row does not.
-pub(super) fn differs(row: &Row, report: &UnitReport) -> bool {
-    row.seen.state != report.state.as_str()
-        || row.seen.address != report.address
-        || row.seen.pid != report.pid.and_then(|p| p.try_into().ok())
-        || row.seen.restarts != restarts(report)
-}
-
-fn restarts(report: &UnitReport) -> i32 {
+fn restart_count(report: &UnitReport) -> i32 {
     i32::try_from(report.restarts).unwrap_or(i32::MAX)
 }
 
-/// Brings rows up to date with what was seen, notes what has changed, and shows them to the planner.
-/// `busy` was read before `observed`, so what ended in between still counts as under way.
-pub(super) fn look(
-    rows: &mut [Row],
+/// Updates rows from the observed state, records the changes, and returns the units for the planner. `busy`
+/// was read before `observed`, so an operation that ended in between still counts as running.
+pub(super) fn diff_units(
+    rows: &mut [Unit],
     host: &str,
-    (observed, busy): (&HashMap<UnitId, Found>, &HashSet<UnitId>),
-    works: &Works,
-    health: &Health,
-    change: &mut Change,
-) -> Vec<planner::Seen> {
+    (observed, busy): (&HashMap<UnitId, FoundUnit>, &HashSet<UnitId>),
+    tasks: &UnitTasks,
+    health: &HealthChecker,
+    change: &mut RoundWrites,
+) -> Vec<planner::ObservedUnit> {
     let mut seen = Vec::with_capacity(rows.len());
     for row in rows {
-        let here = row.host == host;
-        let mut condemned = false;
-        if here {
+        let is_local = row.host == host;
+        let mut must_replace = false;
+        if is_local {
             let now = match observed.get(&row.id) {
                 Some(found) => {
-                    let verdict = health.verdict(&row.id, &Incarnation::of_report(&found.report));
-                    condemned = verdict.as_ref().is_some_and(|v| v.condemned);
-                    let sick = verdict.as_ref().map_or(String::new(), |v| v.reason.clone());
+                    let verdict = health.find_verdict(&row.id, &UnitIncarnation::from_report(&found.report));
+                    must_replace = verdict.as_ref().is_some_and(|v| v.must_replace);
+                    let failing = verdict.as_ref().map_or(String::new(), |v| v.reason.clone());
                     let ready = verdict.map(|v| v.ready);
-                    present(row, &found.report, ready, sick)
+                    observe_present(row, &found.report, ready, failing)
                 }
-                None => absent(row, works.failure(&row.id)),
+                None => observe_absent(row, tasks.last_failure(&row.id)),
             };
-            change.look(row, now);
+            change.record_observed(row, now);
         }
-        seen.push(planner::Seen {
+        seen.push(planner::ObservedUnit {
             id: row.id.clone(),
             release: row.release,
             process: row.process.clone(),
             phase: row.phase,
-            here,
-            known: !here
+            is_local,
+            is_provisioned: !is_local
                 || observed
                     .get(&row.id)
-                    .is_some_and(|found| has(row.phase, &found.report)),
-            busy: busy.contains(&row.id),
-            ready: row.seen.ready,
-            routed: row.routed,
-            condemned,
+                    .is_some_and(|found| is_present(row.phase, &found.report)),
+            is_busy: busy.contains(&row.id),
+            ready: row.observed.ready,
+            is_web: row.is_web,
+            must_replace,
             phase_age: row.phase_age,
         });
     }
     seen
 }
 
-/// True if the provisioner has the unit, as far as its phase asks: one that is to live must not have been
-/// stopped (with its host, with all others, with its shim), for nobody else would start it again.
-fn has(phase: Phase, report: &UnitReport) -> bool {
+/// Returns true if the provisioner has the unit as its phase requires: a live unit must not be stopped (by a
+/// reboot, a stop of all units, or the death of its shim), for nothing else would start it again.
+fn is_present(phase: UnitPhase, report: &UnitReport) -> bool {
     !phase.is_live() || report.state != UnitState::Stopped
 }
 
-fn present(row: &Row, report: &UnitReport, ready: Option<bool>, sick: String) -> Seen {
+fn observe_present(row: &Unit, report: &UnitReport, ready: Option<bool>, failing: String) -> ObservedState {
     let runs = report.state == UnitState::Started;
-    // A unit that was found well stays so, until it is started anew or its check says otherwise.
-    let as_before = row.seen.ready && !differs(row, report);
+    // A ready unit stays ready until it restarts or its check fails.
+    let as_before = row.observed.ready && !report_differs(row, report);
     let ready = runs && ready.unwrap_or(as_before);
     let reason = match &report.reason {
         Some(reason) if !runs => reason.clone(),
-        // A unit that ends again and again is up for a moment in between.
-        Some(last) if !ready && sick.is_empty() => last.clone(),
-        Some(last) if !ready => format!("{sick} (before that: {last})"),
-        _ if runs && !ready => sick,
+        // A unit in a crash loop runs for a moment in between.
+        Some(last) if !ready && failing.is_empty() => last.clone(),
+        Some(last) if !ready => format!("{failing} (previously: {last})"),
+        _ if runs && !ready => failing,
         _ => String::new(),
     };
-    Seen {
+    ObservedState {
         state: report.state.as_str().into(),
         reason,
         address: report.address,
         pid: report.pid.and_then(|p| p.try_into().ok()),
-        restarts: restarts(report),
+        restarts: restart_count(report),
         ready,
     }
 }
 
-fn absent(row: &Row, failure: Option<String>) -> Seen {
+fn observe_absent(row: &Unit, failure: Option<String>) -> ObservedState {
     let state = match (&failure, row.phase) {
-        (_, Phase::Stopping) => "stopped",
+        (_, UnitPhase::Stopping) => "stopped",
         (Some(_), _) => "error",
         (None, _) => "created",
     };
-    Seen {
+    ObservedState {
         state: state.into(),
         reason: failure.unwrap_or_default(),
         address: None,
         pid: None,
-        restarts: row.seen.restarts,
+        restarts: row.observed.restarts,
         ready: false,
     }
 }
 
-/// True if nothing is expected to happen to the app by itself.
-pub(super) fn is_settled(rows: &[Row], desired: &Desired) -> bool {
-    let settled = |row: &Row| row.phase == Phase::Serving && row.seen.ready;
+/// Returns true if no further change of the app is expected.
+pub(super) fn is_settled(rows: &[Unit], desired: &DesiredApp) -> bool {
+    let settled = |row: &Unit| row.phase == UnitPhase::Serving && row.observed.ready;
     desired.candidate.is_none() && rows.iter().all(settled)
 }
 
-/// What a round writes, all of it at once.
+/// The writes of a round.
 #[derive(Default)]
-pub(super) struct Change {
-    pub(super) seen: Vec<Row>,
-    pub(super) start: Vec<Row>,
-    pub(super) phases: Vec<(String, Phase)>,
-    pub(super) gone: Vec<String>,
-    /// Where requests go may have changed.
-    pub(super) routes: bool,
-    /// Apps somebody may be waiting for.
-    pub(super) told: HashSet<AppId>,
+pub(super) struct RoundWrites {
+    pub(super) observed: Vec<Unit>,
+    pub(super) new_units: Vec<Unit>,
+    pub(super) phases: Vec<(String, UnitPhase)>,
+    pub(super) deleted: Vec<String>,
+    /// The routes may have changed.
+    pub(super) routes_changed: bool,
+    /// Apps to send a notice for: followers may be waiting.
+    pub(super) changed_apps: HashSet<AppId>,
 }
 
-impl Change {
-    pub(super) fn is_empty(&self) -> bool {
-        self.seen.is_empty() && self.start.is_empty() && self.phases.is_empty() && self.gone.is_empty()
+impl RoundWrites {
+    /// Adds the writes of another app.
+    pub(super) fn merge_from(&mut self, other: &RoundWrites) {
+        self.observed.extend(other.observed.iter().cloned());
+        self.new_units.extend(other.new_units.iter().cloned());
+        self.phases.extend(other.phases.iter().cloned());
+        self.deleted.extend(other.deleted.iter().cloned());
+        self.changed_apps.extend(other.changed_apps.iter().copied());
+        self.routes_changed |= other.routes_changed;
     }
 
-    fn look(&mut self, row: &mut Row, now: Seen) {
-        if row.seen == now {
+    pub(super) fn is_empty(&self) -> bool {
+        self.observed.is_empty()
+            && self.new_units.is_empty()
+            && self.phases.is_empty()
+            && self.deleted.is_empty()
+    }
+
+    fn record_observed(&mut self, row: &mut Unit, now: ObservedState) {
+        if row.observed == now {
             return;
         }
-        let was = std::mem::replace(&mut row.seen, now);
-        let moved = was.ready != row.seen.ready || was.address != row.seen.address;
-        self.routes |= moved && row.phase == Phase::Serving;
-        if was.ready != row.seen.ready || was.state != row.seen.state {
-            self.told.insert(row.app_id);
+        let was = std::mem::replace(&mut row.observed, now);
+        let moved = was.ready != row.observed.ready || was.address != row.observed.address;
+        self.routes_changed |= moved && row.phase == UnitPhase::Serving;
+        if was.ready != row.observed.ready
+            || was.state != row.observed.state
+            || was.restarts != row.observed.restarts
+        {
+            self.changed_apps.insert(row.app_id);
         }
-        self.seen.push(row.clone());
+        self.observed.push(row.clone());
     }
 
-    /// Notes the steps, in the rows too.
-    pub(super) fn add(
+    /// Records the steps, and applies them to the rows.
+    pub(super) fn record_steps(
         &mut self,
-        app: &App,
-        rows: &mut Vec<Row>,
-        steps: &[Step],
+        app: &ReconciledApp,
+        rows: &mut Vec<Unit>,
+        steps: &[PlanStep],
         host: &str,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Error> {
         for step in steps {
             match step {
-                Step::Start { process, release } => {
+                PlanStep::Start { process, release } => {
                     let version = app.versions.get(release).copied();
-                    let version = version.ok_or_else(|| Problem::internal("a release without a version"))?;
-                    let row = Row::new(app.id, &app.name, *release, version, process, host)?;
-                    self.start.push(row.clone());
+                    let version = version.ok_or_else(|| Error::internal("a release has no version"))?;
+                    let row = Unit::new(app.id, &app.name, *release, version, process, host)?;
+                    self.new_units.push(row.clone());
                     rows.push(row);
                 }
-                Step::Ensure(_) => {}
-                Step::Serve(id) => self.enter(rows, id, Phase::Serving),
-                Step::Drain(id) => self.enter(rows, id, Phase::Draining),
-                Step::Stop(id) => self.enter(rows, id, Phase::Stopping),
-                Step::Forget(id) => self.gone.push(id.to_string()),
+                PlanStep::Ensure(_) => {}
+                PlanStep::Serve(id) => self.record_phase(rows, id, UnitPhase::Serving),
+                PlanStep::Drain(id) => self.record_phase(rows, id, UnitPhase::Draining),
+                PlanStep::Stop(id) => self.record_phase(rows, id, UnitPhase::Stopping),
+                PlanStep::Delete(id) => self.deleted.push(id.to_string()),
             }
-            if !matches!(step, Step::Ensure(_)) {
-                self.told.insert(app.id);
+            if !matches!(step, PlanStep::Ensure(_)) {
+                self.changed_apps.insert(app.id);
             }
         }
         Ok(())
     }
 
-    fn enter(&mut self, rows: &mut [Row], id: &UnitId, phase: Phase) {
+    fn record_phase(&mut self, rows: &mut [Unit], id: &UnitId, phase: UnitPhase) {
         let Some(row) = rows.iter_mut().find(|row| row.id == *id) else {
             return;
         };
         let was = std::mem::replace(&mut row.phase, phase);
         if was != phase {
             self.phases.push((id.to_string(), phase));
-            self.routes |= was == Phase::Serving || phase == Phase::Serving;
+            self.routes_changed |= was == UnitPhase::Serving || phase == UnitPhase::Serving;
         }
     }
 }

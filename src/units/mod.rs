@@ -1,24 +1,26 @@
-//! Units: the running processes of apps. What should run is in the database (an app's *current* release,
-//! its *candidate* while one is being tried, how many units of each process); what does run is what the
-//! provisioner of this host reports. A [`planner`] without input or output turns the two into steps, and
-//! a reconciler takes them, round after round.
+//! Units: the running processes of apps. The database has the desired state: an app's *current* release, its
+//! *candidate* during a rollout, and the number of units of each process. The provisioner of this host
+//! reports the observed state. A pure [`planner`] turns the two into steps; a reconciler applies them, round
+//! after round.
 //!
-//! A unit goes through four phases, and never back: *starting* (it may be up, but gets no requests),
-//! *serving* (gets requests as long as it is ready), *draining* (gets no new ones), *stopping*; then its
-//! row is gone. Beside the phase, which is what we want, stand its *state* (what the provisioner sees)
-//! and *ready* (what its health check says).
+//! A unit passes through four phases, never backwards: *starting* (it may be running, but gets no requests),
+//! *serving* (it gets requests while it is ready), *draining* (it gets no new requests), *stopping*; then its
+//! row is deleted. The phase is desired. Beside it the row has the observed *state* (from the provisioner)
+//! and *ready* (from the health check).
 //!
-//! Promises: a row is written before its unit is started, and deleted after it is gone, so a crash at
-//! any instant leaves nothing that the next round does not find; a unit gets no requests for a while
-//! before it is asked to end; while a candidate is tried, the current release is left alone, and after
-//! the switch the old units go only once the new ones can do their work. One reconciler works for a
-//! host at a time, whoever it is.
+//! Promises:
+//! * A row is written before its unit is started and deleted after the unit is gone, so a crash at any
+//!   instant leaves nothing that the next round does not find.
+//! * A unit drains before it is stopped.
+//! * While a candidate is rolled out, the units of the current release are not touched. After the switch, the
+//!   old units stop only when the new ones can take over their work.
+//! * One reconciler at a time works for a host, in whichever process.
 //!
-//! A notice on `Channel::Units` carries the id of the app whose desired units, or units, have changed;
-//! without one it costs a look at everything.
+//! A notice on `NoticeChannel::Units` carries the id of the app whose desired or observed units have changed.
+//! A notice without an id causes a full scan.
 //!
-//! It never decides which release is current, never reads what a unit says, and keeps no list of units
-//! in memory that must be right.
+//! The reconciler never decides which release is current, never reads the output of units, and has no
+//! in-memory list of units that must be correct.
 
 pub mod classic;
 mod health;
@@ -28,31 +30,31 @@ pub mod model;
 pub mod modern;
 pub mod planner;
 mod reconcile;
-pub mod routes;
 pub mod scale;
 mod store;
+mod tasks;
 mod wire;
-mod work;
 
-pub use reconcile::{Pace, Units};
-pub use work::{user, version_dir};
+pub use health::list_adjustments as health_adjustments;
+pub use reconcile::{ReconcileTiming, UnitReconciler};
+pub use tasks::set_process_env;
 
 use std::sync::Arc;
 
 use crate::core::Core;
 use crate::sagas::Saga;
 
-/// Starts what keeps the units of this host true, if units run here.
-pub fn start(core: &Core) -> Option<Arc<Units>> {
+/// Starts the reconciler of this host. Returns `None` if no units run here.
+pub fn start_reconciler(core: &Core) -> Option<Arc<UnitReconciler>> {
     if core.provisioners.is_empty() {
         return None;
     }
-    let units = Units::new(core, Pace::default());
+    let units = UnitReconciler::new(core, ReconcileTiming::default());
     core.tasks.spawn(Arc::clone(&units).run());
     Some(units)
 }
 
-/// The saga that waits until an app has as many units as it should.
+/// Returns the saga that waits until an app has its desired number of units.
 pub fn scale_saga(core: &Core) -> impl Saga {
-    scale::Scale::new(core.clone())
+    scale::ScaleSaga::new(core.clone())
 }

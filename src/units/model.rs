@@ -1,4 +1,4 @@
-//! What units are made of; pure.
+//! The types of units; pure.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,114 +7,119 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::kernel::problem::Problem;
 use crate::provisioners::UnitId;
 
-/// What we want of a unit; see the module above.
+/// The desired phase of a unit; see `units`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Phase {
+pub enum UnitPhase {
     /// Gets no requests yet.
     Starting,
     /// Gets requests while it is ready.
     Serving,
     /// Gets no new requests.
     Draining,
-    /// Asked to end.
+    /// The provisioner removes it.
     Stopping,
 }
 
-impl Phase {
-    /// The word in the database.
+impl UnitPhase {
+    /// Returns the name in the database.
     pub fn as_str(self) -> &'static str {
         match self {
-            Phase::Starting => "starting",
-            Phase::Serving => "serving",
-            Phase::Draining => "draining",
-            Phase::Stopping => "stopping",
+            UnitPhase::Starting => "starting",
+            UnitPhase::Serving => "serving",
+            UnitPhase::Draining => "draining",
+            UnitPhase::Stopping => "stopping",
         }
     }
 
-    /// True while the unit counts among those that were asked for.
+    /// Returns true while the unit counts towards the desired number.
     pub fn is_live(self) -> bool {
-        matches!(self, Phase::Starting | Phase::Serving)
+        matches!(self, UnitPhase::Starting | UnitPhase::Serving)
     }
 }
 
-impl FromStr for Phase {
-    type Err = Problem;
+impl FromStr for UnitPhase {
+    type Err = Error;
 
-    fn from_str(word: &str) -> Result<Self, Problem> {
-        [Phase::Starting, Phase::Serving, Phase::Draining, Phase::Stopping]
-            .into_iter()
-            .find(|phase| phase.as_str() == word)
-            .ok_or_else(|| Problem::internal(format!("{word:?} is no phase of a unit")))
+    fn from_str(name: &str) -> Result<Self, Error> {
+        [
+            UnitPhase::Starting,
+            UnitPhase::Serving,
+            UnitPhase::Draining,
+            UnitPhase::Stopping,
+        ]
+        .into_iter()
+        .find(|phase| phase.as_str() == name)
+        .ok_or_else(|| Error::internal(format!("unknown unit phase {name:?}")))
     }
 }
 
-/// How many units of each process of a release should run.
+/// The desired units of one release.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredRelease {
     /// The release.
     pub release: i64,
-    /// Whether its files are on this host, so that its units are ours to start.
-    pub here: bool,
-    /// By process; a process that is stopped wants none.
+    /// Whether its files are on this host, which then starts its units.
+    pub is_local: bool,
+    /// Number of units by process; 0 for a stopped process.
     pub units: BTreeMap<String, u32>,
 }
 
-impl Wanted {
-    /// How many units of a process are wanted; none of one that the release does not have.
-    pub fn of(&self, process: &str) -> usize {
+impl DesiredRelease {
+    /// Returns the desired number of units of a process; 0 if the release does not have it.
+    pub fn desired_count(&self, process: &str) -> usize {
         self.units.get(process).map_or(0, |n| *n as usize)
     }
 }
 
-/// What should run of one app.
+/// The desired units of one app.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    /// What gets the requests.
-    pub current: Option<Wanted>,
-    /// What is being tried.
-    pub candidate: Option<Wanted>,
+pub struct DesiredApp {
+    /// The release that gets the requests.
+    pub current: Option<DesiredRelease>,
+    /// The release that is being rolled out.
+    pub candidate: Option<DesiredRelease>,
 }
 
-/// What the provisioner and the health check say of a unit, as kept in its row.
+/// The state of a unit as last reported by the provisioner and the health check, as stored in its row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// In the words of the API.
+pub struct ObservedState {
+    /// State, as the API names it.
     pub state: String,
-    /// Why it is not well; empty when it is.
+    /// Why it is not ready; empty if it is.
     pub reason: String,
     pub address: Option<SocketAddr>,
     pub pid: Option<i32>,
     pub restarts: i32,
-    /// It can do its work.
+    /// Its health check passes.
     pub ready: bool,
 }
 
 /// The row of a unit.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct Unit {
     pub id: UnitId,
     pub app_id: AppId,
     pub release: i64,
     pub process: String,
     pub version: i32,
     pub host: String,
-    pub phase: Phase,
+    pub phase: UnitPhase,
     pub phase_age: Duration,
-    /// It is of the process that requests go to.
-    pub routed: bool,
-    /// Its version asks for health checks.
-    pub checked: bool,
-    /// It drains, and a router at work does not know yet.
-    pub unseen: bool,
-    pub seen: Seen,
+    /// It belongs to the process that gets the requests.
+    pub is_web: bool,
+    /// Its version configures a health check.
+    pub has_check: bool,
+    /// It drains, and at least one live router still has it in its routes.
+    pub awaits_routers: bool,
+    pub observed: ObservedState,
 }
 
-impl Row {
-    /// A unit that is to be started, with a new name.
+impl Unit {
+    /// Returns a unit to start, with a new id.
     pub fn new(
         app_id: AppId,
         app: &str,
@@ -122,72 +127,73 @@ impl Row {
         version: i32,
         process: &str,
         host: &str,
-    ) -> Result<Self, Problem> {
-        let random = Uuid::new_v4().simple().to_string();
+    ) -> Result<Self, Error> {
         Ok(Self {
-            id: UnitId::parse(&format!("{app}-{process}-{}", &random[..8]))?,
+            id: new_unit_id(app, process)?,
             app_id,
             release,
             process: process.to_owned(),
             version,
             host: host.to_owned(),
-            phase: Phase::Starting,
+            phase: UnitPhase::Starting,
             phase_age: Duration::ZERO,
-            routed: false,
-            checked: false,
-            unseen: false,
-            seen: Seen {
+            is_web: false,
+            has_check: false,
+            awaits_routers: false,
+            observed: ObservedState {
                 state: "created".into(),
-                ..Seen::default()
+                ..ObservedState::default()
             },
         })
     }
 }
 
-/// The wanted units of a release: those of the processes that it has. A process nobody has scaled has one
-/// unit, unless the whole app is stopped. `counts` is by process, `None` for stopped ones.
-pub fn wanted(
-    release: i64,
-    here: bool,
-    processes: &[String],
-    counts: &BTreeMap<String, Option<u32>>,
-) -> Wanted {
-    let stopped = !counts.is_empty() && counts.values().all(Option::is_none);
-    let count = |process: &String| match counts.get(process) {
-        Some(count) => count.unwrap_or(0),
-        None => u32::from(!stopped),
-    };
-    Wanted {
-        release,
-        here,
-        units: processes.iter().map(|p| (p.clone(), count(p))).collect(),
-    }
+/// Maximum length of the readable part of a unit id. With the random part, an id is also a DNS label and fits
+/// into the path of a Unix socket.
+const MAX_READABLE_CHARS: usize = 54;
+
+/// Returns a new unit id: a readable part from the app and the process, and a random part. Names of apps and
+/// processes are ASCII.
+pub fn new_unit_id(app: &str, process: &str) -> Result<UnitId, Error> {
+    let random = Uuid::new_v4().simple().to_string();
+    let readable: String = format!("{app}-{process}")
+        .chars()
+        .take(MAX_READABLE_CHARS)
+        .collect();
+    UnitId::parse(&format!("{readable}-{}", &random[..8]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn count(processes: &[&str], counts: &[(&str, Option<u32>)]) -> Vec<u32> {
-        let processes: Vec<String> = processes.iter().map(|p| (*p).to_owned()).collect();
-        let counts = counts.iter().map(|(p, n)| ((*p).to_owned(), *n)).collect();
-        let wanted = wanted(1, true, &processes, &counts);
-        processes.iter().map(|p| wanted.units[p]).collect()
+    #[test]
+    fn unit_ids_have_at_most_63_characters() {
+        for (app, process, begins) in [
+            ("crane".to_owned(), "web".to_owned(), "crane-web-".to_owned()),
+            ("a".repeat(63), "p".repeat(60), "a".repeat(MAX_READABLE_CHARS)),
+            (
+                "a".repeat(5),
+                "p".repeat(60),
+                format!("aaaaa-{}", "p".repeat(MAX_READABLE_CHARS - 6)),
+            ),
+        ] {
+            let id = new_unit_id(&app, &process).unwrap();
+            assert!(id.as_str().len() <= 63, "{id}");
+            assert!(id.as_str().starts_with(&begins), "{id}");
+            assert_ne!(id, new_unit_id(&app, &process).unwrap());
+        }
     }
 
     #[test]
-    fn a_process_nobody_scaled_has_one_unit_unless_the_app_is_stopped() {
-        assert_eq!(count(&["web", "new"], &[]), [1, 1]);
-        assert_eq!(count(&["web", "new"], &[("web", Some(3))]), [3, 1]);
-        assert_eq!(count(&["web", "new"], &[("web", Some(0))]), [0, 1]);
-        assert_eq!(count(&["web", "new"], &[("web", None), ("old", None)]), [0, 0]);
-        assert_eq!(count(&["web", "new"], &[("web", None), ("old", Some(1))]), [0, 1]);
-    }
-
-    #[test]
-    fn phases_keep_their_words() {
-        for phase in [Phase::Starting, Phase::Serving, Phase::Draining, Phase::Stopping] {
-            assert_eq!(phase.as_str().parse::<Phase>().unwrap(), phase);
+    fn phases_round_trip_through_strings() {
+        for phase in [
+            UnitPhase::Starting,
+            UnitPhase::Serving,
+            UnitPhase::Draining,
+            UnitPhase::Stopping,
+        ] {
+            assert_eq!(phase.as_str().parse::<UnitPhase>().unwrap(), phase);
         }
     }
 }

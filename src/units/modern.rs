@@ -1,118 +1,101 @@
 //! Units and logs in the modern edition.
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use crate::core::Core;
-use crate::events;
-use crate::http::kit::stream::{self, Form};
-use crate::http::kit::{Caller, Input};
-use crate::http::wording::modern::Refusal;
-use crate::kernel::ids::EventId;
+use crate::kernel::error::Error;
 use crate::kernel::names::AppName;
-use crate::kernel::problem::Problem;
-use crate::units::scale::{self, Ask};
+use crate::units::scale::{self, ScaleRequest};
 use crate::units::wire;
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::stream::StreamFormat;
+use crate::web::{Ctx, Params, Path};
 
-async fn streamed(core: &Core, id: &EventId) -> Result<Response, Refusal> {
-    let following = events::follow(&core.db, &core.notices, id);
-    Ok(stream::event(id, following, Form::Json).await?)
-}
-
-fn ask(app: &str, input: &Input) -> Result<Ask, Problem> {
-    Ok(Ask {
-        app: AppName::parse(app)?,
-        units: input
-            .number("units")?
-            .ok_or_else(|| Problem::invalid("units is missing."))?,
-        process: input.parsed("process")?,
-        version: input.number("version")?,
+fn parse_scale_request(app: AppName, params: &Params) -> Result<ScaleRequest, Error> {
+    Ok(ScaleRequest {
+        app,
+        units: params
+            .get_integer("units")?
+            .ok_or_else(|| Error::invalid("units is missing."))?,
+        process: params.parse_field("process")?,
+        version: params.get_integer("version")?,
     })
 }
 
 /// `PUT /apps/{app}/units`: form `units`, `process`, `version`.
-pub async fn add(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let id = scale::add(&core, &call, &ask(&app, &input)?).await?;
-    streamed(&core, &id).await
+pub async fn add_units(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+    let id = scale::add_units(&ctx.core, &ctx.request, &parse_scale_request(app, &params)?).await?;
+    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
 }
 
 /// `DELETE /apps/{app}/units`: query `units`, `process`, `version`.
-pub async fn remove(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let id = scale::remove(&core, &call, &ask(&app, &input)?).await?;
-    streamed(&core, &id).await
+pub async fn remove_units(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+    let id = scale::remove_units(&ctx.core, &ctx.request, &parse_scale_request(app, &params)?).await?;
+    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
 }
 
 /// `POST /apps/{app}/start`: form `process`, `version`.
-pub async fn start(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let process = input.parsed("process")?;
-    let id = scale::start(&core, &call, &AppName::parse(&app)?, process.as_ref()).await?;
-    streamed(&core, &id).await
+pub async fn start_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+    let id = scale::start_processes(
+        &ctx.core,
+        &ctx.request,
+        &wire::parse_start_stop_request(app, &params)?,
+    )
+    .await?;
+    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
 }
 
 /// `POST /apps/{app}/stop`: form `process`, `version`.
-pub async fn stop(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let process = input.parsed("process")?;
-    let id = scale::stop(&core, &call, &AppName::parse(&app)?, process.as_ref()).await?;
-    streamed(&core, &id).await
+pub async fn stop_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+    let id = scale::stop_processes(
+        &ctx.core,
+        &ctx.request,
+        &wire::parse_start_stop_request(app, &params)?,
+    )
+    .await?;
+    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
 }
 
 /// `DELETE /apps/{app}/units/{unit}`: query `force`.
-pub async fn kill(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((app, unit)): Path<(String, String)>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let at_once = input.flag("force")?;
-    let id = scale::kill(&core, &call, &AppName::parse(&app)?, &unit, at_once).await?;
-    streamed(&core, &id).await
+pub async fn kill_unit(
+    ctx: Ctx,
+    Path((app, unit)): Path<(AppName, String)>,
+    params: Params,
+) -> ModernResult<Response> {
+    let at_once = params.get_bool("force")?;
+    let id = scale::kill_unit(&ctx.core, &ctx.request, &app, &unit, at_once).await?;
+    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
 }
 
 /// `GET /apps/{app}/log`: query `lines`, `source`, `unit`, `follow`.
-pub async fn log(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let lines = wire::log(core, &call, &app, &input).await?;
+pub async fn get_log(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+    let lines = wire::stream_log(ctx.core, &ctx.request, &app, &params).await?;
     let kind = [(header::CONTENT_TYPE, "application/x-json-stream")];
     Ok((kind, Body::from_stream(lines)).into_response())
 }
 
-/// `POST /apps/{app}/log`: a JSON list of texts, or form `message`; query or form `source`, `unit`.
-pub async fn add_log(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(app): Path<String>,
-    input: Input,
-) -> Result<Bytes, Refusal> {
-    let messages = match input.body_list()? {
+/// `POST /apps/{app}/log`: a JSON list of strings, or form `message`; query or form `source`, `unit`.
+pub async fn add_log(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Bytes> {
+    let messages = match params.get_body_strings()? {
         Some(list) => list,
-        None => input.texts("message")?,
+        None => params.get_strings("message")?,
     };
-    wire::add_log(&core, &call, &app, &input, &messages).await?;
+    wire::add_log(&ctx.core, &ctx.request, &app, &params, &messages).await?;
     Ok(Bytes::new())
+}
+
+/// The modern routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_versioned_route("1.0", PUT, "/apps/{app}/units", UserToken, add_units)
+        .add_versioned_route("1.0", DELETE, "/apps/{app}/units", UserToken, remove_units)
+        .add_versioned_route("1.12", DELETE, "/apps/{app}/units/{unit}", UserToken, kill_unit)
+        .add_versioned_route("1.0", POST, "/apps/{app}/start", UserToken, start_app)
+        .add_versioned_route("1.0", POST, "/apps/{app}/stop", UserToken, stop_app)
+        .add_versioned_route("1.0", GET, "/apps/{app}/log", UserToken, get_log)
+        .add_versioned_route("1.0", POST, "/apps/{app}/log", UserOrAppToken, add_log)
 }

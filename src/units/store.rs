@@ -1,14 +1,17 @@
 //! Units in SQL.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
+use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor};
 
+use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::kernel::problem::Problem;
-use crate::units::model::{Phase, Row, Seen};
+use crate::units::model::{ObservedState, Unit, UnitPhase};
 
 /// Takes the lock of a host for as long as the connection lives; false if another has it.
-pub(super) async fn try_lock(connection: &mut PgConnection, host: &str) -> sqlx::Result<bool> {
+pub(super) async fn try_lock_host(connection: &mut PgConnection, host: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select pg_try_advisory_lock(hashtextextended('tancho.units.' || $1, 0)) as "taken!""#,
         host
@@ -33,13 +36,10 @@ pub(super) async fn renew_host(connection: &mut PgConnection, host: &str) -> sql
 pub(super) async fn list_unsettled(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Vec<AppId>> {
     sqlx::query_scalar!(
         r#"with want as (
-               select a.app_id, sum(n.units) as units, sum(n.units * hashtext(e.value->>'name')) as mark
+               select a.app_id, sum(w.units::bigint) as units, sum(w.units::bigint * hashtext(w.process)) as mark
                from app a
-               join release r on r.release_id = a.current_release
-               join version v on v.app_id = r.app_id and v.version = r.version
-               cross join lateral jsonb_array_elements(v.processes) e
-               left join app_process p on p.app_id = a.app_id and p.process = e.value->>'name'
-               cross join lateral (select case when p.stopped then 0 else coalesce(p.units, 1) end::bigint as units) n
+               join wanted_process w on w.release_id = a.current_release
+               join version v on v.app_id = w.app_id and v.version = w.version
                where a.state = 'live' and (v.host is null or v.host = $1)
                group by a.app_id
            ), have as (
@@ -72,16 +72,18 @@ pub(super) struct DesiredRow {
     pub(super) current: Option<i64>,
     pub(super) current_version: Option<i32>,
     pub(super) current_here: bool,
-    pub(super) current_processes: Option<Value>,
+    pub(super) current_units: UnitsByProcess,
     pub(super) candidate: Option<i64>,
     pub(super) candidate_version: Option<i32>,
     pub(super) candidate_here: bool,
-    pub(super) candidate_processes: Option<Value>,
-    /// Process → units, null for stopped ones.
-    pub(super) counts: Value,
+    pub(super) candidate_units: UnitsByProcess,
 }
 
-/// What should run of some apps. An app that is being removed should have nothing.
+/// How many units of each process should run.
+pub(super) type UnitsByProcess = Json<BTreeMap<String, u32>>;
+
+/// What should run of some apps. An app that is being removed should have nothing, and of a candidate only the processes
+/// that it starts anew are tried.
 pub(super) async fn list_desired(
     db: impl PgExecutor<'_>,
     host: &str,
@@ -91,11 +93,13 @@ pub(super) async fn list_desired(
         DesiredRow,
         r#"select a.app_id as "app_id: AppId", a.name, pool.provisioner,
                   cr.release_id as "current?", cr.version as "current_version?",
-                  coalesce(cv.host, $1) = $1 as "current_here!", cv.processes as "current_processes?",
+                  coalesce(cv.host, $1) = $1 as "current_here!",
+                  coalesce((select jsonb_object_agg(w.process, w.units) from wanted_process w
+                            where w.release_id = cr.release_id), '{}') as "current_units!: UnitsByProcess",
                   nr.release_id as "candidate?", nr.version as "candidate_version?",
-                  coalesce(nv.host, $1) = $1 as "candidate_here!", nv.processes as "candidate_processes?",
-                  coalesce((select jsonb_object_agg(p.process, case when not p.stopped then p.units end)
-                            from app_process p where p.app_id = a.app_id), '{}') as "counts!"
+                  coalesce(nv.host, $1) = $1 as "candidate_here!",
+                  coalesce((select jsonb_object_agg(w.process, w.units) from wanted_process w
+                            where w.release_id = nr.release_id and w.starts_anew), '{}') as "candidate_units!: UnitsByProcess"
            from app a
            join pool on pool.name = a.pool
            left join release cr on cr.release_id = a.current_release and a.state = 'live'
@@ -130,11 +134,11 @@ struct UnitRow {
     unseen: bool,
 }
 
-impl TryFrom<UnitRow> for Row {
-    type Error = Problem;
+impl TryFrom<UnitRow> for Unit {
+    type Error = Error;
 
-    fn try_from(row: UnitRow) -> Result<Self, Problem> {
-        Ok(Row {
+    fn try_from(row: UnitRow) -> Result<Self, Error> {
+        Ok(Unit {
             id: row.unit_id.try_into()?,
             app_id: row.app_id,
             release: row.release_id,
@@ -143,13 +147,17 @@ impl TryFrom<UnitRow> for Row {
             host: row.host,
             phase: row.phase.parse()?,
             phase_age: std::time::Duration::from_secs_f64(row.phase_age.max(0.0)),
-            routed: row.routed,
-            checked: row.checked,
-            unseen: row.unseen,
-            seen: Seen {
+            is_web: row.routed,
+            has_check: row.checked,
+            awaits_routers: row.unseen,
+            observed: ObservedState {
                 state: row.state,
                 reason: row.reason,
-                address: row.address.and_then(|a| a.parse().ok()),
+                address: row
+                    .address
+                    .map(|a| a.parse())
+                    .transpose()
+                    .map_err(Error::internal)?,
                 pid: row.pid,
                 restarts: row.restarts,
                 ready: row.ready,
@@ -158,20 +166,22 @@ impl TryFrom<UnitRow> for Row {
     }
 }
 
+/// Units of some apps; a row that cannot be read is a trouble of its app alone.
+pub(super) type UnitResults = Vec<Result<Unit, (AppId, Error)>>;
+
 /// All units of some apps, or of this host if none is named; the oldest first.
 pub(super) async fn list_units(
     db: impl PgExecutor<'_>,
     host: &str,
     apps: Option<&[AppId]>,
-) -> Result<Vec<Row>, Problem> {
+) -> sqlx::Result<UnitResults> {
     let rows = sqlx::query_as!(
         UnitRow,
         r#"select u.unit_id, u.app_id as "app_id: AppId", u.release_id, u.process, u.version, u.host, u.phase,
                   u.state, u.reason, u.address, u.pid, u.restarts, u.ready,
                   extract(epoch from clock_timestamp() - u.phase_at)::double precision as "phase_age!",
-                  case when v.processes @> '[{"name": "web"}]' then u.process = 'web'
-                       else not exists (select from jsonb_array_elements(v.processes) e
-                                        where e.value->>'name' < u.process collate "C") end as "routed!",
+                  exists (select from web_process w where w.app_id = u.app_id and w.version = u.version
+                                                      and w.process = u.process) as "routed!",
                   (jsonb_path_exists(v.yaml, '$.healthcheck.path ? (@ != "")')
                    or jsonb_path_exists(v.yaml, '$.healthcheck.command[*]')
                    or jsonb_path_exists(v.yaml, '$.processes[*].healthcheck.path ? (@ != "")')
@@ -187,18 +197,32 @@ pub(super) async fn list_units(
     )
     .fetch_all(db)
     .await?;
-    rows.into_iter().map(Row::try_from).collect()
+    let read = |row: UnitRow| {
+        let app = row.app_id;
+        Unit::try_from(row).map_err(|error| (app, error))
+    };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+/// The ids of the units that were started on this host for a command or shell that runs still.
+pub(super) async fn list_one_off_ids(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"select unit_id as "unit_id!" from exec_session where host = $1 and unit_id is not null"#,
+        host
+    )
+    .fetch_all(db)
+    .await
 }
 
 /// The ids of this host's units.
-pub(super) async fn list_ids(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Vec<String>> {
+pub(super) async fn list_unit_ids(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!("select unit_id from unit where host = $1", host)
         .fetch_all(db)
         .await
 }
 
 /// Writes rows of units to be started. An app or release that has just gone gets none.
-pub(super) async fn insert_units(tx: &mut PgConnection, rows: &[Row]) -> sqlx::Result<()> {
+pub(super) async fn insert_units(tx: &mut PgConnection, rows: &[Unit]) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into unit (unit_id, app_id, release_id, process, version, host, created_at)
          select n.unit_id, n.app_id, n.release_id, n.process, n.version, n.host,
@@ -220,7 +244,7 @@ pub(super) async fn insert_units(tx: &mut PgConnection, rows: &[Row]) -> sqlx::R
 }
 
 /// Writes what was seen of units.
-pub(super) async fn update_seen(tx: &mut PgConnection, rows: &[&Row]) -> sqlx::Result<()> {
+pub(super) async fn update_observed(tx: &mut PgConnection, rows: &[&Unit]) -> sqlx::Result<()> {
     sqlx::query!(
         "update unit u set state = n.state, reason = n.reason, address = n.address, pid = n.pid,
                 restarts = n.restarts, ready = n.ready
@@ -228,15 +252,15 @@ pub(super) async fn update_seen(tx: &mut PgConnection, rows: &[&Row]) -> sqlx::R
               as n (unit_id, state, reason, address, pid, restarts, ready)
          where u.unit_id = n.unit_id",
         &rows.iter().map(|r| r.id.to_string()).collect::<Vec<_>>(),
-        &rows.iter().map(|r| r.seen.state.clone()).collect::<Vec<_>>(),
-        &rows.iter().map(|r| r.seen.reason.clone()).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.observed.state.clone()).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.observed.reason.clone()).collect::<Vec<_>>(),
         &rows
             .iter()
-            .map(|r| r.seen.address.map(|a| a.to_string()))
+            .map(|r| r.observed.address.map(|a| a.to_string()))
             .collect::<Vec<_>>() as &[Option<String>],
-        &rows.iter().map(|r| r.seen.pid).collect::<Vec<_>>() as &[Option<i32>],
-        &rows.iter().map(|r| r.seen.restarts).collect::<Vec<_>>(),
-        &rows.iter().map(|r| r.seen.ready).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.observed.pid).collect::<Vec<_>>() as &[Option<i32>],
+        &rows.iter().map(|r| r.observed.restarts).collect::<Vec<_>>(),
+        &rows.iter().map(|r| r.observed.ready).collect::<Vec<_>>(),
     )
     .execute(tx)
     .await
@@ -244,7 +268,7 @@ pub(super) async fn update_seen(tx: &mut PgConnection, rows: &[&Row]) -> sqlx::R
 }
 
 /// Moves units on to phases; never back.
-pub(super) async fn update_phases(tx: &mut PgConnection, units: &[(String, Phase)]) -> sqlx::Result<()> {
+pub(super) async fn update_phases(tx: &mut PgConnection, units: &[(String, UnitPhase)]) -> sqlx::Result<()> {
     sqlx::query!(
         "update unit u set phase = n.phase, phase_at = clock_timestamp()
          from unnest($1::text[], $2::text[]) as n (unit_id, phase)
@@ -282,21 +306,22 @@ pub(super) struct SpecRow {
     pub(super) release_id: i64,
     pub(super) process: String,
     pub(super) version: i32,
-    pub(super) processes: Value,
+    pub(super) command: String,
     pub(super) yaml: Value,
     pub(super) memory_bytes: i64,
     pub(super) cpu_milli: i32,
 }
 
-/// What the spec of a unit is made of; `None` when the row is gone or the unit is to end.
+/// What the spec of a unit is made of; `None` when the row is gone, the unit is to end, or its version has no such process.
 pub(super) async fn find_spec(db: impl PgExecutor<'_>, unit: &str) -> sqlx::Result<Option<SpecRow>> {
     sqlx::query_as!(
         SpecRow,
         r#"select u.app_id as "app_id: AppId", a.name as app, a.number, u.release_id, u.process, u.version,
-                  v.processes, v.yaml, p.memory_bytes, p.cpu_milli
+                  c.command, v.yaml, l.memory_bytes as "memory_bytes!", l.cpu_milli as "cpu_milli!"
            from unit u join app a on a.app_id = u.app_id
            join version v on v.app_id = u.app_id and v.version = u.version
-           join plan p on p.name = a.plan
+           join version_process c on c.app_id = u.app_id and c.version = u.version and c.process = u.process
+           join process_limit l on l.app_id = u.app_id and l.version = u.version and l.process = u.process
            where u.unit_id = $1 and u.phase <> 'stopping'"#,
         unit
     )
@@ -320,7 +345,7 @@ pub(super) async fn find_yaml(
 }
 
 /// A user wants this very unit to end; `None` if the app has no such unit.
-pub(super) async fn kill(
+pub(super) async fn kill_unit(
     tx: &mut PgConnection,
     app: AppId,
     unit: &str,

@@ -1,4 +1,4 @@
-//! What both editions say alike: the log as a stream of JSON lists, one a chunk.
+//! Requests and views that both editions share; the log as a stream of JSON lists, one per chunk.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -9,20 +9,32 @@ use futures_util::{Stream, stream};
 use serde::Serialize;
 
 use crate::apps;
+use crate::caller_limits::{MAX_FOLLOWERS_PER_CALLER, caller_key};
 use crate::core::Core;
-use crate::http::kit::Input;
-use crate::kernel::call::{Actor, Call};
+use crate::kernel::error::Error;
+use crate::kernel::log_text::LogEntry;
 use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::Problem;
-use crate::units::logs::{self, Query, Stored};
+use crate::kernel::request_context::{Actor, RequestContext};
+use crate::units::logs::{self, LogQuery, PostLogRequest};
+use crate::units::scale::StartStopRequest;
+use crate::web::Params;
 
-/// Silence after which something is sent to keep the connection open.
+/// After this long without lines a newline is sent to keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Reads `process` and `version` of a start or stop request.
+pub(super) fn parse_start_stop_request(app: AppName, params: &Params) -> Result<StartStopRequest, Error> {
+    Ok(StartStopRequest {
+        app,
+        process: params.parse_field("process")?,
+        version: params.get_integer("version")?,
+    })
+}
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Line<'a> {
+struct LogLineView<'a> {
     date: String,
     message: &'a str,
     source: &'a str,
@@ -32,10 +44,10 @@ struct Line<'a> {
     unit: &'a str,
 }
 
-fn render(app: &AppName, lines: &[Stored]) -> Bytes {
-    let lines: Vec<Line<'_>> = lines
+fn render_lines(app: &AppName, lines: &[LogEntry]) -> Bytes {
+    let lines: Vec<LogLineView<'_>> = lines
         .iter()
-        .map(|line| Line {
+        .map(|line| LogLineView {
             date: line.at.to_rfc3339_opts(SecondsFormat::Millis, true),
             message: &line.message,
             source: &line.source,
@@ -50,61 +62,83 @@ fn render(app: &AppName, lines: &[Stored]) -> Bytes {
     text.into()
 }
 
-/// The log of an app as it is asked for: one list, or with `follow` list after list.
-pub(super) async fn log(
+/// Streams the log of an app: one list, or with `follow` list after list.
+pub(super) async fn stream_log(
     core: Core,
-    call: &Call,
-    app: &str,
-    input: &Input,
-) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, Problem> {
-    let app = apps::find_for(&core, call, &AppName::parse(app)?, Permission::APP_READ_LOG).await?;
-    let lines = input
-        .number("lines")
+    call: &RequestContext,
+    app: &AppName,
+    params: &Params,
+) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, Error> {
+    let app = apps::find_authorized_app(&core, call, app, Permission::APP_READ_LOG).await?;
+    let lines = params
+        .get_integer("lines")
         .ok()
         .flatten()
         .filter(|lines| *lines >= 0)
-        .ok_or_else(|| Problem::invalid(r#"Parameter "lines" is mandatory, and must be a whole number."#))?;
-    let most = i64::try_from(core.settings.apps.log_lines).unwrap_or(i64::MAX);
-    let query = Query {
-        lines: lines.min(most),
-        source: input.text("source")?,
-        unit: input.text("unit")?,
+        .ok_or_else(|| Error::invalid(r#"Parameter "lines" is mandatory and must be a whole number."#))?;
+    let follows = params.get_bool("follow")?;
+    let slot = match follows {
+        true => Some(core.caller_limits.log_followers.try_acquire(&caller_key(call)).ok_or_else(|| {
+            Error::too_many(format!(
+                "You already follow {MAX_FOLLOWERS_PER_CALLER} logs, the maximum: stop following one of them first."
+            ))
+        })?),
+        false => None,
     };
-    let follows = input.flag("follow")?;
-    let mut following = logs::follow(&core, app.id, query);
-    // A failure before the first byte is an ordinary refusal.
-    let first = following.next(&core).await?.unwrap_or_default();
-    let first = render(&app.name, &first);
-    let rest = follows.then_some((core, following, app.name));
+    let most = i64::try_from(core.settings.apps.log_lines).unwrap_or(i64::MAX);
+    let query = LogQuery {
+        lines: lines.min(most),
+        source: params.get_string("source")?,
+        unit: params.get_string("unit")?,
+    };
+    let mut follower = logs::follow_log(app.id, query);
+    // A failure before the first byte is an ordinary error response.
+    let first = follower.next(&core).await?.unwrap_or_default();
+    let first = render_lines(&app.name, &first);
+    // Dropping the stream frees the slot.
+    let rest = slot.map(|slot| (core, follower, app.name, slot));
     Ok(stream::unfold((Some(first), rest), async |(first, rest)| {
         if let Some(first) = first {
             return Some((Ok(first), (None, rest)));
         }
-        let (core, mut following, app) = rest?;
-        let chunk = match tokio::time::timeout(KEEP_ALIVE, following.next(&core)).await {
-            Ok(Ok(Some(lines))) => render(&app, &lines),
+        let (core, mut follower, app, slot) = rest?;
+        let chunk = match tokio::time::timeout(KEEP_ALIVE, follower.next(&core)).await {
+            Ok(Ok(Some(lines))) => render_lines(&app, &lines),
             Ok(Ok(None) | Err(_)) => return None,
             Err(_) => Bytes::from_static(b"\n"),
         };
-        Some((Ok(chunk), (None, Some((core, following, app)))))
+        Some((Ok(chunk), (None, Some((core, follower, app, slot)))))
     }))
 }
 
-/// Adds lines to the log of an app, for its own agents and for users who may.
+/// Adds lines to the log of an app, for its own token and for users with the permission.
 pub(super) async fn add_log(
     core: &Core,
-    call: &Call,
-    app: &str,
-    input: &Input,
+    call: &RequestContext,
+    name: &AppName,
+    params: &Params,
     messages: &[String],
-) -> Result<(), Problem> {
-    let name = AppName::parse(app)?;
-    let own = matches!(&call.actor, Actor::App { name: own, .. } if *own == name);
+) -> Result<(), Error> {
+    let own = matches!(&call.actor, Actor::App { name: own, .. } if own == name);
     let app = match own {
-        true => apps::find_for(core, &Call::internal(), &name, Permission::APP_UPDATE_LOG).await?,
-        false => apps::find_for(core, call, &name, Permission::APP_UPDATE_LOG).await?,
+        true => {
+            apps::find_authorized_app(
+                core,
+                &RequestContext::new_internal(),
+                name,
+                Permission::APP_UPDATE_LOG,
+            )
+            .await?
+        }
+        false => apps::find_authorized_app(core, call, name, Permission::APP_UPDATE_LOG).await?,
     };
-    let source = input.text("source")?.unwrap_or_else(|| "app".into());
-    let unit = input.text("unit")?.unwrap_or_default();
-    logs::append(core, app.id, &source, &unit, messages).await
+    let source = params.get_string("source")?.unwrap_or_else(|| "app".into());
+    let unit = params.get_string("unit")?.unwrap_or_default();
+    let request = PostLogRequest {
+        app_id: app.id,
+        source: &source,
+        unit: &unit,
+        messages,
+    };
+    logs::post_lines(core, &request).await
 }

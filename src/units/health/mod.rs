@@ -1,45 +1,52 @@
-//! Health: whether a unit can do its work. A unit is checked often until it is ready, and then as often
-//! as its `tsuru.yaml` says; without a check in it, a unit of the main process is ready once its port
-//! takes connections, any other once it has run for a second, and is checked no more: that it runs is
-//! the provisioner's to say.
+//! Health checks: whether a unit is ready. A unit is checked often until it is ready, and then at the
+//! interval of its `tsuru.yaml`. Without a check there, a unit of the main process is ready once its port
+//! accepts connections, a unit of any other process after one second of uptime; neither is checked again,
+//! since the provisioner reports whether it runs.
 //!
-//! Verdicts are about one *incarnation* of a unit; started anew, it has to prove itself anew.
+//! Checks of one app never wait for checks of another.
+//!
+//! A verdict is about one *incarnation* of a unit; after a restart the unit is checked from the start.
 
 mod probe;
+
+pub use probe::list_adjustments;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::Core;
+use crate::kernel::fair_slots::{FairSlots, SlotLimits};
 use crate::kernel::ids::AppId;
 use crate::provisioners::{UnitId, UnitReport};
-use crate::units::health::probe::{Check, Kind};
-use crate::units::model::Row;
+use crate::units::health::probe::{CheckKind, HealthCheck};
+use crate::units::model::Unit;
 
-/// Checks at once.
-const ROOM: usize = 64;
-/// Between checks of a new unit.
-const QUICK: Duration = Duration::from_millis(200);
-/// Between checks of a unit that has not become ready for long, or is not any more.
-const SLOW: Duration = Duration::from_secs(2);
-/// How long a new unit is checked quickly.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Maximum number of concurrent checks of one release. A check is little more than a socket, so there is no
+/// global limit that one app could exhaust: a unit has one check at a time, and each check has a timeout
+/// (`probe::MAX_CHECK_TIMEOUT`).
+const CHECKS_PER_RELEASE: usize = 16;
+/// Check interval of a new unit.
+const FAST_INTERVAL: Duration = Duration::from_millis(200);
+/// Check interval of a unit that is not ready after `FAST_PERIOD`, or no longer ready.
+const SLOW_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a new unit is checked at `FAST_INTERVAL`.
+const FAST_PERIOD: Duration = Duration::from_secs(90);
 
-/// One life of a unit.
+/// One run of a unit, between two restarts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Incarnation {
+pub(super) struct UnitIncarnation {
     pid: Option<i32>,
     restarts: i32,
     address: Option<SocketAddr>,
 }
 
-impl Incarnation {
-    pub(super) fn of_report(report: &UnitReport) -> Self {
+impl UnitIncarnation {
+    pub(super) fn from_report(report: &UnitReport) -> Self {
         Self {
             pid: report.pid.and_then(|p| p.try_into().ok()),
             restarts: i32::try_from(report.restarts).unwrap_or(i32::MAX),
@@ -47,78 +54,83 @@ impl Incarnation {
         }
     }
 
-    fn of_row(row: &Row) -> Self {
+    fn from_unit(row: &Unit) -> Self {
         Self {
-            pid: row.seen.pid,
-            restarts: row.seen.restarts,
-            address: row.seen.address,
+            pid: row.observed.pid,
+            restarts: row.observed.restarts,
+            address: row.observed.address,
         }
     }
 }
 
-/// What the checks say.
+/// The result of the checks of a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct HealthVerdict {
     pub(super) ready: bool,
-    /// Why it is not.
+    /// Why it is not ready.
     pub(super) reason: String,
-    /// To be replaced.
-    pub(super) condemned: bool,
+    /// The unit must be replaced.
+    pub(super) must_replace: bool,
 }
 
-struct Watched {
-    incarnation: Incarnation,
-    verdict: Option<Verdict>,
+struct WatchedUnit {
+    incarnation: UnitIncarnation,
+    verdict: Option<HealthVerdict>,
     _task: Option<AbortOnDropHandle<()>>,
 }
 
-/// See the module.
+/// The health checker of one host; see the module.
 #[derive(Clone)]
-pub(super) struct Health(Arc<Inner>);
+pub(super) struct HealthChecker(Arc<HealthCheckerInner>);
 
-struct Inner {
+struct HealthCheckerInner {
     core: Core,
-    nudge: Arc<Notify>,
-    units: Mutex<HashMap<UnitId, Watched>>,
+    wakeup: Arc<Notify>,
+    units: Mutex<HashMap<UnitId, WatchedUnit>>,
     changed: Mutex<HashSet<UnitId>>,
-    room: Semaphore,
-    checks: moka::future::Cache<(AppId, i32, String), Arc<Check>>,
+    /// By release: hanging checks of the current release do not delay the candidate.
+    slots: FairSlots<(AppId, i64)>,
+    checks: moka::future::Cache<(AppId, i32, String), Arc<HealthCheck>>,
     http: Option<reqwest::Client>,
 }
 
-impl Health {
-    pub(super) fn new(core: Core, nudge: Arc<Notify>) -> Self {
-        Self(Arc::new(Inner {
+impl HealthChecker {
+    pub(super) fn new(core: Core, wakeup: Arc<Notify>) -> Self {
+        Self(Arc::new(HealthCheckerInner {
             core,
-            nudge,
+            wakeup,
             units: Mutex::default(),
             changed: Mutex::default(),
-            room: Semaphore::new(ROOM),
+            slots: FairSlots::new(SlotLimits {
+                total: usize::MAX,
+                per_key: CHECKS_PER_RELEASE,
+                waiting_per_key: usize::MAX,
+            }),
             checks: moka::future::Cache::new(1000),
-            http: probe::client(),
+            http: probe::build_client(),
         }))
     }
 
-    fn units(&self) -> MutexGuard<'_, HashMap<UnitId, Watched>> {
+    fn lock_units(&self) -> MutexGuard<'_, HashMap<UnitId, WatchedUnit>> {
         self.0.units.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks after a unit from now on, or no more, as its row says.
-    pub(super) fn set(&self, row: Row) {
-        if row.seen.state != "started" || !row.phase.is_live() {
-            self.units().remove(&row.id);
+    /// Starts or stops the checks of a unit, as its row requires.
+    pub(super) fn watch_unit(&self, row: Unit) {
+        if row.observed.state != "started" || !row.phase.is_live() {
+            self.lock_units().remove(&row.id);
             return;
         }
-        let incarnation = Incarnation::of_row(&row);
-        let mut units = self.units();
+        let incarnation = UnitIncarnation::from_unit(&row);
+        let mut units = self.lock_units();
         if units.get(&row.id).is_some_and(|w| w.incarnation == incarnation) {
             return;
         }
-        let task = (!row.seen.ready || row.checked).then(|| {
-            let task = watch(Arc::downgrade(&self.0), row.clone(), incarnation.clone());
+        let task = (!row.observed.ready || row.has_check).then(|| {
+            let task = run_checks(Arc::downgrade(&self.0), row.clone(), incarnation.clone());
             AbortOnDropHandle::new(tokio::spawn(task))
         });
-        let watched = Watched {
+        let watched = WatchedUnit {
             incarnation,
             verdict: None,
             _task: task,
@@ -127,35 +139,35 @@ impl Health {
     }
 
     pub(super) fn drop_unit(&self, unit: &UnitId) {
-        self.units().remove(unit);
+        self.lock_units().remove(unit);
     }
 
     /// Forgets all units.
-    pub(super) fn forget(&self) {
-        self.units().clear();
+    pub(super) fn clear_units(&self) {
+        self.lock_units().clear();
     }
 
-    /// What the checks say of this life of the unit; `None` if nothing yet.
-    pub(super) fn verdict(&self, unit: &UnitId, incarnation: &Incarnation) -> Option<Verdict> {
-        let units = self.units();
+    /// Returns the verdict on this incarnation of the unit; `None` if there is none yet.
+    pub(super) fn find_verdict(&self, unit: &UnitId, incarnation: &UnitIncarnation) -> Option<HealthVerdict> {
+        let units = self.lock_units();
         let watched = units.get(unit).filter(|w| w.incarnation == *incarnation)?;
         watched.verdict.clone()
     }
 
-    /// True if there are new verdicts.
+    /// Returns true if there are new verdicts.
     pub(super) fn has_changed(&self) -> bool {
         let changed = self.0.changed.lock().unwrap_or_else(PoisonError::into_inner);
         !changed.is_empty()
     }
 
-    /// The units with new verdicts since this was last asked.
-    pub(super) fn changed(&self) -> HashSet<UnitId> {
+    /// Returns the units with new verdicts since the last call.
+    pub(super) fn take_changed(&self) -> HashSet<UnitId> {
         std::mem::take(&mut *self.0.changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Inner {
-    fn say(&self, unit: &UnitId, incarnation: &Incarnation, verdict: Verdict) {
+impl HealthCheckerInner {
+    fn record_verdict(&self, unit: &UnitId, incarnation: &UnitIncarnation, verdict: HealthVerdict) {
         {
             let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
             match units.get_mut(unit) {
@@ -170,81 +182,85 @@ impl Inner {
         }
         let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
         changed.insert(unit.clone());
-        self.nudge.notify_one();
+        self.wakeup.notify_one();
     }
 
-    async fn check(&self, row: &Row) -> Option<Arc<Check>> {
+    async fn find_check(&self, row: &Unit) -> Option<Arc<HealthCheck>> {
         let key = (row.app_id, row.version, row.process.clone());
         if let Some(check) = self.checks.get(&key).await {
             return Some(check);
         }
-        match probe::check_of(&self.core.db, row).await {
+        match probe::load_check(&self.core.db, row).await {
             Ok(check) => {
                 let check = Arc::new(check);
                 self.checks.insert(key, Arc::clone(&check)).await;
                 Some(check)
             }
-            Err(problem) => {
-                tracing::warn!(unit = %row.id, problem = %problem.chain(), "its check cannot be read");
+            Err(error) => {
+                tracing::warn!(unit = %row.id, error = %error.report(), "cannot read the health check of a unit");
                 None
             }
         }
     }
 
-    /// One check; the text of a failure is for people.
-    async fn ask(&self, check: &Check, row: &Row, began: Instant) -> Result<(), String> {
-        let _permit = self.room.acquire().await;
-        let asked = probe::ask(&self.core, self.http.as_ref(), check, row, began);
+    /// Runs one check. Errors: a message for users.
+    async fn run_check(&self, check: &HealthCheck, row: &Unit, began: Instant) -> Result<(), String> {
+        let _slot = match check.kind {
+            // No connection is made.
+            CheckKind::Uptime { .. } => None,
+            _ => self.slots.acquire(&(row.app_id, row.release)).await.ok(),
+        };
+        let asked = probe::run_check(&self.core, self.http.as_ref(), check, row, began);
         match tokio::time::timeout(check.timeout, asked).await {
             Ok(result) => result,
             Err(_) => Err(format!(
-                "its health check took longer than {} s",
+                "its health check timed out after {} s",
                 check.timeout.as_secs()
             )),
         }
     }
 }
 
-/// Looks after one life of one unit.
-async fn watch(inner: std::sync::Weak<Inner>, row: Row, incarnation: Incarnation) {
+/// Runs the checks of one incarnation of one unit.
+async fn run_checks(inner: std::sync::Weak<HealthCheckerInner>, row: Unit, incarnation: UnitIncarnation) {
     let began = Instant::now();
-    let mut ready = row.seen.ready;
+    let mut ready = row.observed.ready;
     let mut failures = 0;
-    let mut rest = if ready { SLOW } else { Duration::ZERO };
+    let mut delay = if ready { SLOW_INTERVAL } else { Duration::ZERO };
     loop {
-        tokio::time::sleep(rest).await;
+        tokio::time::sleep(delay).await;
         let Some(inner) = inner.upgrade() else { return };
-        let Some(check) = inner.check(&row).await else {
-            rest = SLOW;
+        let Some(check) = inner.find_check(&row).await else {
+            delay = SLOW_INTERVAL;
             continue;
         };
-        let asked = inner.ask(&check, &row, began).await;
+        let asked = inner.run_check(&check, &row, began).await;
         let verdict = match asked {
             Ok(()) => {
                 (ready, failures) = (true, 0);
-                Verdict {
+                HealthVerdict {
                     ready,
                     reason: String::new(),
-                    condemned: false,
+                    must_replace: false,
                 }
             }
             Err(reason) => {
                 failures += 1;
                 let was = ready;
                 ready = ready && failures < check.allowed_failures.max(1);
-                Verdict {
+                HealthVerdict {
                     ready,
                     reason: if ready { String::new() } else { reason },
-                    condemned: was && !ready && check.force_restart,
+                    must_replace: was && !ready && check.force_restart,
                 }
             }
         };
-        inner.say(&row.id, &incarnation, verdict);
-        rest = match (ready, &check.kind) {
-            (true, Kind::Runs { .. } | Kind::Listens { .. }) => return,
+        inner.record_verdict(&row.id, &incarnation, verdict);
+        delay = match (ready, &check.kind) {
+            (true, CheckKind::Uptime { .. } | CheckKind::TcpConnect { .. }) => return,
             (true, _) => check.interval,
-            (false, _) if began.elapsed() < PATIENCE && !row.seen.ready => QUICK,
-            (false, _) => SLOW,
+            (false, _) if began.elapsed() < FAST_PERIOD && !row.observed.ready => FAST_INTERVAL,
+            (false, _) => SLOW_INTERVAL,
         };
     }
 }

@@ -3,13 +3,14 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::db::listen::Channel;
+use crate::db::notices::NoticeChannel;
 use crate::kernel::ids::AppId;
-use crate::units::logs::NewLine;
-use crate::units::logs::read::{Query, Stored};
+use crate::kernel::log_text::LogEntry;
+use crate::units::logs::NewLogLine;
+use crate::units::logs::read::LogQuery;
 
 /// Lets one transaction after the other write to the logs of these apps.
-pub(super) async fn lock(tx: &mut PgConnection, apps: &[AppId]) -> sqlx::Result<()> {
+pub(super) async fn lock_logs(tx: &mut PgConnection, apps: &[AppId]) -> sqlx::Result<()> {
     sqlx::query!(
         r#"select pg_advisory_xact_lock(n.key) as "locked: ()"
            from (select distinct hashtextextended('tancho.log.' || app::text, 0) as key
@@ -21,8 +22,19 @@ pub(super) async fn lock(tx: &mut PgConnection, apps: &[AppId]) -> sqlx::Result<
     .map(drop)
 }
 
+/// Does the same for those of the apps to whose logs nobody else writes now, without waiting. Answers them.
+pub(super) async fn try_lock(tx: &mut PgConnection, apps: &[AppId]) -> sqlx::Result<Vec<AppId>> {
+    sqlx::query_scalar!(
+        r#"select n.app as "app!: AppId" from (select distinct app from unnest($1::uuid[]) app) n
+           where pg_try_advisory_xact_lock(hashtextextended('tancho.log.' || n.app::text, 0))"#,
+        apps as &[AppId]
+    )
+    .fetch_all(tx)
+    .await
+}
+
 /// Adds lines; those of an app that has gone are left out. Answers the number of the last one.
-pub(super) async fn insert(tx: &mut PgConnection, lines: &[NewLine]) -> sqlx::Result<Option<i64>> {
+pub(super) async fn insert_lines(tx: &mut PgConnection, lines: &[NewLogLine]) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar!(
         r#"with added as (
                insert into log_line (app_id, at, source, unit, message)
@@ -44,10 +56,10 @@ pub(super) async fn insert(tx: &mut PgConnection, lines: &[NewLine]) -> sqlx::Re
 }
 
 /// Says that apps have new lines.
-pub(super) async fn notify(tx: &mut PgConnection, apps: &[AppId]) -> sqlx::Result<()> {
+pub(super) async fn notify_new_lines(tx: &mut PgConnection, apps: &[AppId]) -> sqlx::Result<()> {
     sqlx::query!(
         r#"select pg_notify($1, app::text) as "told: ()" from unnest($2::uuid[]) app"#,
-        Channel::Log.as_str(),
+        NoticeChannel::Log.as_str(),
         apps as &[AppId]
     )
     .fetch_all(tx)
@@ -71,14 +83,14 @@ pub(super) async fn list_positions(
 
 /// A unit whose log was read from one place to another.
 #[derive(Clone, Debug)]
-pub(super) struct Advance {
+pub(super) struct LogAdvance {
     pub(super) unit: String,
     pub(super) from: i64,
     pub(super) to: i64,
 }
 
 /// Moves positions on; false if one of them is not what it was, and nothing may be committed then.
-pub(super) async fn advance(tx: &mut PgConnection, all: &[Advance]) -> sqlx::Result<bool> {
+pub(super) async fn advance_positions(tx: &mut PgConnection, all: &[LogAdvance]) -> sqlx::Result<bool> {
     let moved = sqlx::query_scalar!(
         r#"with n as (
                select * from unnest($1::text[], $2::bigint[], $3::bigint[]) as n (unit_id, was, position)
@@ -102,7 +114,7 @@ pub(super) async fn advance(tx: &mut PgConnection, all: &[Advance]) -> sqlx::Res
 }
 
 /// Keeps the newest lines of an app.
-pub(super) async fn trim(db: impl PgExecutor<'_>, app: AppId, keep: usize) -> sqlx::Result<()> {
+pub(super) async fn trim_log(db: impl PgExecutor<'_>, app: AppId, keep: usize) -> sqlx::Result<()> {
     sqlx::query!(
         "delete from log_line where app_id = $1
            and seq <= (select seq from log_line where app_id = $1 order by seq desc offset $2 limit 1)",
@@ -115,13 +127,13 @@ pub(super) async fn trim(db: impl PgExecutor<'_>, app: AppId, keep: usize) -> sq
 }
 
 /// The newest lines that fit the query, the oldest first.
-pub(super) async fn list_last(
+pub(super) async fn list_newest(
     db: impl PgExecutor<'_>,
     app: AppId,
-    query: &Query,
-) -> sqlx::Result<Vec<Stored>> {
+    query: &LogQuery,
+) -> sqlx::Result<Vec<LogEntry>> {
     let mut lines = sqlx::query_as!(
-        Stored,
+        LogEntry,
         r#"select seq, at, source, unit, message from log_line
            where app_id = $1 and ($2::text is null or source = $2) and ($3::text is null or unit = $3)
            order by seq desc limit $4"#,
@@ -140,11 +152,11 @@ pub(super) async fn list_last(
 pub(super) async fn list_after(
     db: impl PgExecutor<'_>,
     app: AppId,
-    query: &Query,
+    query: &LogQuery,
     after: i64,
-) -> sqlx::Result<Vec<Stored>> {
+) -> sqlx::Result<Vec<LogEntry>> {
     sqlx::query_as!(
-        Stored,
+        LogEntry,
         r#"select seq, at, source, unit, message from log_line
            where app_id = $1 and ($2::text is null or source = $2) and ($3::text is null or unit = $3)
              and seq > $4
@@ -159,10 +171,21 @@ pub(super) async fn list_after(
 }
 
 /// The number of the newest line of an app; `None` if it has none.
-pub(super) async fn last(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<i64>> {
+pub(super) async fn newest_seq(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar!("select max(seq) from log_line where app_id = $1", app.0)
         .fetch_one(db)
         .await
+}
+
+/// True if the app has this unit.
+pub(super) async fn has_unit(db: impl PgExecutor<'_>, app: AppId, unit: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from unit where app_id = $1 and unit_id = $2) as "exists!""#,
+        app.0,
+        unit,
+    )
+    .fetch_one(db)
+    .await
 }
 
 /// True while the app exists.

@@ -1,133 +1,133 @@
-//! The planner: from what should run of one app and what does, to a few steps. Pure, so that its
-//! promises can be tested on worlds that would take years to happen.
+//! The planner: computes the next steps for one app from its desired and its observed units. It is pure, so
+//! that property tests can check its promises over long histories.
 //!
-//! The steps of one plan are taken together. If nothing changes from outside and units become ready,
-//! plans become empty after a few rounds.
+//! The steps of one plan are applied together. If nothing changes from outside and units become ready, plans
+//! become empty after a few rounds.
 
 use std::time::Duration;
 
 use crate::provisioners::UnitId;
-use crate::units::model::{Desired, Phase, Wanted};
+use crate::units::model::{DesiredApp, DesiredRelease, UnitPhase};
 
-/// A unit as found: its row, and what the provisioner and its health check say of it.
+/// A unit as observed: its row, the provisioner's report and the health check's verdict.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ObservedUnit {
     pub id: UnitId,
     pub release: i64,
     pub process: String,
-    pub phase: Phase,
-    /// It runs on this host, so it is ours to change.
-    pub here: bool,
-    /// The provisioner has it; if it is to live, it has not been stopped for good.
-    pub known: bool,
-    /// Something is being done about it right now, or rests after a failure.
-    pub busy: bool,
-    /// It can do its work.
+    pub phase: UnitPhase,
+    /// It runs on this host, so this host may change it.
+    pub is_local: bool,
+    /// The provisioner has it. A unit that should live counts only if it has not been stopped.
+    pub is_provisioned: bool,
+    /// An operation on it is running, or is in backoff after a failure.
+    pub is_busy: bool,
+    /// Its health check passes.
     pub ready: bool,
-    /// It is of the process that requests go to.
-    pub routed: bool,
-    /// Its health check has failed for so long that it is to be replaced.
-    pub condemned: bool,
-    /// How long it has been in its phase.
+    /// It belongs to the process that gets the requests.
+    pub is_web: bool,
+    /// Its health check has failed so often that it must be replaced.
+    pub must_replace: bool,
+    /// Time since it entered its phase.
     pub phase_age: Duration,
 }
 
-/// What to do next.
+/// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Write a new row and start its unit.
+pub enum PlanStep {
+    /// Insert a row and start its unit.
     Start { process: String, release: i64 },
-    /// Start the unit of a row again: the provisioner does not have it.
+    /// Start the unit of an existing row again: the provisioner does not have it.
     Ensure(UnitId),
     /// Starting → serving.
     Serve(UnitId),
     /// Serving → draining.
     Drain(UnitId),
-    /// To stopping, if it is not there already, and ask the provisioner to end it.
+    /// Any phase → stopping; the provisioner is asked to remove the unit.
     Stop(UnitId),
-    /// It is gone: delete the row.
-    Forget(UnitId),
+    /// The unit is gone: delete its row.
+    Delete(UnitId),
 }
 
-/// Plans one round for one app. `units` are all units of the app on all hosts, the oldest first; units
-/// drain for `drain` before they are stopped.
-pub fn plan(desired: &Desired, units: &[Seen], drain: Duration) -> Vec<Step> {
-    let mut plan = Plan {
+/// Plans one round for one app. `units` are all units of the app on all hosts, the oldest first. Units drain
+/// for `drain` before they are stopped.
+pub fn plan_steps(desired: &DesiredApp, units: &[ObservedUnit], drain: Duration) -> Vec<PlanStep> {
+    let mut plan = UnitPlan {
         units,
         leaving: vec![false; units.len()],
         steps: Vec::new(),
     };
-    plan.end(drain);
-    plan.condemn();
+    plan.advance_ending(drain);
+    plan.replace_unhealthy();
     let current = desired.current.as_ref();
-    // What is current is tried no more, whatever the row says.
+    // A release that is current is no candidate any more, whatever the row says.
     let candidate = desired
         .candidate
         .as_ref()
         .filter(|c| current.is_none_or(|cur| cur.release != c.release));
     for wanted in candidate.into_iter().chain(current) {
-        plan.fit(wanted);
+        plan.scale_release(wanted);
     }
-    plan.serve(current);
-    plan.retire(current, candidate);
-    plan.revive();
+    plan.serve_ready(current);
+    plan.retire_old(current, candidate);
+    plan.restart_missing();
     plan.steps
 }
 
-struct Plan<'a> {
-    units: &'a [Seen],
-    /// By index: does not count among the live any more.
+struct UnitPlan<'a> {
+    units: &'a [ObservedUnit],
+    /// By index: units that this plan removes; they no longer count as live.
     leaving: Vec<bool>,
-    steps: Vec<Step>,
+    steps: Vec<PlanStep>,
 }
 
-impl Plan<'_> {
-    fn push(&mut self, at: usize, step: fn(UnitId) -> Step) {
-        if self.units[at].here {
+impl UnitPlan<'_> {
+    fn push_step(&mut self, at: usize, step: fn(UnitId) -> PlanStep) {
+        if self.units[at].is_local {
             self.steps.push(step(self.units[at].id.clone()));
         }
     }
 
-    /// Takes a live unit away: through draining if requests may be under way.
-    fn leave(&mut self, at: usize) {
+    /// Removes a live unit: drains it first if it may have open requests.
+    fn remove_unit(&mut self, at: usize) {
         let unit = &self.units[at];
         self.leaving[at] = true;
         match unit.phase {
-            Phase::Serving if unit.routed => self.push(at, Step::Drain),
-            _ => self.push(at, Step::Stop),
+            UnitPhase::Serving if unit.is_web => self.push_step(at, PlanStep::Drain),
+            _ => self.push_step(at, PlanStep::Stop),
         }
     }
 
-    fn live(&self) -> impl Iterator<Item = (usize, &Seen)> {
-        let live = |(at, unit): &(usize, &Seen)| unit.phase.is_live() && !self.leaving[*at];
+    fn live_units(&self) -> impl Iterator<Item = (usize, &ObservedUnit)> {
+        let live = |(at, unit): &(usize, &ObservedUnit)| unit.phase.is_live() && !self.leaving[*at];
         self.units.iter().enumerate().filter(move |pair| live(pair))
     }
 
-    /// Draining → stopping → gone.
-    fn end(&mut self, drain: Duration) {
+    /// Advances ending units: draining → stopping → deleted.
+    fn advance_ending(&mut self, drain: Duration) {
         for (at, unit) in self.units.iter().enumerate() {
             match unit.phase {
-                Phase::Draining if unit.phase_age >= drain || !unit.routed || !unit.known => {
-                    self.push(at, Step::Stop);
+                UnitPhase::Draining if unit.phase_age >= drain || !unit.is_web || !unit.is_provisioned => {
+                    self.push_step(at, PlanStep::Stop);
                 }
-                Phase::Stopping if unit.busy => {}
-                Phase::Stopping if unit.known => self.push(at, Step::Stop),
-                Phase::Stopping => self.push(at, Step::Forget),
+                UnitPhase::Stopping if unit.is_busy => {}
+                UnitPhase::Stopping if unit.is_provisioned => self.push_step(at, PlanStep::Stop),
+                UnitPhase::Stopping => self.push_step(at, PlanStep::Delete),
                 _ => {}
             }
         }
     }
 
-    fn condemn(&mut self) {
+    fn replace_unhealthy(&mut self) {
         for (at, unit) in self.units.iter().enumerate() {
-            if unit.condemned && unit.phase == Phase::Serving {
-                self.leave(at);
+            if unit.must_replace && unit.phase == UnitPhase::Serving {
+                self.remove_unit(at);
             }
         }
     }
 
-    /// As many units of each process as wanted: surplus ones leave, missing ones are started.
-    fn fit(&mut self, wanted: &Wanted) {
+    /// Scales each process to its desired count: removes surplus units, starts missing ones.
+    fn scale_release(&mut self, wanted: &DesiredRelease) {
         let mut processes: Vec<&str> = wanted.units.keys().map(String::as_str).collect();
         for unit in self.units.iter().filter(|u| u.release == wanted.release) {
             if !processes.contains(&unit.process.as_str()) {
@@ -136,17 +136,17 @@ impl Plan<'_> {
         }
         for process in processes {
             let live: Vec<usize> = self
-                .live()
+                .live_units()
                 .filter(|(_, u)| u.release == wanted.release && u.process == process)
                 .map(|(at, _)| at)
                 .collect();
-            let want = wanted.of(process);
-            for at in surplus(self.units, &live, want) {
-                self.leave(at);
+            let want = wanted.desired_count(process);
+            for at in pick_surplus(self.units, &live, want) {
+                self.remove_unit(at);
             }
-            if wanted.here {
+            if wanted.is_local {
                 for _ in live.len()..want {
-                    self.steps.push(Step::Start {
+                    self.steps.push(PlanStep::Start {
                         process: process.to_owned(),
                         release: wanted.release,
                     });
@@ -155,68 +155,74 @@ impl Plan<'_> {
         }
     }
 
-    fn serve(&mut self, current: Option<&Wanted>) {
+    fn serve_ready(&mut self, current: Option<&DesiredRelease>) {
         let Some(current) = current else { return };
         let ready: Vec<usize> = self
-            .live()
-            .filter(|(_, u)| u.phase == Phase::Starting && u.ready && u.release == current.release)
+            .live_units()
+            .filter(|(_, u)| u.phase == UnitPhase::Starting && u.ready && u.release == current.release)
             .map(|(at, _)| at)
             .collect();
         for at in ready {
-            self.push(at, Step::Serve);
+            self.push_step(at, PlanStep::Serve);
         }
     }
 
-    /// Units of other releases go: at once if they serve nobody, else when the current ones can.
-    fn retire(&mut self, current: Option<&Wanted>, candidate: Option<&Wanted>) {
-        let is = |wanted: Option<&Wanted>, unit: &Seen| wanted.is_some_and(|w| w.release == unit.release);
+    /// Removes units of other releases: at once if they do not serve, otherwise once the current release
+    /// covers their work.
+    fn retire_old(&mut self, current: Option<&DesiredRelease>, candidate: Option<&DesiredRelease>) {
+        let is = |wanted: Option<&DesiredRelease>, unit: &ObservedUnit| {
+            wanted.is_some_and(|w| w.release == unit.release)
+        };
         let old: Vec<usize> = self
-            .live()
+            .live_units()
             .filter(|(_, u)| !is(current, u))
-            .filter(|(_, u)| !is(candidate, u) || u.phase != Phase::Starting)
+            .filter(|(_, u)| !is(candidate, u) || u.phase != UnitPhase::Starting)
             .map(|(at, _)| at)
             .collect();
         for at in old {
             let unit = &self.units[at];
-            let needed = unit.phase == Phase::Serving
+            let needed = unit.phase == UnitPhase::Serving
                 && unit.ready
-                && current.is_some_and(|current| !self.covered(current, &unit.process));
+                && current.is_some_and(|current| !self.is_covered(current, &unit.process));
             if !needed {
-                self.leave(at);
+                self.remove_unit(at);
             }
         }
     }
 
-    /// True if the current release does by itself what an old unit of the process does.
-    fn covered(&self, current: &Wanted, process: &str) -> bool {
+    /// Returns true if the current release does the work of an old unit of the process by itself.
+    fn is_covered(&self, current: &DesiredRelease, process: &str) -> bool {
         let full = |process: &str| {
-            let serving = |u: &&Seen| {
-                u.release == current.release && u.process == process && u.phase == Phase::Serving && u.ready
+            let serving = |u: &&ObservedUnit| {
+                u.release == current.release
+                    && u.process == process
+                    && u.phase == UnitPhase::Serving
+                    && u.ready
             };
-            self.live().map(|(_, u)| u).filter(serving).count() >= current.of(process)
+            self.live_units().map(|(_, u)| u).filter(serving).count() >= current.desired_count(process)
         };
-        match current.of(process) {
-            // The process has another name now, or is not wanted: the release as a whole must stand.
+        match current.desired_count(process) {
+            // The process was renamed or is not desired: all processes of the release must be complete.
             0 => current.units.keys().all(|process| full(process)),
             _ => full(process),
         }
     }
 
-    /// Units that should be there and are not.
-    fn revive(&mut self) {
+    /// Starts live units again that the provisioner does not have.
+    fn restart_missing(&mut self) {
         let lost: Vec<usize> = self
-            .live()
-            .filter(|(_, u)| !u.known && !u.busy)
+            .live_units()
+            .filter(|(_, u)| !u.is_provisioned && !u.is_busy)
             .map(|(at, _)| at)
             .collect();
         for at in lost {
-            self.push(at, Step::Ensure);
+            self.push_step(at, PlanStep::Ensure);
         }
     }
 }
 
-/// Which of the live units are too many: the youngest that are not ready first, then the youngest.
-fn surplus(units: &[Seen], live: &[usize], want: usize) -> Vec<usize> {
+/// Returns the surplus units: units that are not ready before ready ones, the youngest first.
+fn pick_surplus(units: &[ObservedUnit], live: &[usize], want: usize) -> Vec<usize> {
     let too_many = live.len().saturating_sub(want);
     let mut order: Vec<usize> = live.to_vec();
     order.sort_by_key(|at| (units[*at].ready, std::cmp::Reverse(*at)));

@@ -1,11 +1,14 @@
-//! The reconciler: looks at what should run and what does, plans, and takes the steps.
+//! The reconciler: reads the desired and the observed state, plans, and applies the steps.
 //!
-//! It keeps what it last read of this host's rows only to notice what has changed; every decision is made
-//! on rows read in the same round. All its writes go through the one connection that holds the host's
-//! lock, so whoever has lost the lock can write nothing.
+//! Its copy of this host's rows serves only to detect changes; every decision is based on rows read in the
+//! same round. All its writes use the one connection that holds the host's lock, so a process that has lost
+//! the lock cannot write.
+//!
+//! An app that cannot be read, planned or written never fails the round: its error is logged once, and the
+//! app is retried with every full scan.
 
 mod apply;
-mod look;
+mod observe;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,118 +19,120 @@ use sqlx::PgConnection;
 use tokio::sync::Notify;
 
 use crate::core::Core;
-use crate::db::listen::Channel;
+use crate::db::notices::NoticeChannel;
+use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::kernel::problem::Problem;
 use crate::provisioners::{Provisioner, UnitId, UnitReport};
-use crate::sagas::{Reconciler, Report};
-use crate::units::health::Health;
-use crate::units::logs::{self, Taker};
-use crate::units::model::Row;
+use crate::sagas::{ReconcileReport, Reconciler};
+use crate::units::health::HealthChecker;
+use crate::units::logs::{self, LogCollector};
+use crate::units::model::Unit;
 use crate::units::store;
-use crate::units::work::Works;
+use crate::units::tasks::UnitTasks;
 
-/// How often the host's row is renewed.
-const RENEW: Duration = Duration::from_secs(5);
-/// How often provisioners are asked though they tell of no change.
-const LOOK: Duration = Duration::from_secs(5);
-/// For one round; it waits for nothing but the database and what is above.
-const LONGEST: Duration = Duration::from_secs(60);
-/// How often everything is looked at.
-const FULL: Duration = Duration::from_secs(15);
-/// A look at everything that takes longer than this is followed by a rest.
-const CHEAP: Duration = Duration::from_millis(20);
-/// The longest such rest: a look that took long because the database was away is not dear.
-const REST: Duration = Duration::from_secs(10);
+/// Interval of renewing the host's row.
+const RENEW_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval of querying provisioners that report no change.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time limit of one round. A round waits only for the database and for calls with their own time limits.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(60);
+/// Interval of full scans.
+const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(15);
+/// A full scan that takes longer than this is followed by a pause.
+const CHEAP_SCAN: Duration = Duration::from_millis(20);
+/// Maximum pause: a scan that was slow because the database was unavailable is not expensive.
+const MAX_SCAN_PAUSE: Duration = Duration::from_secs(10);
 
-/// How patient a reconciler is.
+/// Time settings of a reconciler.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// A unit without a row is removed when it has been seen for this long.
-    pub stray: Duration,
+pub struct ReconcileTiming {
+    /// A unit without a row is removed after it has been observed for this long.
+    pub unmanaged_after: Duration,
 }
 
-impl Default for Pace {
+impl Default for ReconcileTiming {
     fn default() -> Self {
         Self {
-            stray: Duration::from_secs(30),
+            unmanaged_after: Duration::from_secs(30),
         }
     }
 }
 
-/// See the module. One for a process; any number of processes on a host.
-pub struct Units {
+/// The reconciler of a process; see the module. A host may have any number of processes.
+pub struct UnitReconciler {
     core: Core,
-    pace: Pace,
-    works: Works,
-    health: Health,
-    logs: Arc<Taker>,
-    nudge: Arc<Notify>,
-    hints: Mutex<Hints>,
-    state: tokio::sync::Mutex<State>,
+    timing: ReconcileTiming,
+    tasks: UnitTasks,
+    health: HealthChecker,
+    logs: Arc<LogCollector>,
+    wakeup: Arc<Notify>,
+    changed: Mutex<ChangedApps>,
+    state: tokio::sync::Mutex<ReconcilerState>,
 }
 
-/// Apps that somebody says have changed.
+/// Apps with a notice of a change.
 #[derive(Default)]
-struct Hints {
+struct ChangedApps {
     all: bool,
     apps: HashSet<AppId>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Holds the lock of the host.
+struct ReconcilerState {
+    /// The connection that holds the lock of the host.
     lock: Option<PgConnection>,
     renewed: Option<Instant>,
-    /// When everything was looked at, and how long that took.
-    full: Option<(Instant, Duration)>,
+    /// When the last full scan was, and how long it took.
+    last_full_scan: Option<(Instant, Duration)>,
     /// This host's rows as last read.
-    rows: HashMap<UnitId, Row>,
-    /// What the provisioners' counters of changes were, and when.
-    marks: Option<(Instant, Vec<u64>)>,
+    rows: HashMap<UnitId, Unit>,
+    /// The change counters of the provisioners when last read.
+    change_counters: Option<(Instant, Vec<u64>)>,
     unsettled: HashSet<AppId>,
-    strays: HashMap<UnitId, Instant>,
-    /// Draining units that a router still sent requests to when last looked.
-    late: HashMap<UnitId, Instant>,
+    /// Apps that could not be reconciled, with the error: logged once.
+    failed_apps: HashMap<AppId, String>,
+    unmanaged: HashMap<UnitId, Instant>,
+    /// Draining units that a router still had in its routes when last checked.
+    still_routed: HashMap<UnitId, Instant>,
 }
 
-/// What a provisioner has to say of a unit.
-pub(super) struct Found {
+/// A unit as reported by a provisioner.
+pub(super) struct FoundUnit {
     pub(super) provisioner: Arc<dyn Provisioner>,
     pub(super) report: UnitReport,
 }
 
-type Observed = HashMap<UnitId, Found>;
+type FoundUnits = HashMap<UnitId, FoundUnit>;
 
-impl Units {
-    /// A reconciler for this host.
-    pub fn new(core: &Core, pace: Pace) -> Arc<Self> {
-        let nudge = Arc::new(Notify::new());
-        let logs = Arc::new(Taker::new(core.clone()));
+impl UnitReconciler {
+    /// Creates the reconciler of this host.
+    pub fn new(core: &Core, timing: ReconcileTiming) -> Arc<Self> {
+        let wakeup = Arc::new(Notify::new());
+        let logs = Arc::new(LogCollector::new(core.clone()));
         Arc::new(Self {
             core: core.clone(),
-            pace,
-            works: Works::new(core.clone(), Arc::clone(&logs), Arc::clone(&nudge)),
-            health: Health::new(core.clone(), Arc::clone(&nudge)),
+            timing,
+            tasks: UnitTasks::new(core.clone(), Arc::clone(&logs), Arc::clone(&wakeup)),
+            health: HealthChecker::new(core.clone(), Arc::clone(&wakeup)),
             logs,
-            nudge,
-            hints: Mutex::default(),
+            wakeup,
+            changed: Mutex::default(),
             state: tokio::sync::Mutex::default(),
         })
     }
 
-    /// Runs until the core stops: a round whenever somebody nudges, and every period.
+    /// Runs until the core stops: a round on every wakeup, and every period.
     pub async fn run(self: Arc<Self>) {
         let stop = self.core.stop.clone();
-        self.core.tasks.spawn(logs::take(Arc::clone(&self.logs)));
+        self.core.tasks.spawn(logs::run_collector(Arc::clone(&self.logs)));
         for provisioner in self.core.provisioners.values() {
-            let mut changes = provisioner.changes();
-            let (nudge, stop) = (Arc::clone(&self.nudge), stop.clone());
+            let mut changes = provisioner.subscribe_changes();
+            let (wakeup, stop) = (Arc::clone(&self.wakeup), stop.clone());
             self.core.tasks.spawn(async move {
                 loop {
                     tokio::select! {
                         changed = changes.changed() => match changed {
-                            Ok(()) => nudge.notify_one(),
+                            Ok(()) => wakeup.notify_one(),
                             Err(_) => return,
                         },
                         () = stop.cancelled() => return,
@@ -137,20 +142,20 @@ impl Units {
         }
         let mut notices = self.core.notices.subscribe();
         loop {
-            if let Err(problem) = self.step().await {
-                tracing::warn!(problem = %problem.chain(), "a round of the units failed");
+            if let Err(error) = self.run_round().await {
+                tracing::warn!(error = %error.report(), "a reconcile round failed");
             }
-            let rest = tokio::time::sleep(self.period());
-            tokio::pin!(rest);
+            let pause = tokio::time::sleep(self.period());
+            tokio::pin!(pause);
             loop {
                 tokio::select! {
-                    told = notices.next() => match told {
-                        Some((Channel::Units, app)) => self.hint(&app),
+                    notice = notices.next_notice() => match notice {
+                        Some((NoticeChannel::Units, app)) => self.mark_changed(&app),
                         Some(_) => continue,
-                        None => self.hint(""),
+                        None => self.mark_changed(""),
                     },
-                    () = self.nudge.notified() => {}
-                    () = &mut rest => {}
+                    () = self.wakeup.notified() => {}
+                    () = &mut pause => {}
                     () = stop.cancelled() => return,
                 }
                 break;
@@ -158,77 +163,78 @@ impl Units {
         }
     }
 
-    fn hint(&self, app: &str) {
-        let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+    fn mark_changed(&self, app: &str) {
+        let mut hints = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
         match app.parse() {
             Ok(app) => drop(hints.apps.insert(app)),
             Err(_) => hints.all = true,
         }
     }
 
-    /// One round over what may have changed.
-    async fn step(&self) -> Result<Report, Problem> {
+    /// Runs a round over the apps that may have changed.
+    async fn run_round(&self) -> Result<ReconcileReport, Error> {
         let mut state = self.state.lock().await;
-        let went = tokio::time::timeout(LONGEST, self.go(&mut state)).await;
-        let result =
-            went.unwrap_or_else(|_| Err(Problem::unavailable("A round of the units took too long.")));
+        let outcome = tokio::time::timeout(ROUND_TIMEOUT, self.reconcile_changed(&mut state)).await;
+        let result = outcome.unwrap_or_else(|_| Err(Error::unavailable("The reconcile round timed out.")));
         if result.is_err() {
-            // Whatever was lost, look at everything again; and let another process try.
+            // Start over with a full scan, and let another process take the lock.
             state.lock = None;
         }
         result
     }
 
-    async fn go(&self, state: &mut State) -> Result<Report, Problem> {
-        if !self.hold(state).await? {
-            return Ok(Report::default());
+    async fn reconcile_changed(&self, state: &mut ReconcilerState) -> Result<ReconcileReport, Error> {
+        if !self.hold_host_lock(state).await? {
+            return Ok(ReconcileReport::default());
         }
-        let marks = self.marks();
-        if self.is_quiet(state, &marks) {
-            return Ok(Report::default());
+        let counters = self.change_counters();
+        if self.is_quiet(state, &counters) {
+            return Ok(ReconcileReport::default());
         }
-        state.marks = Some((Instant::now(), marks));
-        // Read first: what ends meanwhile counts as under way, so nothing is judged by an older report.
-        let busy = self.works.busy();
-        let observed = self.observe().await?;
-        let mut apps = self.due(state, &observed).await?;
-        self.strays(state, &observed).await?;
+        state.change_counters = Some((Instant::now(), counters));
+        // Read first: an operation that ends meanwhile counts as running, so no unit is judged by an older
+        // report.
+        let busy = self.tasks.busy_units();
+        let observed = self.observe_units().await?;
+        let mut apps = self.find_due_apps(state, &observed).await?;
+        self.remove_unmanaged(state, &observed).await?;
         apps.extend(state.unsettled.iter());
         if apps.is_empty() {
-            return Ok(Report::default());
+            return Ok(ReconcileReport::default());
         }
         let apps: Vec<AppId> = apps.into_iter().collect();
-        let mut report = Report::default();
-        // In pieces, so that no transaction grows without bound.
+        let mut report = ReconcileReport::default();
+        // In chunks, so that transactions stay small.
         for apps in apps.chunks(500) {
-            self.reconcile(state, (&observed, &busy), apps, &mut report)
+            self.reconcile_apps(state, (&observed, &busy), apps, &mut report)
                 .await?;
         }
-        report.again = !report.done.is_empty();
+        report.has_more = !report.done.is_empty();
         Ok(report)
     }
 
-    /// True if this process is the one that works for the host; takes the lock if it is free.
-    async fn hold(&self, state: &mut State) -> Result<bool, Problem> {
+    /// Returns true if this process holds the lock of the host; takes it if it is free.
+    async fn hold_host_lock(&self, state: &mut ReconcilerState) -> Result<bool, Error> {
         let host = &self.core.host;
         if state.lock.is_none() {
             let mut connection = self.core.db.acquire().await?.detach();
-            if !store::try_lock(&mut connection, host).await? {
+            if !store::try_lock_host(&mut connection, host).await? {
                 return Ok(false);
             }
-            *state = State {
+            *state = ReconcilerState {
                 lock: Some(connection),
-                ..State::default()
+                ..ReconcilerState::default()
             };
             let rows = store::list_units(&self.core.db, host, None).await?;
-            for row in rows {
+            // An unreadable row is reported by the round over its app.
+            for row in rows.into_iter().flatten() {
                 state.rows.insert(row.id.clone(), row);
             }
-            self.health.forget();
-            self.logs.forget();
-            self.watch(state, state.rows.values().cloned().collect());
+            self.health.clear_units();
+            self.logs.clear_units();
+            self.watch_units(state, state.rows.values().cloned().collect());
         }
-        if state.renewed.is_none_or(|at| at.elapsed() >= RENEW) {
+        if state.renewed.is_none_or(|at| at.elapsed() >= RENEW_INTERVAL) {
             let Some(lock) = &mut state.lock else {
                 return Ok(false);
             };
@@ -241,39 +247,42 @@ impl Units {
         Ok(true)
     }
 
-    fn marks(&self) -> Vec<u64> {
+    fn change_counters(&self) -> Vec<u64> {
         let provisioners = self.core.provisioners.values();
-        provisioners.map(|p| *p.changes().borrow()).collect()
+        provisioners.map(|p| *p.subscribe_changes().borrow()).collect()
     }
 
-    /// True if nobody has said that anything has changed, and it is not yet time to look by ourselves.
-    fn is_quiet(&self, state: &State, marks: &[u64]) -> bool {
-        let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = hints.all || !hints.apps.is_empty() || self.health.has_changed();
-        let open = !state.unsettled.is_empty() || !state.strays.is_empty() || self.works.is_any_busy();
-        let seen = |(at, seen): &(Instant, Vec<u64>)| at.elapsed() < LOOK && seen == marks;
-        let looked = |(at, _): &(Instant, Duration)| at.elapsed() < FULL;
-        !told && !open && state.marks.as_ref().is_some_and(seen) && state.full.as_ref().is_some_and(looked)
+    /// Returns true if no change was reported and no scan is due.
+    fn is_quiet(&self, state: &ReconcilerState, counters: &[u64]) -> bool {
+        let hints = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        let notified = hints.all || !hints.apps.is_empty() || self.health.has_changed();
+        let open = !state.unsettled.is_empty() || !state.unmanaged.is_empty() || self.tasks.is_any_busy();
+        let seen = |(at, seen): &(Instant, Vec<u64>)| at.elapsed() < OBSERVE_INTERVAL && seen == counters;
+        let looked = |(at, _): &(Instant, Duration)| at.elapsed() < FULL_SCAN_INTERVAL;
+        !notified
+            && !open
+            && state.change_counters.as_ref().is_some_and(seen)
+            && state.last_full_scan.as_ref().is_some_and(looked)
     }
 }
 
 #[async_trait]
-impl Reconciler for Units {
+impl Reconciler for UnitReconciler {
     fn name(&self) -> &'static str {
         "units"
     }
 
-    fn channels(&self) -> &'static [Channel] {
-        &[Channel::Units]
+    fn channels(&self) -> &'static [NoticeChannel] {
+        &[NoticeChannel::Units]
     }
 
     fn period(&self) -> Duration {
         Duration::from_secs(1)
     }
 
-    /// A round over everything.
-    async fn round(&self) -> Result<Report, Problem> {
-        self.hint("");
-        self.step().await
+    /// Runs a round over all apps.
+    async fn run_round(&self) -> Result<ReconcileReport, Error> {
+        self.mark_changed("");
+        self.run_round().await
     }
 }

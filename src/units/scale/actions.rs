@@ -1,172 +1,181 @@
-//! The verbs.
+//! The scale actions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::apps::{self, App};
 use crate::core::Core;
-use crate::db::{self, listen::Channel};
-use crate::events::{self, NewEvent, Target};
-use crate::kernel::call::Call;
+use crate::db::{self, notices::NoticeChannel};
+use crate::events::{self, EventTarget, NewEvent};
+use crate::kernel::error::Error;
 use crate::kernel::ids::{AppId, EventId};
 use crate::kernel::names::{AppName, ProcessName};
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::{Kind, Problem};
+use crate::kernel::request_context::RequestContext;
 use crate::provisioners::UnitId;
+use crate::quotas;
 use crate::releases;
-use crate::sagas::{self, Lane, NewSaga};
-use crate::units::merge::names;
-use crate::units::scale::saga::{Data, KIND, Verb};
+use crate::sagas;
+use crate::units::scale::saga::{ScaleData, ScaleSaga, ScaleVerb};
 use crate::units::scale::store;
 use crate::units::store as units;
 
-/// The most units of one process.
-const MOST: i64 = 1000;
+/// Maximum number of units of one process.
+const MAX_UNITS_PER_PROCESS: i64 = 1000;
 
-/// What is asked of an app's units.
+/// A request to add or remove units of an app.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct ScaleRequest {
     pub app: AppName,
-    /// How many more, or fewer.
+    /// How many units to add or remove.
     pub units: i64,
-    /// `None`: `web`, or the only one there is.
+    /// `None`: `web`, or the only process.
     pub process: Option<ProcessName>,
     /// `None`, or the version that runs.
     pub version: Option<i64>,
 }
 
-/// The processes of an app, with their numbers.
-struct Processes {
-    quota_limit: i32,
+/// The processes of an app with their desired numbers of units.
+struct AppProcesses {
     units: BTreeMap<String, i64>,
+    stopped: BTreeSet<String>,
 }
 
-impl Processes {
-    /// Reads them in a transaction that keeps others from changing them.
-    async fn hold(tx: &mut PgConnection, app: AppId, version: Option<i64>) -> Result<Self, Problem> {
-        store::hold(tx, app).await?;
-        let row = store::find(&mut *tx, app)
+impl AppProcesses {
+    /// Reads them and locks the app until the transaction ends.
+    async fn load_locked(tx: &mut PgConnection, app: AppId, version: Option<i64>) -> Result<Self, Error> {
+        store::lock_app(tx, app).await?;
+        let row = store::find_app(&mut *tx, app)
             .await?
-            .ok_or_else(|| Problem::not_found("The app is being removed."))?;
-        let (Some(current), Some(processes)) = (row.version, row.processes) else {
-            return Err(Problem::precondition(
+            .ok_or_else(|| Error::not_found("The app is being removed."))?;
+        let Some(current) = row.version else {
+            return Err(Error::precondition(
                 "The app has no version deployed yet: deploy it first.",
             ));
         };
         if let Some(version) = version.filter(|v| *v != i64::from(current)) {
-            return Err(Problem::invalid(format!(
-                "Version {version} does not run: the app runs version {current}."
+            return Err(Error::invalid(format!(
+                "Version {version} is not running: the app runs version {current}."
             )));
         }
-        let counts: BTreeMap<String, (i64, bool)> =
-            serde_json::from_value(row.counts).map_err(Problem::internal)?;
-        let units = names(processes)?.into_iter().map(|name| {
-            let count = counts.get(&name).map_or(1, |(units, _)| *units);
-            (name, count)
-        });
+        let processes = row.processes.0;
         Ok(Self {
-            quota_limit: row.quota_limit,
-            units: units.collect(),
+            stopped: processes
+                .iter()
+                .filter(|(_, process)| process.is_stopped)
+                .map(|(name, _)| name.clone())
+                .collect(),
+            units: processes
+                .into_iter()
+                .map(|(name, process)| (name, i64::from(process.asked)))
+                .collect(),
         })
     }
 
-    fn total(&self) -> i64 {
+    fn total_units(&self) -> i64 {
         self.units.values().sum()
     }
 
-    fn list(&self) -> String {
+    fn list_names(&self) -> String {
         let names: Vec<&str> = self.units.keys().map(String::as_str).collect();
         names.join(", ")
     }
 
-    /// The process that is meant.
-    fn pick(&self, asked: Option<&ProcessName>) -> Result<(String, i64), Problem> {
-        let name = match asked {
+    /// Returns the requested process and its number of units.
+    fn resolve_process(&self, requested: Option<&ProcessName>) -> Result<(String, i64), Error> {
+        let name = match requested {
             Some(name) => name.as_str(),
             None if self.units.contains_key("web") => "web",
             None if self.units.len() == 1 => self.units.keys().next().map_or("web", String::as_str),
             None => {
-                return Err(Problem::invalid(format!(
-                    "Say which process you mean: the app has {}.",
-                    self.list()
+                return Err(Error::invalid(format!(
+                    "Specify a process: the app has {}.",
+                    self.list_names()
                 )));
             }
         };
         match self.units.get(name) {
             Some(units) => Ok((name.to_owned(), *units)),
-            None => Err(Problem::invalid(format!(
+            None => Err(Error::invalid(format!(
                 "The app has no process {name}: it has {}.",
-                self.list()
+                self.list_names()
             ))),
         }
     }
 }
 
-fn event(app: &App, kind: Permission, data: serde_json::Value) -> NewEvent {
-    NewEvent::new(Target::app(&app.name), kind, app.contexts(), data).cancelable()
+fn build_event(app: &App, kind: Permission, data: serde_json::Value) -> NewEvent {
+    NewEvent::new(
+        EventTarget::for_app(&app.name),
+        kind,
+        app.permission_contexts(),
+        data,
+    )
+    .allow_cancel()
 }
 
-/// Adds units. Errors: `Invalid` for a number or process that makes no sense, `Precondition` before the
-/// first deploy, `QuotaExceeded`, `Locked`.
-pub async fn add(core: &Core, call: &Call, ask: &Ask) -> Result<EventId, Problem> {
-    let app = apps::find_for(core, call, &ask.app, Permission::APP_UPDATE_UNIT_ADD).await?;
-    let units = positive(ask.units)?;
+/// Adds units. Errors: `Invalid` for an invalid number or an unknown process, `Precondition` before the first
+/// deploy, `QuotaExceeded`, `Locked`.
+pub async fn add_units(core: &Core, call: &RequestContext, request: &ScaleRequest) -> Result<EventId, Error> {
+    let app = apps::find_authorized_app(core, call, &request.app, Permission::APP_UPDATE_UNIT_ADD).await?;
+    let units = check_unit_count(request.units)?;
     let mut tx = core.db.begin().await?;
-    let data = json!({ "units": units, "process": ask.process });
-    let id = events::begin(&mut tx, call, &event(&app, Permission::APP_UPDATE_UNIT_ADD, data)).await?;
-    let processes = Processes::hold(&mut tx, app.id, ask.version).await?;
-    let (process, before) = processes.pick(ask.process.as_ref())?;
-    let limit = i64::from(processes.quota_limit);
-    let available = limit - processes.total();
-    if limit >= 0 && units > available {
-        let available = available.max(0);
-        return Err(Problem::new(
-            Kind::QuotaExceeded,
-            format!("Quota exceeded. Available: {available}, Requested: {units}."),
-        ));
-    }
+    let data = json!({ "units": units, "process": request.process });
+    let id = events::begin_event(
+        &mut tx,
+        call,
+        &build_event(&app, Permission::APP_UPDATE_UNIT_ADD, data),
+    )
+    .await?;
+    let processes = AppProcesses::load_locked(&mut tx, app.id, request.version).await?;
+    let (process, before) = processes.resolve_process(request.process.as_ref())?;
+    quotas::check_unit_quota(&mut tx, app.id, i32::try_from(units).map_err(Error::internal)?).await?;
     let after = before + units;
-    if after > MOST {
-        return Err(Problem::invalid(format!(
-            "A process has at most {MOST} units; {process} has {before}."
+    if after > MAX_UNITS_PER_PROCESS {
+        return Err(Error::invalid(format!(
+            "A process has at most {MAX_UNITS_PER_PROCESS} units; {process} has {before}."
         )));
     }
-    set(&mut tx, &id, &app, Verb::Add, &process, (before, after)).await?;
+    change_units(&mut tx, &id, &app, ScaleVerb::Add, &process, (before, after)).await?;
     tx.commit().await?;
     Ok(id)
 }
 
-/// Removes units. The app keeps one at least: `stop` is there for none. Errors: as `add`.
-pub async fn remove(core: &Core, call: &Call, ask: &Ask) -> Result<EventId, Problem> {
-    let app = apps::find_for(core, call, &ask.app, Permission::APP_UPDATE_UNIT_REMOVE).await?;
-    let units = positive(ask.units)?;
+/// Removes units. At least one unit of the app stays; `stop_processes` stops all. Errors: as `add_units`.
+pub async fn remove_units(
+    core: &Core,
+    call: &RequestContext,
+    request: &ScaleRequest,
+) -> Result<EventId, Error> {
+    let app = apps::find_authorized_app(core, call, &request.app, Permission::APP_UPDATE_UNIT_REMOVE).await?;
+    let units = check_unit_count(request.units)?;
     let mut tx = core.db.begin().await?;
-    let data = json!({ "units": units, "process": ask.process });
-    let id = events::begin(
+    let data = json!({ "units": units, "process": request.process });
+    let id = events::begin_event(
         &mut tx,
         call,
-        &event(&app, Permission::APP_UPDATE_UNIT_REMOVE, data),
+        &build_event(&app, Permission::APP_UPDATE_UNIT_REMOVE, data),
     )
     .await?;
-    let processes = Processes::hold(&mut tx, app.id, ask.version).await?;
-    let (process, before) = processes.pick(ask.process.as_ref())?;
+    let processes = AppProcesses::load_locked(&mut tx, app.id, request.version).await?;
+    let (process, before) = processes.resolve_process(request.process.as_ref())?;
     if units > before {
-        return Err(Problem::invalid(format!(
+        return Err(Error::invalid(format!(
             "You can't remove {units} units of {process}: it has {before}."
         )));
     }
-    if units == processes.total() {
-        return Err(Problem::invalid(
+    if units == processes.total_units() {
+        return Err(Error::invalid(
             "You can't remove all units of an app: stop it instead.",
         ));
     }
-    set(
+    change_units(
         &mut tx,
         &id,
         &app,
-        Verb::Remove,
+        ScaleVerb::Remove,
         &process,
         (before, before - units),
     )
@@ -175,131 +184,142 @@ pub async fn remove(core: &Core, call: &Call, ask: &Ask) -> Result<EventId, Prob
     Ok(id)
 }
 
-fn positive(units: i64) -> Result<i64, Problem> {
+fn check_unit_count(units: i64) -> Result<i64, Error> {
     match units {
-        1..=MOST => Ok(units),
-        _ => Err(Problem::invalid(format!(
-            "The number of units must be between 1 and {MOST}."
+        1..=MAX_UNITS_PER_PROCESS => Ok(units),
+        _ => Err(Error::invalid(format!(
+            "The number of units must be between 1 and {MAX_UNITS_PER_PROCESS}."
         ))),
     }
 }
 
-async fn set(
+async fn change_units(
     tx: &mut PgConnection,
     event: &EventId,
     app: &App,
-    verb: Verb,
+    verb: ScaleVerb,
     process: &str,
     (before, after): (i64, i64),
-) -> Result<(), Problem> {
-    let number = |n: i64| i32::try_from(n).map_err(Problem::internal);
+) -> Result<(), Error> {
+    let number = |n: i64| i32::try_from(n).map_err(Error::internal);
     let (before, after) = (number(before)?, number(after)?);
     store::set_units(tx, app.id, process, after).await?;
-    let data = Data {
+    let data = ScaleData {
         app: app.id,
         verb,
         processes: vec![process.to_owned()],
         before,
         after,
     };
-    wait(tx, event, &data).await
+    enqueue_wait(tx, event, &data).await
 }
 
-/// What has changed takes its time: a saga waits for it.
-async fn wait(tx: &mut PgConnection, event: &EventId, data: &Data) -> Result<(), Problem> {
-    let saga = NewSaga {
-        kind: KIND,
-        lane: Lane::People,
-        event: Some(event),
-        host: None,
-        data,
-    };
-    sagas::enqueue(tx, saga).await?;
-    db::notify(tx, Channel::Units, &data.app.to_string()).await?;
-    db::notify(tx, Channel::Routes, "").await?;
+/// Enqueues the saga that waits until the change has been applied.
+async fn enqueue_wait(tx: &mut PgConnection, event: &EventId, data: &ScaleData) -> Result<(), Error> {
+    sagas::enqueue_saga::<ScaleSaga>(tx, Some(event), data).await?;
+    db::send_notice(tx, NoticeChannel::Units, &data.app.to_string()).await?;
+    db::send_notice(tx, NoticeChannel::Routes, "").await?;
     Ok(())
 }
 
-/// Starts an app, or one process of it. Errors: as `add`.
-pub async fn start(
-    core: &Core,
-    call: &Call,
-    app: &AppName,
-    process: Option<&ProcessName>,
-) -> Result<EventId, Problem> {
-    turn(core, call, app, process, Verb::Start).await
+/// A request to start or stop processes.
+#[derive(Clone, Debug)]
+pub struct StartStopRequest {
+    pub app: AppName,
+    /// `None`: all processes.
+    pub process: Option<ProcessName>,
+    /// `None`, or the version that runs.
+    pub version: Option<i64>,
 }
 
-/// Stops an app, or one process of it; the numbers of units stay for the next start. Errors: as `add`.
-pub async fn stop(
+/// Starts the stopped processes of an app, or one of them; running units stay. Errors: as `add_units`.
+pub async fn start_processes(
     core: &Core,
-    call: &Call,
-    app: &AppName,
-    process: Option<&ProcessName>,
-) -> Result<EventId, Problem> {
-    turn(core, call, app, process, Verb::Stop).await
+    call: &RequestContext,
+    request: &StartStopRequest,
+) -> Result<EventId, Error> {
+    start_or_stop(core, call, request, ScaleVerb::Start).await
 }
 
-async fn turn(
+/// Stops an app, or one of its processes; the desired numbers of units stay for the next start. Errors: as
+/// `add_units`.
+pub async fn stop_processes(
     core: &Core,
-    call: &Call,
-    name: &AppName,
-    process: Option<&ProcessName>,
-    verb: Verb,
-) -> Result<EventId, Problem> {
-    let stopping = verb == Verb::Stop;
+    call: &RequestContext,
+    request: &StartStopRequest,
+) -> Result<EventId, Error> {
+    start_or_stop(core, call, request, ScaleVerb::Stop).await
+}
+
+async fn start_or_stop(
+    core: &Core,
+    call: &RequestContext,
+    request: &StartStopRequest,
+    verb: ScaleVerb,
+) -> Result<EventId, Error> {
+    let stopping = verb == ScaleVerb::Stop;
     let permission = match stopping {
         true => Permission::APP_UPDATE_STOP,
         false => Permission::APP_UPDATE_START,
     };
-    let app = apps::find_for(core, call, name, permission).await?;
+    let app = apps::find_authorized_app(core, call, &request.app, permission).await?;
     let mut tx = core.db.begin().await?;
-    let data = json!({ "process": process });
-    let id = events::begin(&mut tx, call, &event(&app, permission, data)).await?;
-    let all = Processes::hold(&mut tx, app.id, None).await?;
-    let processes: Vec<String> = match process {
-        Some(_) => vec![all.pick(process)?.0],
-        None => all.units.into_keys().collect(),
+    let data = json!({ "process": request.process, "version": request.version });
+    let id = events::begin_event(&mut tx, call, &build_event(&app, permission, data)).await?;
+    let all = AppProcesses::load_locked(&mut tx, app.id, request.version).await?;
+    let processes: Vec<String> = match &request.process {
+        Some(_) => vec![all.resolve_process(request.process.as_ref())?.0],
+        None => all.units.keys().cloned().collect(),
     };
     store::set_stopped(&mut tx, app.id, &processes, stopping).await?;
-    if !stopping {
-        // Variables may have changed while it was stopped.
-        releases::start_fresh(core, &mut tx, app.id).await?;
+    let starting: Vec<String> = processes
+        .iter()
+        .filter(|p| all.stopped.contains(*p))
+        .cloned()
+        .collect();
+    if !stopping && !starting.is_empty() {
+        // Variables may have changed while the processes were stopped.
+        releases::create_current_release(core, &mut tx, app.id, &starting).await?;
     }
-    let data = Data {
+    let data = ScaleData {
         app: app.id,
         verb,
         processes,
         before: 0,
         after: 0,
     };
-    wait(&mut tx, &id, &data).await?;
+    enqueue_wait(&mut tx, &id, &data).await?;
     tx.commit().await?;
     Ok(id)
 }
 
-/// Ends one unit; another takes its place. `at_once`: without letting its requests end. Errors: `NotFound`
-/// when the app has no such unit.
-pub async fn kill(
+/// Kills one unit; the reconciler starts a replacement. `at_once`: without draining. Errors: `NotFound` if
+/// the app has no such unit.
+pub async fn kill_unit(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     app: &AppName,
     unit: &str,
     at_once: bool,
-) -> Result<EventId, Problem> {
-    let app = apps::find_for(core, call, app, Permission::APP_UPDATE_UNIT_KILL).await?;
-    let missing = || Problem::not_found("The app has no such unit.");
+) -> Result<EventId, Error> {
+    let app = apps::find_authorized_app(core, call, app, Permission::APP_UPDATE_UNIT_KILL).await?;
+    let missing = || Error::not_found("The app has no such unit.");
     let unit = UnitId::parse(unit).map_err(|_| missing())?;
     let mut tx = core.db.begin().await?;
     let data = json!({ "unit": unit, "force": at_once });
     let kind = Permission::APP_UPDATE_UNIT_KILL;
-    let new = NewEvent::new(Target::app(&app.name), kind, app.contexts(), data);
-    let id = events::record(&mut tx, call, &new).await?;
-    units::kill(&mut tx, app.id, unit.as_str(), at_once)
+    let new = NewEvent::new(
+        EventTarget::for_app(&app.name),
+        kind,
+        app.permission_contexts(),
+        data,
+    );
+    let id = events::record_event(&mut tx, call, &new).await?;
+    units::kill_unit(&mut tx, app.id, unit.as_str(), at_once)
         .await?
         .ok_or_else(missing)?;
-    db::notify(&mut tx, Channel::Units, &app.id.to_string()).await?;
-    db::notify(&mut tx, Channel::Routes, "").await?;
+    db::send_notice(&mut tx, NoticeChannel::Units, &app.id.to_string()).await?;
+    db::send_notice(&mut tx, NoticeChannel::Routes, "").await?;
     tx.commit().await?;
     Ok(id)
 }

@@ -1,12 +1,14 @@
-//! How many units: adding, removing, starting, stopping, and killing one.
+//! Scaling: adding and removing units, starting and stopping processes, killing one unit.
 //!
-//! The numbers change in one transaction, with the event; what then happens is the reconciler's doing.
-//! The event goes on until it has happened, carried by a saga that only waits and tells. If added units
-//! do not become ready in time, or the user cancels, the number goes back to what it was.
+//! The desired numbers change in one transaction, together with the event; the reconciler applies them. A
+//! saga keeps the event running until that has happened; it only waits and reports progress. If added units
+//! do not become ready in time, or the user cancels, the number is set back.
 
 mod actions;
 mod saga;
 mod store;
 
-pub use actions::{Ask, add, kill, remove, start, stop};
-pub(super) use saga::Scale;
+pub use actions::{
+    ScaleRequest, StartStopRequest, add_units, kill_unit, remove_units, start_processes, stop_processes,
+};
+pub(super) use saga::ScaleSaga;

@@ -6,26 +6,30 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
-use crate::db::{self, listen::Channel};
+use crate::db::{self, notices::NoticeChannel};
+use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::kernel::problem::{Kind, Problem};
-use crate::releases;
-use crate::sagas::{Run, Saga, StepError};
-use crate::units::merge;
-use crate::units::model;
-use crate::units::scale::store::{self, Standing};
+use crate::releases::rollout_steps;
+use crate::sagas::{Saga, StepContext, StepError, saga_steps};
+use crate::units::scale::store::{self, ProcessUnitCounts};
 
-/// The name under which rows are kept.
-pub(super) const KIND: &str = "app.scale";
-/// How often it looks without being told.
-const POLL: Duration = Duration::from_millis(500);
 /// Beyond the time that units have by themselves.
-const EXTRA: Duration = Duration::from_secs(30);
+const EXTRA_TIME: Duration = Duration::from_secs(30);
+
+saga_steps! {
+    /// The steps of a change of the number of units.
+    pub(in crate::units) enum ScaleStep {
+        /// Waits until there are as many units as there should be.
+        WaitForUnits = "wait-for-units",
+        /// Waits until the routers know them.
+        WaitForRouters = "wait-for-routers",
+    }
+}
 
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verb {
+pub(in crate::units) enum ScaleVerb {
     Add,
     Remove,
     Start,
@@ -34,35 +38,35 @@ pub(super) enum Verb {
 
 /// What the saga keeps.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Data {
+pub(in crate::units) struct ScaleData {
     pub(super) app: AppId,
-    pub(super) verb: Verb,
+    pub(super) verb: ScaleVerb,
     pub(super) processes: Vec<String>,
     /// The number of units of the one process that is scaled.
     pub(super) before: i32,
     pub(super) after: i32,
 }
 
-impl Data {
-    fn banner(&self) -> String {
+impl ScaleData {
+    fn describe_action(&self) -> String {
         let processes = self.processes.join(", ");
         let by = self.after.abs_diff(self.before);
         match self.verb {
-            Verb::Add => format!("---- Adding {by} units of {processes} ----"),
-            Verb::Remove => format!("---- Removing {by} units of {processes} ----"),
-            Verb::Start => format!("---- Starting {processes} ----"),
-            Verb::Stop => format!("---- Stopping {processes} ----"),
+            ScaleVerb::Add => format!("---- Adding {by} units of {processes} ----"),
+            ScaleVerb::Remove => format!("---- Removing {by} units of {processes} ----"),
+            ScaleVerb::Start => format!("---- Starting {processes} ----"),
+            ScaleVerb::Stop => format!("---- Stopping {processes} ----"),
         }
     }
 
-    fn grows(&self) -> bool {
-        matches!(self.verb, Verb::Add | Verb::Start)
+    fn is_growing(&self) -> bool {
+        matches!(self.verb, ScaleVerb::Add | ScaleVerb::Start)
     }
 }
 
 /// How it stands with one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Line {
+struct ProcessProgress {
     process: String,
     wanted: i64,
     staying: i64,
@@ -71,7 +75,7 @@ struct Line {
     reason: Option<String>,
 }
 
-impl Line {
+impl ProcessProgress {
     fn is_done(&self, grows: bool) -> bool {
         match grows {
             true => self.ready >= self.wanted,
@@ -79,56 +83,65 @@ impl Line {
         }
     }
 
-    fn words(&self, grows: bool) -> String {
-        match grows {
-            true => format!(
+    fn describe_progress(&self, grows: bool) -> String {
+        if grows {
+            return format!(
                 " ---> {} of {} units of {} are ready",
                 self.ready, self.wanted, self.process
-            ),
-            false if self.leaving > 0 => format!(
-                " ---> {} has {} units, {} are to stay; {} are leaving",
-                self.process, self.staying, self.wanted, self.leaving
-            ),
-            false => format!(
-                " ---> {} has {} units, {} are to stay",
-                self.process, self.staying, self.wanted
-            ),
+            );
+        }
+        let units = describe_units(&self.process, self.staying);
+        match (self.staying > self.wanted, self.leaving) {
+            (true, _) => format!(" ---> {units}, {} should stay", self.wanted),
+            (false, 0) => format!(" ---> {units}"),
+            (false, leaving) => format!(" ---> {units}; {}", describe_stopping(leaving)),
         }
     }
 }
 
+/// Says how many units a process has; those that are stopping do not count.
+fn describe_units(process: &str, count: i64) -> String {
+    match count {
+        0 => format!("{process} has no units"),
+        1 => format!("{process} has 1 unit"),
+        _ => format!("{process} has {count} units"),
+    }
+}
+
+fn describe_stopping(count: i64) -> String {
+    match count {
+        1 => "1 unit is stopping".to_owned(),
+        _ => format!("{count} units are stopping"),
+    }
+}
+
 /// See the module.
-pub(in crate::units) struct Scale {
+pub(in crate::units) struct ScaleSaga {
     core: Core,
 }
 
-impl Scale {
+impl ScaleSaga {
     pub(in crate::units) fn new(core: Core) -> Self {
         Self { core }
     }
 
     /// How it stands with the processes; `None` when the app is gone.
-    async fn look(&self, data: &Data) -> Result<Option<Vec<Line>>, StepError> {
-        let Some(row) = store::find(&self.core.db, data.app).await? else {
+    async fn load_progress(&self, data: &ScaleData) -> Result<Option<Vec<ProcessProgress>>, StepError> {
+        let Some(row) = store::find_app(&self.core.db, data.app).await? else {
             return Ok(None);
         };
-        let Some(processes) = row.processes else {
+        if row.version.is_none() {
             return Ok(None);
-        };
-        let processes = merge::names(processes)?;
-        let counts: std::collections::BTreeMap<String, (u32, bool)> =
-            serde_json::from_value(row.counts).map_err(|e| StepError::GiveUp(Problem::internal(e)))?;
-        let counts = counts
-            .into_iter()
-            .map(|(process, (units, stopped))| (process, (!stopped).then_some(units)))
-            .collect();
-        let wanted = model::wanted(0, true, &processes, &counts);
-        let standing = store::list_standing(&self.core.db, data.app).await?;
+        }
+        let standing = store::list_unit_counts(&self.core.db, data.app).await?;
         let line = |process: &String| {
-            let found: Option<&Standing> = standing.iter().find(|s| s.process == *process);
-            Line {
+            let found: Option<&ProcessUnitCounts> = standing.iter().find(|s| s.process == *process);
+            ProcessProgress {
                 process: process.clone(),
-                wanted: i64::try_from(wanted.of(process)).unwrap_or(i64::MAX),
+                wanted: row
+                    .processes
+                    .get(process)
+                    .map_or(0, |found| i64::from(found.wanted)),
                 staying: found.map_or(0, |s| s.staying),
                 leaving: found.map_or(0, |s| s.leaving),
                 ready: found.map_or(0, |s| s.ready),
@@ -138,102 +151,143 @@ impl Scale {
         Ok(Some(data.processes.iter().map(line).collect()))
     }
 
-    async fn wait(&self, data: &Data, run: &Run) -> Result<(), StepError> {
-        let apps = &self.core.settings.apps;
-        let limit = EXTRA
-            + match data.grows() {
+    async fn wait_for_units(&self, data: &ScaleData, ctx: &StepContext) -> Result<(), StepError> {
+        let (apps, grows) = (&self.core.settings.apps, data.is_growing());
+        let limit = EXTRA_TIME
+            + match grows {
                 true => apps.health_timeout,
-                false => apps.drain + apps.stop_grace,
+                false => apps.drain_timeout + apps.stop_grace,
             };
-        let until = tokio::time::Instant::now() + limit;
-        let mut notices = self.core.notices.subscribe();
-        let mut said = Vec::new();
-        loop {
-            let Some(lines) = self.look(data).await? else {
-                return Err(StepError::GiveUp(Problem::not_found("The app is gone.")));
-            };
-            for line in lines
-                .iter()
-                .filter(|line| !said.contains(&line.words(data.grows())))
-            {
-                run.say(&line.words(data.grows())).await;
-            }
-            said = lines.iter().map(|line| line.words(data.grows())).collect();
-            let open = lines.into_iter().find(|line| !line.is_done(data.grows()));
-            let Some(open) = open else { return Ok(()) };
-            if tokio::time::Instant::now() >= until {
-                return Err(StepError::GiveUp(too_slow(&open, data.grows(), limit)));
-            }
-            tokio::select! {
-                _ = notices.wait(&[Channel::Units], POLL) => {}
-                () = run.cancel().cancelled() => {
-                    return Err(StepError::GiveUp(Problem::new(Kind::Cancelled, "canceled by user request")));
-                }
-            }
+        let units = [(NoticeChannel::Units, data.app.to_string())];
+        let all_done = ctx.wait_until(&units, limit, || async {
+            Ok(self.find_open_process(data, ctx).await?.is_none().then_some(()))
+        });
+        if all_done.await?.is_some() {
+            return Ok(());
         }
+        match self.find_open_process(data, ctx).await? {
+            Some(open) => Err(StepError::GiveUp(timeout_error(&open, grows, limit))),
+            None => Ok(()),
+        }
+    }
+
+    /// The first process that does not have its units yet; tells how far all of them are.
+    async fn find_open_process(
+        &self,
+        data: &ScaleData,
+        ctx: &StepContext,
+    ) -> Result<Option<ProcessProgress>, StepError> {
+        let Some(processes) = self.load_progress(data).await? else {
+            return Err(StepError::GiveUp(Error::not_found("The app is gone.")));
+        };
+        let grows = data.is_growing();
+        let lines: Vec<String> = processes.iter().map(|p| p.describe_progress(grows)).collect();
+        ctx.report_progress(&lines).await;
+        Ok(processes.into_iter().find(|process| !process.is_done(grows)))
     }
 }
 
-fn too_slow(line: &Line, grows: bool, limit: Duration) -> Problem {
+fn timeout_error(line: &ProcessProgress, grows: bool, limit: Duration) -> Error {
     let seconds = limit.as_secs();
     let why = line
         .reason
         .as_deref()
         .map_or(String::new(), |why| format!(": {why}"));
-    Problem::failed(match grows {
+    Error::failed(match grows {
         true => format!(
             "{} of {} units of {} are ready after {seconds} s{why}",
             line.ready, line.wanted, line.process
         ),
-        false => format!(
-            "{} units of {} are left after {seconds} s, {} are to stay; the others will go",
-            line.staying + line.leaving,
-            line.process,
+        false if line.staying > line.wanted => format!(
+            "{} after {seconds} s, {} should stay; the others will be stopped later",
+            describe_units(&line.process, line.staying),
             line.wanted
+        ),
+        false => format!(
+            "{} of {} after {seconds} s; they will be gone later",
+            describe_stopping(line.leaving),
+            line.process
         ),
     })
 }
 
 #[async_trait]
-impl Saga for Scale {
-    fn kind(&self) -> &'static str {
-        KIND
-    }
+impl Saga for ScaleSaga {
+    const KIND: &'static str = "app.scale";
+    type Step = ScaleStep;
+    type Data = ScaleData;
 
-    fn steps(&self) -> &'static [&'static str] {
-        &["wait", "settle"]
-    }
-
-    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        if step == "settle" {
-            return releases::settle_routers(&self.core).await;
+    async fn run_step(
+        &self,
+        step: ScaleStep,
+        data: &mut ScaleData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        match step {
+            ScaleStep::WaitForUnits => {
+                ctx.append_log(&data.describe_action()).await;
+                self.wait_for_units(data, ctx).await
+            }
+            ScaleStep::WaitForRouters => rollout_steps::wait_for_routers(&self.core, ctx).await,
         }
-        let data: Data = run.data()?;
-        run.say(&data.banner()).await;
-        self.wait(&data, run).await
     }
 
-    fn forward_only(&self, step: &'static str, _run: &Run) -> bool {
+    fn is_forward_only(&self, step: ScaleStep, _data: &ScaleData) -> bool {
         // By then the units are as they should be.
-        step == "settle"
+        step == ScaleStep::WaitForRouters
     }
 
-    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        if step == "settle" {
-            return Ok(());
+    async fn undo_step(
+        &self,
+        step: ScaleStep,
+        data: &mut ScaleData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        match step {
+            ScaleStep::WaitForUnits => revert_units(data, ctx).await,
+            ScaleStep::WaitForRouters => Ok(()),
         }
-        let data: Data = run.data()?;
-        let (Verb::Add, [process]) = (data.verb, data.processes.as_slice()) else {
-            return Ok(());
-        };
-        let mut tx = run.begin().await?;
-        let back = store::reset_units(&mut tx, data.app, process, data.after, data.before).await?;
-        db::notify(&mut tx, Channel::Units, &data.app.to_string()).await?;
-        tx.commit().await?;
-        if back {
-            run.say(&format!(" ---> {process} has {} units again", data.before))
-                .await;
+    }
+}
+
+/// What was added goes, unless somebody has changed the number since.
+async fn revert_units(data: &ScaleData, ctx: &StepContext) -> Result<(), StepError> {
+    let (ScaleVerb::Add, [process]) = (data.verb, data.processes.as_slice()) else {
+        return Ok(());
+    };
+    let is_reverted = ctx.write_fenced(async |tx| {
+        let is_reverted = store::revert_units(tx, data.app, process, data.after, data.before).await?;
+        db::send_notice(tx, NoticeChannel::Units, &data.app.to_string()).await?;
+        Ok(is_reverted)
+    });
+    if is_reverted.await? {
+        ctx.append_log(&format!(" ---> {process} has {} units again", data.before))
+            .await;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stopping_units_are_not_counted_as_units_of_the_process() {
+        for (wanted, staying, leaving, expected) in [
+            (0, 3, 0, " ---> web has 3 units, 0 should stay"),
+            (0, 0, 6, " ---> web has no units; 6 units are stopping"),
+            (1, 1, 1, " ---> web has 1 unit; 1 unit is stopping"),
+            (2, 2, 0, " ---> web has 2 units"),
+        ] {
+            let progress = ProcessProgress {
+                process: "web".to_owned(),
+                wanted,
+                staying,
+                leaving,
+                ready: 0,
+                reason: None,
+            };
+            assert_eq!(progress.describe_progress(false), expected);
         }
-        Ok(())
     }
 }

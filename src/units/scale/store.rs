@@ -1,29 +1,40 @@
 //! The numbers of units in SQL.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::kernel::ids::AppId;
 
 /// What an app runs, and how many units of each process it should have.
-pub(super) struct AppRow {
-    pub(super) quota_limit: i32,
+pub(super) struct AppScaleRow {
+    /// The version that runs; `None` before the first deploy.
     pub(super) version: Option<i32>,
-    pub(super) processes: Option<Value>,
-    /// Process → units and whether it is stopped.
-    pub(super) counts: Value,
+    pub(super) processes: Json<BTreeMap<String, ProcessScaleRow>>,
+}
+
+/// A process of the version that runs.
+#[derive(Debug, Deserialize)]
+pub(super) struct ProcessScaleRow {
+    /// What users have set, stopped or not.
+    pub(super) asked: u32,
+    pub(super) is_stopped: bool,
+    /// What should run now.
+    pub(super) wanted: u32,
 }
 
 /// An app; `None` if it is gone or going.
-pub(super) async fn find(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<AppRow>> {
+pub(super) async fn find_app(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<AppScaleRow>> {
     sqlx::query_as!(
-        AppRow,
-        r#"select a.quota_limit, r.version as "version?", v.processes as "processes?",
-                  coalesce((select jsonb_object_agg(p.process, jsonb_build_array(p.units, p.stopped))
-                            from app_process p where p.app_id = a.app_id), '{}') as "counts!"
-           from app a
-           left join release r on r.release_id = a.current_release
-           left join version v on v.app_id = r.app_id and v.version = r.version
+        AppScaleRow,
+        r#"select r.version as "version?",
+                  coalesce((select jsonb_object_agg(w.process, jsonb_build_object(
+                                       'asked', w.asked_units, 'is_stopped', w.stopped_by is not null, 'wanted', w.units))
+                            from wanted_process w where w.release_id = r.release_id), '{}')
+                      as "processes!: Json<BTreeMap<String, ProcessScaleRow>>"
+           from app a left join release r on r.release_id = a.current_release
            where a.app_id = $1 and a.state = 'live'"#,
         app.0
     )
@@ -32,7 +43,7 @@ pub(super) async fn find(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Op
 }
 
 /// Keeps the app's row as it is until the transaction ends.
-pub(super) async fn hold(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
+pub(super) async fn lock_app(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
     sqlx::query!("select from app where app_id = $1 for no key update", app.0)
         .execute(tx)
         .await
@@ -59,7 +70,7 @@ pub(super) async fn set_units(
 }
 
 /// Takes a change of the number back, unless it has changed again.
-pub(super) async fn reset_units(
+pub(super) async fn revert_units(
     tx: &mut PgConnection,
     app: AppId,
     process: &str,
@@ -100,7 +111,7 @@ pub(super) async fn set_stopped(
 
 /// How it stands with the units of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct ProcessUnitCounts {
     pub(super) process: String,
     /// Those that serve or are about to.
     pub(super) staying: i64,
@@ -113,9 +124,12 @@ pub(super) struct Standing {
 }
 
 /// How it stands with the units of an app, by process.
-pub(super) async fn list_standing(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Vec<Standing>> {
+pub(super) async fn list_unit_counts(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+) -> sqlx::Result<Vec<ProcessUnitCounts>> {
     sqlx::query_as!(
-        Standing,
+        ProcessUnitCounts,
         r#"select u.process, count(*) filter (where u.phase in ('starting', 'serving')) as "staying!",
                   count(*) filter (where u.phase in ('draining', 'stopping')) as "leaving!",
                   count(*) filter (where u.ready and u.phase = 'serving' and u.release_id = a.current_release) as "ready!",
