@@ -1,7 +1,7 @@
 //! One address of a unit, with the idle connections to it.
 //!
-//! The connections live and die with the table: an address that stays keeps its `Backend` over a swap;
-//! one that goes is *retired*, which closes what is idle and lets what is in flight finish.
+//! A `Backend` lives as long as its address is in the host table: an address that stays keeps it over a table
+//! swap. A removed one is *retired*: its idle connections are closed and requests in flight finish.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,31 +11,31 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
-use super::wire::Wire;
+use super::upstream_conn::UpstreamConn;
 
-/// How many idle connections an address may have; more are closed on return.
-const MOST_IDLE: usize = 256;
+/// The maximum number of idle connections per address; further ones are closed on return.
+const MAX_IDLE_CONNS: usize = 256;
 
-/// After this much idleness a unit may be closing the connection at this very moment, so nothing that
-/// cannot be repeated is sent on it.
-const FRESH: Duration = Duration::from_secs(1);
+/// After this idle time the unit may be closing the connection at this moment, so only requests that can be
+/// repeated are sent on it.
+const SAFE_REUSE_TIME: Duration = Duration::from_secs(1);
 
-/// For so long others are preferred to an address that took no connection.
-const SHUNNED: Duration = Duration::from_secs(1);
+/// How long other addresses are preferred to one that refused a connection.
+const EJECTION_TIME: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// One address of a unit. See the module.
 pub(super) struct Backend {
     addr: SocketAddr,
-    idle: Mutex<Idle>,
+    idle: Mutex<IdleConns>,
     in_flight: AtomicUsize,
-    is_suspect: AtomicBool,
+    maybe_ejected: AtomicBool,
 }
 
 #[derive(Default)]
-struct Idle {
-    /// The longest idle first.
-    wires: Vec<(Wire, Instant)>,
-    retired: bool,
+struct IdleConns {
+    /// Sorted by idle time, longest first.
+    conns: Vec<(UpstreamConn, Instant)>,
+    is_retired: bool,
     refused_at: Option<Instant>,
 }
 
@@ -45,101 +45,104 @@ impl Backend {
             addr,
             idle: Mutex::default(),
             in_flight: AtomicUsize::new(0),
-            is_suspect: AtomicBool::new(false),
+            maybe_ejected: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn addr(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.addr
     }
 
-    /// An idle connection that still lives. `repeatable` says whether the request may be sent again if
-    /// the connection turns out to be dead.
-    pub(super) fn take(&self, repeatable: bool) -> Option<Wire> {
-        let mut idle = self.idle();
+    /// Takes a live idle connection. `repeatable` states whether the request may be sent again if the
+    /// connection turns out to be dead.
+    pub(super) fn take_idle_conn(&self, repeatable: bool) -> Option<UpstreamConn> {
+        let mut idle = self.lock_idle();
         loop {
-            let (_, since) = idle.wires.last()?;
-            if !repeatable && since.elapsed() >= FRESH {
+            let (_, since) = idle.conns.last()?;
+            if !repeatable && since.elapsed() >= SAFE_REUSE_TIME {
                 return None;
             }
-            let (wire, _) = idle.wires.pop()?;
-            if wire.is_alive() {
-                return Some(wire);
+            let (conn, _) = idle.conns.pop()?;
+            if conn.is_alive() {
+                return Some(conn);
             }
         }
     }
 
-    /// A new connection.
-    pub(super) async fn connect(&self, within: Duration) -> io::Result<Wire> {
+    /// Opens a new connection.
+    pub(super) async fn open_conn(&self, within: Duration) -> io::Result<UpstreamConn> {
         let connected = tokio::time::timeout(within, TcpStream::connect(self.addr)).await;
         let stream = connected
             .map_err(io::Error::from)
             .flatten()
-            .inspect_err(|_| self.shun())?;
+            .inspect_err(|_| self.eject())?;
         stream.set_nodelay(true)?;
-        Ok(Wire::new(stream))
+        Ok(UpstreamConn::new(stream))
     }
 
-    fn shun(&self) {
-        self.idle().refused_at = Some(Instant::now());
-        self.is_suspect.store(true, Ordering::Relaxed);
+    fn eject(&self) {
+        self.lock_idle().refused_at = Some(Instant::now());
+        self.maybe_ejected.store(true, Ordering::Relaxed);
     }
 
-    /// A connection was refused a moment ago. The flag spares everybody else the lock and the clock.
-    fn is_shunned(&self) -> bool {
-        if !self.is_suspect.load(Ordering::Relaxed) {
+    /// True if a connection was refused recently. The flag avoids the lock and the clock in the common case.
+    fn is_ejected(&self) -> bool {
+        if !self.maybe_ejected.load(Ordering::Relaxed) {
             return false;
         }
-        let still = self.idle().refused_at.is_some_and(|at| at.elapsed() < SHUNNED);
-        self.is_suspect.store(still, Ordering::Relaxed);
+        let still = self
+            .lock_idle()
+            .refused_at
+            .is_some_and(|at| at.elapsed() < EJECTION_TIME);
+        self.maybe_ejected.store(still, Ordering::Relaxed);
         still
     }
 
     /// Keeps a connection for the next request, unless there are enough or the address is retired.
-    pub(super) fn put(&self, wire: Wire) {
-        let mut idle = self.idle();
-        if !idle.retired && idle.wires.len() < MOST_IDLE {
-            idle.wires.push((wire.rested(), Instant::now()));
+    pub(super) fn put_idle_conn(&self, conn: UpstreamConn) {
+        let mut idle = self.lock_idle();
+        if !idle.is_retired && idle.conns.len() < MAX_IDLE_CONNS {
+            idle.conns.push((conn.prepare_idle(), Instant::now()));
         }
     }
 
-    /// Closes what idles, now and from now on.
-    pub(super) fn retire(&self) {
+    /// Closes idle connections, now and from now on.
+    pub(super) fn close_and_retire(&self) {
         let gone = {
-            let mut idle = self.idle();
-            idle.retired = true;
-            std::mem::take(&mut idle.wires)
+            let mut idle = self.lock_idle();
+            idle.is_retired = true;
+            std::mem::take(&mut idle.conns)
         };
         drop(gone);
     }
 
-    /// Closes what has idled for too long or was closed by the unit.
-    pub(super) fn sweep(&self, longest: Duration) {
-        self.idle()
-            .wires
-            .retain(|(wire, since)| since.elapsed() < longest && wire.is_alive());
+    /// Closes connections that were idle for too long or were closed by the unit.
+    pub(super) fn close_expired_conns(&self, longest: Duration) {
+        self.lock_idle()
+            .conns
+            .retain(|(conn, since)| since.elapsed() < longest && conn.is_alive());
     }
 
-    /// How many requests are with the unit now.
-    pub(super) fn load(&self) -> usize {
+    /// Returns how many requests are in flight to the unit.
+    pub(super) fn count_in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
     #[cfg(test)]
-    pub(super) fn idle_count(&self) -> usize {
-        self.idle().wires.len()
+    pub(super) fn count_idle(&self) -> usize {
+        self.lock_idle().conns.len()
     }
 
-    fn idle(&self) -> MutexGuard<'_, Idle> {
-        // Nothing panics while it holds this lock, and a list of sockets cannot be half-changed.
+    fn lock_idle(&self) -> MutexGuard<'_, IdleConns> {
+        // No panic can happen under this lock, and the list of sockets is always consistent.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Counts a request as in flight with a backend for as long as it lives.
-pub(super) struct Lease(Arc<Backend>);
+/// Counts a request as in flight to a backend until dropped.
+pub(super) struct BackendLease(Arc<Backend>);
 
-impl Lease {
+impl BackendLease {
     pub(super) fn new(backend: Arc<Backend>) -> Self {
         backend.in_flight.fetch_add(1, Ordering::Relaxed);
         Self(backend)
@@ -150,45 +153,44 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for BackendLease {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A host of the table in use: the app, its backends, and whose turn it is.
-pub(super) struct Live {
+/// A host of the current table: the app, its backends, and the round-robin position.
+pub(super) struct LiveHost {
     pub(super) app: Arc<str>,
     pub(super) backends: Vec<Arc<Backend>>,
-    pub(super) reason: String,
-    turn: AtomicUsize,
+    pub(super) unready_reason: String,
+    next_index: AtomicUsize,
 }
 
-impl Live {
-    pub(super) fn new(app: &str, backends: Vec<Arc<Backend>>, reason: String) -> Self {
+impl LiveHost {
+    pub(super) fn new(app: &str, backends: Vec<Arc<Backend>>, unready_reason: String) -> Self {
         Self {
             app: app.into(),
             backends,
-            reason,
-            turn: AtomicUsize::new(0),
+            unready_reason,
+            next_index: AtomicUsize::new(0),
         }
     }
 
-    /// The least loaded of the next few in turn that were not tried yet; one that refused a connection
-    /// a moment ago only when there is no other.
-    pub(super) fn pick(&self, tried: &[SocketAddr]) -> Option<Arc<Backend>> {
-        const LOOKED_AT: usize = 8;
+    /// Picks the least loaded of the next few untried backends; an ejected one only if there is no other.
+    pub(super) fn pick_backend(&self, tried: &[SocketAddr]) -> Option<Arc<Backend>> {
+        const MAX_CANDIDATES: usize = 8;
         let count = self.backends.len();
         let turn = if count > 1 {
-            self.turn.fetch_add(1, Ordering::Relaxed)
+            self.next_index.fetch_add(1, Ordering::Relaxed)
         } else {
             0
         };
         (0..count)
             .map(|step| &self.backends[turn.wrapping_add(step) % count])
             .filter(|backend| !tried.contains(&backend.addr))
-            .take(LOOKED_AT)
-            .min_by_key(|backend| (backend.is_shunned(), backend.load()))
+            .take(MAX_CANDIDATES)
+            .min_by_key(|backend| (backend.is_ejected(), backend.count_in_flight()))
             .cloned()
     }
 }

@@ -1,4 +1,4 @@
-//! From a request to an answer: find the app, pick a backend, try, try again where that is safe.
+//! Forwards a request: finds the app, picks a backend, sends the request, and retries where that is safe.
 
 use std::convert::Infallible;
 use std::io;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -17,62 +17,64 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tracing::{Level, debug, enabled};
 
-use super::backend::{Backend, Lease, Live};
-use super::exchange::{Exchange, Fault};
-use super::headers::{self, UnitHead, X_REQUEST_ID};
-use super::pages::Refusal;
-use super::routes::Host;
-use super::serve::Place;
-use super::unit_body::UnitBody;
-use super::wire::{Answer, Wire};
-use super::{Inner, upgrade};
+use crate::net::close_if_body_is_unread;
 
-/// What a request needs to know of the connection it came on.
-pub(super) struct Client {
-    pub(super) proxy: Arc<Inner>,
-    pub(super) place: Arc<Place>,
-    /// The peer's address without the port.
+use super::backend::{Backend, BackendLease, LiveHost};
+use super::connections::ConnSlot;
+use super::error_pages::ProxyError;
+use super::headers::{self, UpstreamHead, X_REQUEST_ID};
+use super::host_table::HostName;
+use super::response_body::UpstreamBody;
+use super::upstream_conn::{ResponseHead, UpstreamConn};
+use super::upstream_request::{UpstreamFailure, UpstreamRequest};
+use super::{ProxyInner, tunnel};
+
+/// What a request needs of its client connection.
+pub(super) struct ClientConn {
+    pub(super) proxy: Arc<ProxyInner>,
+    pub(super) slot: Arc<ConnSlot>,
+    /// The peer's IP address.
     pub(super) peer: String,
     pub(super) tunnels: TaskTracker,
 }
 
-/// The body of any answer. Counts the request as in flight while it lives.
+/// The body of any response. Counts the request as in flight until dropped.
 pub(super) struct ReplyBody {
     kind: ReplyKind,
-    client: Arc<Client>,
+    client: Arc<ClientConn>,
 }
 
 #[expect(
     clippy::large_enum_variant,
-    reason = "nearly every answer is a unit's: a box would cost each one"
+    reason = "nearly every response comes from a unit, and each would pay for a box"
 )]
 enum ReplyKind {
-    Unit(UnitBody),
-    /// Our own page, until it is taken.
+    Unit(UpstreamBody),
+    /// An error page, until it is taken.
     Page(Bytes),
 }
 
-/// Answers one request; never fails, because every failure has a page.
-pub(super) async fn handle(
-    client: Arc<Client>,
+/// Handles one request; never fails, because every error has a page.
+pub(super) async fn handle_request(
+    client: Arc<ClientConn>,
     mut request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
     let proxy = &client.proxy;
     proxy.counters.requests.fetch_add(1, Ordering::Relaxed);
-    client.place.watch.begin();
-    // From here on the request counts as in flight, even if this future is dropped half-way.
+    client.slot.state.begin_request();
+    // From here on the request counts as in flight, even if this future is dropped early.
     let mut reply = ReplyBody {
         kind: ReplyKind::Page(Bytes::new()),
         client: Arc::clone(&client),
     };
     let begun = enabled!(Level::DEBUG).then(Instant::now);
-    let id = headers::sane_id(request.headers())
+    let id = headers::client_request_id(request.headers())
         .cloned()
-        .unwrap_or_else(|| proxy.new_id());
+        .unwrap_or_else(|| proxy.next_request_id());
     let is_http1 = request.version() < Version::HTTP_2;
-    let on_upgrade = upgrade_wanted(&request, is_http1).then(|| hyper::upgrade::on(&mut request));
+    let on_upgrade = wants_upgrade(&request, is_http1).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
-    let (app, mut response) = match route(&client, &parts, body, &id, on_upgrade).await {
+    let (app, mut response) = match route_request(&client, &parts, body, &id, on_upgrade).await {
         Ok((app, response)) => {
             let (head, body) = response.into_parts();
             if let Some(body) = body {
@@ -81,58 +83,62 @@ pub(super) async fn handle(
             (app, Response::from_parts(head, reply))
         }
         Err(refusal) => {
-            let (head, page) = refusal.page(&parts.headers, &id, is_http1).into_parts();
+            let (head, page) = refusal.to_response(&parts.headers, &id, is_http1).into_parts();
             reply.kind = ReplyKind::Page(page);
-            (Arc::from(refusal.app()), Response::from_parts(head, reply))
+            (Arc::from(refusal.app_name()), Response::from_parts(head, reply))
         }
     };
     let status = response.status();
     if is_http1 && parts.headers.contains_key(UPGRADE) && status != StatusCode::SWITCHING_PROTOCOLS {
-        // `Front` follows no framing behind a head that asks for an upgrade.
+        // `ClientIo` does not follow the framing after a head that requests an upgrade.
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    client.proxy.counters.answered(status);
+    if is_http1 && status != StatusCode::SWITCHING_PROTOCOLS {
+        let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);
+        close_if_body_is_unread(&client.slot.state, is_chunked, &mut response);
+    }
+    client.proxy.counters.count_response(status);
     if let Some(begun) = begun {
         debug!(
             request_id = id.to_str().unwrap_or_default(),
-            host = %String::from_utf8_lossy(host_of(&parts).unwrap_or(b"-")),
+            host = %String::from_utf8_lossy(request_host(&parts).unwrap_or(b"-")),
             app = &*app,
             status = status.as_u16(),
             ms = begun.elapsed().as_secs_f64() * 1000.0,
-            "answered"
+            "request completed"
         );
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
     Ok(response)
 }
 
-fn upgrade_wanted(request: &Request<Incoming>, is_http1: bool) -> bool {
+fn wants_upgrade(request: &Request<Incoming>, is_http1: bool) -> bool {
     is_http1
         && request.version() == Version::HTTP_11
         && request.headers().contains_key(UPGRADE)
-        && headers::upgrade_of(request.headers()).is_some()
+        && headers::requested_upgrade(request.headers()).is_some()
         && request.body().is_end_stream()
 }
 
-type Routed = (Arc<str>, Response<Option<UnitBody>>);
+type RoutedResponse = (Arc<str>, Response<Option<UpstreamBody>>);
 
-async fn route(
-    client: &Arc<Client>,
+async fn route_request(
+    client: &Arc<ClientConn>,
     parts: &Parts,
     body: Incoming,
     id: &HeaderValue,
     on_upgrade: Option<hyper::upgrade::OnUpgrade>,
-) -> Result<Routed, Refusal> {
+) -> Result<RoutedResponse, ProxyError> {
     if parts.method == Method::CONNECT {
-        return Err(Refusal::Malformed("this is no forward proxy"));
+        return Err(ProxyError::MalformedRequest("this is not a forward proxy"));
     }
-    let raw_host = host_of(parts)?;
-    let host = Host::read(raw_host).ok_or(Refusal::NoHost)?;
-    let asking = Asking {
+    let raw_host = request_host(parts)?;
+    let host = HostName::parse(raw_host).ok_or(ProxyError::InvalidHost)?;
+    let asking = ForwardedRequest {
         client,
-        head: UnitHead {
+        head: UpstreamHead {
             parts,
             host: raw_host,
             peer: &client.peer,
@@ -140,156 +146,176 @@ async fn route(
             upgrade: on_upgrade.as_ref().and_then(|_| parts.headers.get(UPGRADE)),
             trusted: client.proxy.settings.trust_forwarded,
         },
-        repeatable: body.is_end_stream() && headers::is_idempotent(&parts.method),
+        is_retryable: body.is_end_stream() && headers::is_idempotent(&parts.method),
         host: host.as_str(),
     };
-    let (app, answer, exchange) = asking.answer(body).await?;
+    let (app, mut answer, upstream) = asking.send_with_retries(body).await?;
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(on_upgrade) = on_upgrade else {
-            return Err(Refusal::Broken {
+        let Some(on_upgrade) =
+            on_upgrade.filter(|_| headers::is_requested_upgrade(&parts.headers, &answer.headers))
+        else {
+            return Err(ProxyError::BadResponse {
                 app,
-                how: "it switched protocols unasked",
+                how: "it switched to a protocol that was not requested",
             });
         };
-        let response = upgrade::accept(client, answer, exchange, on_upgrade);
+        let response = tunnel::accept_upgrade(client, answer, upstream, on_upgrade);
         return Ok((app, response.map(|()| None)));
     }
-    let body = exchange.into_body_of(&answer);
+    let body = upstream.into_response_body(&mut answer);
     let mut response = Response::new(Some(body));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     Ok((app, response))
 }
 
-/// The host as the client wrote it: of the target if that is absolute (or HTTP/2), else of the header.
-fn host_of(parts: &Parts) -> Result<&[u8], Refusal> {
+/// Returns the host as the client sent it: from an absolute target (or HTTP/2), else from the Host header.
+fn request_host(parts: &Parts) -> Result<&[u8], ProxyError> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     match (parts.uri.authority(), hosts.next(), hosts.next()) {
-        // Even beside an absolute target: whoever stands before us may have looked at either.
-        (_, _, Some(_)) => Err(Refusal::NoHost),
+        // Even with an absolute target: a proxy in front may have used either.
+        (_, _, Some(_)) => Err(ProxyError::InvalidHost),
         (Some(authority), _, None) => Ok(authority.as_str().as_bytes()),
         (None, Some(host), None) => Ok(host.as_bytes()),
-        (None, None, None) => Err(Refusal::NoHost),
+        (None, None, None) => Err(ProxyError::InvalidHost),
     }
 }
 
-fn find(proxy: &Inner, host: &str) -> Result<Arc<Live>, Refusal> {
+fn find_live_host(proxy: &ProxyInner, host: &str) -> Result<Arc<LiveHost>, ProxyError> {
     let table = proxy.table.load();
     let live = table
-        .find(host)
-        .ok_or_else(|| Refusal::UnknownHost(host.to_owned()))?;
+        .find_host(host)
+        .ok_or_else(|| ProxyError::UnknownHost(host.to_owned()))?;
     if live.backends.is_empty() {
-        return Err(Refusal::NotReady {
+        return Err(ProxyError::NotReady {
             app: Arc::clone(&live.app),
-            reason: live.reason.clone(),
+            reason: live.unready_reason.clone(),
         });
     }
     Ok(Arc::clone(live))
 }
 
-/// A request on its way to the first backend that answers.
-struct Asking<'a> {
-    client: &'a Client,
-    head: UnitHead<'a>,
-    repeatable: bool,
+/// A request to be sent to backends until one responds.
+struct ForwardedRequest<'a> {
+    client: &'a ClientConn,
+    head: UpstreamHead<'a>,
+    is_retryable: bool,
     host: &'a str,
 }
 
-/// How one try ended without an answer.
-enum Missed {
-    /// The next may be tried with this body.
-    Again(Option<Incoming>),
-    Over(Refusal),
+/// How an attempt ended without a response.
+enum AttemptFailure {
+    /// Another backend may be tried with this body. `sent`: this one may have processed the request.
+    Retry {
+        body: Option<Incoming>,
+        sent: bool,
+    },
+    Final(ProxyError),
 }
 
-impl Asking<'_> {
-    async fn answer(&self, body: Incoming) -> Result<(Arc<str>, Answer, Exchange), Refusal> {
+impl ForwardedRequest<'_> {
+    async fn send_with_retries(
+        &self,
+        body: Incoming,
+    ) -> Result<(Arc<str>, ResponseHead, UpstreamRequest), ProxyError> {
         let mut body = (!body.is_end_stream()).then_some(body);
         let mut tried = Vec::new();
-        // A kept connection may be dead without us knowing; then the same backend gets a new one.
+        // A kept connection may be dead without notice; then the same backend gets a new one.
         let mut fresh = None;
         let mut first = true;
+        // A request that crashes a unit must not crash all of them: after one may have processed it, there is
+        // one retry.
+        let mut sent_before = false;
         loop {
-            // Each try looks into the newest table, and none holds on to one while it waits: what left
-            // the table must not seem in use (`Proxy::is_through_with`).
-            let live = find(&self.client.proxy, self.host)?;
+            // Each attempt reads the current table, and none keeps it while waiting: a removed address must
+            // not appear in use (`Proxy::is_drained`).
+            let live = find_live_host(&self.client.proxy, self.host)?;
             let app = Arc::clone(&live.app);
             let is_fresh = fresh.is_some();
-            let Some(backend) = fresh.take().or_else(|| live.pick(&tried)) else {
-                return Err(Refusal::Unreachable { app });
+            let Some(backend) = fresh.take().or_else(|| live.pick_backend(&tried)) else {
+                return Err(ProxyError::ConnectFailed { app });
             };
             drop(live);
             if !std::mem::take(&mut first) {
                 self.client.proxy.counters.retried.fetch_add(1, Ordering::Relaxed);
             }
-            let Some(wire) = self.wire_to(&backend, is_fresh).await else {
-                tried.push(backend.addr());
+            let Some(conn) = self.get_conn(&backend, is_fresh).await else {
+                tried.push(backend.address());
                 continue;
             };
-            let reused = wire.is_reused();
-            match self.ask(&app, &backend, wire, body).await {
-                Ok((answer, exchange)) => return Ok((app, answer, exchange)),
-                Err(Missed::Over(refusal)) => return Err(refusal),
-                Err(Missed::Again(unused)) => {
+            let reused = conn.is_reused();
+            match self.try_backend(&app, &backend, conn, body, sent_before).await {
+                Ok((answer, upstream)) => return Ok((app, answer, upstream)),
+                Err(AttemptFailure::Final(refusal)) => return Err(refusal),
+                Err(AttemptFailure::Retry { body: unused, sent }) => {
                     body = unused;
+                    sent_before |= sent;
                     if reused {
                         fresh = Some(backend);
                     } else {
-                        tried.push(backend.addr());
+                        tried.push(backend.address());
                     }
                 }
             }
         }
     }
 
-    async fn wire_to(&self, backend: &Backend, fresh: bool) -> Option<Wire> {
-        if !fresh && let Some(wire) = backend.take(self.repeatable) {
-            return Some(wire);
+    async fn get_conn(&self, backend: &Backend, fresh: bool) -> Option<UpstreamConn> {
+        if !fresh && let Some(conn) = backend.take_idle_conn(self.is_retryable) {
+            return Some(conn);
         }
         backend
-            .connect(self.client.proxy.settings.connect_timeout)
+            .open_conn(self.client.proxy.settings.connect_timeout)
             .await
-            .inspect_err(|cause| debug!(%cause, host = self.host, "a unit accepts no connection"))
+            .inspect_err(|cause| debug!(error = %cause, host = self.host, "cannot connect to a unit"))
             .ok()
     }
 
-    async fn ask(
+    async fn try_backend(
         &self,
         app: &Arc<str>,
         backend: &Arc<Backend>,
-        mut wire: Wire,
+        mut conn: UpstreamConn,
         body: Option<Incoming>,
-    ) -> Result<(Answer, Exchange), Missed> {
-        self.head.write(body.as_ref(), &mut wire.output);
-        let expects = body.is_some() && self.head.parts.headers.contains_key(EXPECT);
-        let mut exchange = Exchange::new(wire, Lease::new(Arc::clone(backend)), body, expects);
+        sent_before: bool,
+    ) -> Result<(ResponseHead, UpstreamRequest), AttemptFailure> {
+        self.head.write_head(body.as_ref(), &mut conn.output);
+        let lease = BackendLease::new(Arc::clone(backend));
+        let mut upstream = UpstreamRequest::new(conn, lease, body, &self.head.parts.headers);
         let within = self.client.proxy.settings.first_byte_timeout;
         let app = || Arc::clone(app);
-        let refusal = match exchange.answer(&self.head.parts.method, within).await {
-            Ok(answer) => return Ok((answer, exchange)),
-            Err(Fault::Late) => Refusal::Late { app: app() },
-            Err(Fault::Nonsense(how)) => Refusal::Broken { app: app(), how },
-            Err(Fault::Client) => Refusal::Malformed("its body broke off or is badly framed"),
-            Err(Fault::Stalled) => Refusal::Stalled,
-            Err(Fault::Silent) if self.repeatable || exchange.is_unsent() => match exchange.into_body() {
-                Some(body) => return Err(Missed::Again(body)),
-                None => Refusal::Broken {
-                    app: app(),
-                    how: "it closed the connection",
-                },
-            },
-            Err(Fault::Silent) => Refusal::Broken {
+        let refusal = match upstream.read_response_head(&self.head.parts.method, within).await {
+            Ok(answer) => return Ok((answer, upstream)),
+            Err(UpstreamFailure::Timeout) => ProxyError::ResponseTimeout { app: app() },
+            Err(UpstreamFailure::Malformed(how)) => ProxyError::BadResponse { app: app(), how },
+            Err(UpstreamFailure::ClientBody) => {
+                ProxyError::MalformedRequest("its body is incomplete or badly framed")
+            }
+            Err(UpstreamFailure::ClientTimeout) => ProxyError::BodyTimeout,
+            Err(UpstreamFailure::NoResponse)
+                if upstream.is_unsent() || (self.is_retryable && !sent_before) =>
+            {
+                let sent = !upstream.is_unsent();
+                match upstream.into_unsent_body() {
+                    Some(body) => return Err(AttemptFailure::Retry { body, sent }),
+                    None => ProxyError::BadResponse {
+                        app: app(),
+                        how: "it closed the connection",
+                    },
+                }
+            }
+            Err(UpstreamFailure::NoResponse) => ProxyError::BadResponse {
                 app: app(),
                 how: "it closed the connection",
             },
         };
-        Err(Missed::Over(refusal))
+        Err(AttemptFailure::Final(refusal))
     }
 }
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
-        self.client.place.watch.end();
+        self.client.slot.state.end_request();
         self.client
             .proxy
             .counters

@@ -1,37 +1,35 @@
-//! The proxy: the HTTP router that ships in the binary. It knows hosts and addresses, and nothing of
-//! apps but their names.
+//! The proxy: the HTTP router in the binary. It knows hosts and addresses, and only the names of apps.
 //!
-//! A request runs through four things. [`Front`](front) reads it (HTTP/1.1, or HTTP/2 with prior
-//! knowledge) and watches over the client's connection. The *table* ([`Routes`]) says which backends
-//! stand behind its host; it is a snapshot, swapped whole. A [`backend`] keeps the idle connections to
-//! one address. An [`exchange`] sends the request over one of them and streams the answer back.
+//! The path of a request: [`ClientIo`](crate::net::ClientIo) reads it (HTTP/1.1, or HTTP/2 with prior
+//! knowledge) and watches the client's connection. The *table* ([`HostRoutes`]) maps its host to backends; it
+//! is a snapshot, replaced as a whole. A [`backend`] keeps the idle connections to one address. An
+//! [`upstream_request`] sends the request over one of them and streams the response back.
 //!
-//! **Promises.** A swap loses no request: what is in flight with a backend that left finishes, idle
-//! connections to it close at once, and whoever finds only closed doors looks into the new table before
-//! giving up. [`Proxy::is_through_with`] says when such a backend may be stopped. A request is sent twice only if the first unit cannot have acted on it: nothing was sent,
-//! or the method is idempotent and there is no body. Bodies are streamed with back-pressure, never
-//! collected. Everything that waits has a deadline, everything that is read or kept has a bound.
+//! **Promises.** Replacing the table loses no request: requests in flight to a removed backend finish, idle
+//! connections to it close at once, and a request that can connect to none of its backends reads the new
+//! table before it fails. [`Proxy::is_drained`] shows when a removed backend may be stopped. A request of
+//! which no unit has received a byte is tried at the others. A request that was sent is sent at most once
+//! more, and only if its method is idempotent and it has no body, so a request that crashes a unit does not
+//! crash all of them. Bodies are streamed with back-pressure, never buffered as a whole. Every wait has a
+//! deadline, and everything that is read or stored has a bound.
 //!
-//! **Never.** It never shows the address of a unit, believes a client's `X-Forwarded-*` unless told to,
-//! passes on a request whose length can be read in two ways, or lets a client switch to `h2c` with a
-//! unit.
+//! **Never.** The proxy never discloses the address of a unit, trusts a client's `X-Forwarded-*` unless
+//! configured to, forwards a request of ambiguous length, accepts a trailer that it would not accept as a
+//! header, or lets a client switch to `h2c` with a unit.
 
 mod backend;
-mod chunks;
-mod exchange;
-mod follow;
+mod connections;
+mod error_pages;
 mod forward;
-mod front;
 mod headers;
-mod pages;
-mod routes;
-mod serve;
+mod host_table;
+mod response_body;
 mod stats;
 #[cfg(test)]
 mod tests;
-mod unit_body;
-mod upgrade;
-mod wire;
+mod tunnel;
+mod upstream_conn;
+mod upstream_request;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -43,34 +41,35 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::net::ConnectionShares;
 use crate::telemetry::metrics::RouterStats;
-use backend::{Backend, Live};
-pub(crate) use front::{Front, Watch};
-pub use routes::{Backends, Host, Hosts, Route, Routes};
-pub(crate) use serve::{Limits, Watchdog, sniff};
-use stats::Counters;
+use backend::{Backend, LiveHost};
+pub use host_table::{BackendSet, HostName, HostRoute, HostRoutes, HostTable};
+use stats::ProxyCounters;
 
-/// Deadlines and bounds. The defaults suit an edge that everybody can reach.
+/// The time-outs and limits. The defaults suit a public edge.
 #[derive(Clone, Debug)]
 pub struct ProxySettings {
-    /// To connect to a unit.
+    /// For connecting to a unit.
     pub connect_timeout: Duration,
-    /// From the last byte of a request to the first byte of its answer.
+    /// From the last byte of a request to the first byte of its response.
     pub first_byte_timeout: Duration,
-    /// Without a byte in either direction a connection or a tunnel is closed.
+    /// A connection or tunnel is closed when no byte moved in either direction for this time.
     pub idle_timeout: Duration,
-    /// For a client to send the whole head of a request, from its first byte; also to send the first.
+    /// For a client to send the whole head of a request, from its first byte; also to send the first byte.
     pub header_timeout: Duration,
-    /// An unused connection to a unit is closed after it.
+    /// An unused connection to a unit is closed after this time.
     pub unit_idle_timeout: Duration,
-    /// Connections of clients at once. When three quarters are taken, clients without a request lose
-    /// theirs after `header_timeout` instead of `idle_timeout`.
+    /// The maximum number of concurrent client connections. When three quarters are in use, clients without a
+    /// request are disconnected after `header_timeout` instead of `idle_timeout`.
     pub max_connections: usize,
-    /// For requests in flight to finish once the proxy is told to stop.
+    /// The maximum number of these from one address.
+    pub max_connections_per_address: usize,
+    /// How long requests in flight may take to finish when the proxy stops.
     pub drain: Duration,
-    /// The head of a request, at least 8192.
+    /// The maximum size of a request head, at least 8192.
     pub max_header_bytes: usize,
-    /// Believe (and add to) the `X-Forwarded-*` headers of clients: only behind another proxy.
+    /// Trust (and extend) the `X-Forwarded-*` headers of clients: only behind another proxy.
     pub trust_forwarded: bool,
 }
 
@@ -83,6 +82,7 @@ impl Default for ProxySettings {
             header_timeout: Duration::from_secs(10),
             unit_idle_timeout: Duration::from_secs(30),
             max_connections: 16_384,
+            max_connections_per_address: 16_384,
             drain: Duration::from_secs(30),
             max_header_bytes: 32 * 1024,
             trust_forwarded: false,
@@ -90,56 +90,63 @@ impl Default for ProxySettings {
     }
 }
 
-/// The proxy; clones are the same one.
+/// The proxy. Clones share their state.
 #[derive(Clone)]
 pub struct Proxy {
-    inner: Arc<Inner>,
+    inner: Arc<ProxyInner>,
 }
 
-struct Inner {
+struct ProxyInner {
     settings: ProxySettings,
-    table: ArcSwap<Hosts<Arc<Live>>>,
-    /// Only a swap, the sweep and who asks `is_through_with` lock it.
-    addresses: Mutex<Addresses>,
-    counters: Counters,
-    id_seed: u64,
-    ids: AtomicU64,
+    shares: ConnectionShares,
+    table: ArcSwap<HostTable<Arc<LiveHost>>>,
+    /// Locked only by a replacement of the table, the sweep, and `is_drained`.
+    addresses: Mutex<BackendAddresses>,
+    counters: ProxyCounters,
+    request_id_seed: u64,
+    request_count: AtomicU64,
 }
 
 #[derive(Default)]
-struct Addresses {
+struct BackendAddresses {
     /// Every address in the table.
-    known: HashMap<SocketAddr, Arc<Backend>>,
-    /// Those that left it. A request holds its backend from the moment it picks among them, so what
-    /// can be held no more has no request and will get none.
-    leaving: HashMap<SocketAddr, Weak<Backend>>,
+    active: HashMap<SocketAddr, Arc<Backend>>,
+    /// Removed addresses. A request holds its backend from the moment of the choice, so a backend that cannot
+    /// be upgraded has no request and gets none.
+    draining: HashMap<SocketAddr, Weak<Backend>>,
 }
 
 impl Proxy {
-    /// A proxy that knows no host yet.
+    /// Creates a proxy without hosts.
     pub fn new(settings: ProxySettings) -> Self {
+        let shares = ConnectionShares::new(
+            settings.max_connections,
+            settings.max_connections_per_address,
+            &[],
+        );
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(ProxyInner {
                 settings,
+                shares,
                 table: ArcSwap::default(),
                 addresses: Mutex::default(),
-                counters: Counters::default(),
-                id_seed: uuid::Uuid::new_v4().as_u64_pair().0,
-                ids: AtomicU64::new(0),
+                counters: ProxyCounters::default(),
+                request_id_seed: uuid::Uuid::new_v4().as_u64_pair().0,
+                request_count: AtomicU64::new(0),
             }),
         }
     }
 
-    /// Replaces the table. Requests that come from now on see the new one; idle connections to
-    /// addresses that are in it no more are closed before this returns.
-    pub fn set_routes(&self, routes: Routes) {
-        let mut addresses = self.inner.addresses();
-        let mut known = std::mem::take(&mut addresses.known);
+    /// Replaces the table. Later requests use the new one; idle connections to removed addresses are closed
+    /// before this returns.
+    pub fn set_routes(&self, routes: HostRoutes) {
+        let mut addresses = self.inner.lock_addresses();
+        let mut known = std::mem::take(&mut addresses.active);
         let mut kept = HashMap::with_capacity(known.len());
-        let table = routes.map(|route| {
-            let (addresses, reason) = match route.state {
-                Backends::Ready(addresses) => (addresses, "no unit is ready".into()),
-                Backends::None { reason } => (Vec::new(), reason),
+        let table = routes.map_values(|route| {
+            let (addresses, reason) = match route.backends {
+                BackendSet::Ready(addresses) => (addresses, "no unit is ready".into()),
+                BackendSet::None { reason } => (Vec::new(), reason),
             };
             let backends = addresses.into_iter().map(|addr| {
                 let backend = kept.entry(addr).or_insert_with(|| {
@@ -149,62 +156,65 @@ impl Proxy {
                 });
                 Arc::clone(backend)
             });
-            Arc::new(Live::new(&route.app, backends.collect(), reason))
+            Arc::new(LiveHost::new(&route.app, backends.collect(), reason))
         });
-        // First the table, then the old doors: nobody new is sent to what is being closed.
+        // First the table, then the old backends: no new request reaches a backend that is being closed.
         self.inner.table.store(Arc::new(table));
-        addresses.known = kept;
+        addresses.active = kept;
         for (addr, gone) in known {
-            gone.retire();
-            addresses.leaving.insert(addr, Arc::downgrade(&gone));
+            gone.close_and_retire();
+            addresses.draining.insert(addr, Arc::downgrade(&gone));
         }
     }
 
-    /// Whether the unit at this address may be stopped without a request being lost: the address is not
-    /// in the table, and no request or tunnel that was sent to it before is left. A tunnel may last for
-    /// hours, so whoever waits for this bounds the wait. Looks only at this process: when the router
-    /// runs elsewhere, wait as long as its requests may take.
-    pub fn is_through_with(&self, addr: SocketAddr) -> bool {
-        let addresses = self.inner.addresses();
-        !addresses.known.contains_key(&addr)
+    /// Returns true if the unit at this address may be stopped without losing a request: the address is not
+    /// in the table, and no request or tunnel that was sent to it is left. A tunnel may last for hours, so
+    /// callers must bound their wait. Considers this process only: if the router runs elsewhere, wait as long
+    /// as its requests may take.
+    pub fn is_drained(&self, addr: SocketAddr) -> bool {
+        let addresses = self.inner.lock_addresses();
+        !addresses.active.contains_key(&addr)
             && addresses
-                .leaving
+                .draining
                 .get(&addr)
                 .is_none_or(|backend| backend.strong_count() == 0)
     }
 
-    /// Serves a listener until cancelled; then accepts no more, closes what is idle, lets requests in
+    /// Serves a listener until cancelled; then stops accepting, closes idle connections, lets requests in
     /// flight finish within `drain`, and closes the rest. May run for several listeners at once.
     pub async fn serve(&self, listener: TcpListener, cancel: CancellationToken) {
-        serve::serve(&self.inner, listener, cancel).await;
+        connections::serve_listener(&self.inner, listener, cancel).await;
     }
 
-    /// What was counted so far.
-    pub fn stats(&self) -> RouterStats {
-        self.inner.counters.read()
+    /// Returns the counters.
+    pub fn read_stats(&self) -> RouterStats {
+        self.inner.counters.read_stats()
     }
 }
 
-impl Inner {
-    fn addresses(&self) -> MutexGuard<'_, Addresses> {
-        // Nothing panics while it holds this lock.
+impl ProxyInner {
+    fn lock_addresses(&self) -> MutexGuard<'_, BackendAddresses> {
+        // No panic can happen under this lock.
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes connections to units that idle for too long, and forgets the units that are gone.
-    fn sweep(&self) {
-        let mut addresses = self.addresses();
-        addresses.leaving.retain(|_, backend| backend.strong_count() > 0);
-        for backend in addresses.known.values() {
-            backend.sweep(self.settings.unit_idle_timeout);
+    /// Closes connections to units that were idle for too long, and removes backends that are gone.
+    fn close_idle_conns(&self) {
+        let mut addresses = self.lock_addresses();
+        addresses.draining.retain(|_, backend| backend.strong_count() > 0);
+        for backend in addresses.active.values() {
+            backend.close_expired_conns(self.settings.unit_idle_timeout);
         }
     }
 
-    /// A request id that no other proxy gives either: 32 hexadecimal digits.
-    fn new_id(&self) -> http::HeaderValue {
-        let count = self.ids.fetch_add(1, Ordering::Relaxed);
+    /// Returns a request id that no other proxy generates: 32 hexadecimal digits.
+    fn next_request_id(&self) -> http::HeaderValue {
+        let count = self.request_count.fetch_add(1, Ordering::Relaxed);
         let mut text = [0; 32];
-        let halves = [self.id_seed ^ mix(count), mix(self.id_seed.wrapping_add(count))];
+        let halves = [
+            self.request_id_seed ^ mix_bits(count),
+            mix_bits(self.request_id_seed.wrapping_add(count)),
+        ];
         for (digits, half) in text.chunks_exact_mut(16).zip(halves) {
             for (at, digit) in digits.iter_mut().enumerate() {
                 *digit = b"0123456789abcdef"[usize::from((half >> (at * 4)) as u8 & 15)];
@@ -214,8 +224,8 @@ impl Inner {
     }
 }
 
-/// The finaliser of SplitMix64: a bijection, so that no id comes twice.
-fn mix(number: u64) -> u64 {
+/// The finaliser of SplitMix64: a bijection, so that ids do not repeat.
+fn mix_bits(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,4 +1,4 @@
-//! The proxy over real sockets: raw bytes in front, small units behind.
+//! Tests of the proxy over real sockets: raw bytes in front, small units behind.
 
 mod answers;
 mod framing;
@@ -16,19 +16,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backends, Proxy, ProxySettings, Route, Routes};
+use super::{BackendSet, HostRoute, HostRoutes, Proxy, ProxySettings};
 
-/// No test waits longer for anything.
+/// The maximum that any test waits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what)
-        .await
-        .expect("it should have come by now")
+async fn within_deadline<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("timed out")
 }
 
-async fn until(mut condition: impl FnMut() -> bool) {
-    soon(async {
+async fn wait_until(mut condition: impl FnMut() -> bool) {
+    within_deadline(async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -36,21 +34,21 @@ async fn until(mut condition: impl FnMut() -> bool) {
     .await;
 }
 
-struct Rig {
+struct RunningProxy {
     proxy: Proxy,
     addr: SocketAddr,
     cancel: CancellationToken,
     serving: JoinHandle<()>,
 }
 
-impl Drop for Rig {
+impl Drop for RunningProxy {
     fn drop(&mut self) {
         self.cancel.cancel();
         self.serving.abort();
     }
 }
 
-async fn rig(settings: ProxySettings, routes: Routes) -> Rig {
+async fn start_proxy(settings: ProxySettings, routes: HostRoutes) -> RunningProxy {
     let proxy = Proxy::new(settings);
     proxy.set_routes(routes);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -60,7 +58,7 @@ async fn rig(settings: ProxySettings, routes: Routes) -> Rig {
         let (proxy, cancel) = (proxy.clone(), cancel.clone());
         async move { proxy.serve(listener, cancel).await }
     });
-    Rig {
+    RunningProxy {
         proxy,
         addr,
         cancel,
@@ -68,19 +66,19 @@ async fn rig(settings: ProxySettings, routes: Routes) -> Rig {
     }
 }
 
-/// One app `blog` at `blog.test`.
-fn blog(backends: impl IntoIterator<Item = SocketAddr>) -> Routes {
-    [Route {
+/// Routes `blog.test` to the app `blog`.
+fn blog_routes(backends: impl IntoIterator<Item = SocketAddr>) -> HostRoutes {
+    [HostRoute {
         host: "blog.test".into(),
         app: "blog".into(),
-        state: Backends::Ready(backends.into_iter().collect()),
+        backends: BackendSet::Ready(backends.into_iter().collect()),
     }]
     .into_iter()
     .collect()
 }
 
-/// A listener on which nobody listens any more.
-async fn closed_door() -> SocketAddr {
+/// Returns an address on which nothing listens.
+async fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
@@ -109,7 +107,7 @@ impl RawUnit {
 
 async fn raw_unit<F, Fut>(converse: F) -> RawUnit
 where
-    F: Fn(Raw, usize) -> Fut + Send + 'static,
+    F: Fn(RawConn, usize) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -120,26 +118,26 @@ where
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             let number = count.fetch_add(1, Ordering::SeqCst);
-            tokio::spawn(converse(Raw::new(stream), number));
+            tokio::spawn(converse(RawConn::new(stream), number));
         }
     });
     RawUnit { addr, accepted, task }
 }
 
-/// A unit that gives the same bytes for every head, on as many connections as it is asked.
+/// A unit that sends the same bytes for every head, on any number of connections.
 async fn fixed_unit(answer: &'static str) -> RawUnit {
     raw_unit(move |mut raw, _| async move {
-        while !raw.head().await.is_empty() {
+        while !raw.read_head().await.is_empty() {
             raw.send(answer).await;
         }
     })
     .await
 }
 
-/// A unit that answers with the head that it got, and closes.
-async fn mirror() -> RawUnit {
+/// A unit that responds with the head it received, and closes.
+async fn head_echo_unit() -> RawUnit {
     raw_unit(|mut raw, _| async move {
-        let head = raw.head().await;
+        let head = raw.read_head().await;
         raw.send(&format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}",
             head.len()
@@ -149,29 +147,29 @@ async fn mirror() -> RawUnit {
     .await
 }
 
-/// A socket with lines and exact reads.
-struct Raw(BufReader<TcpStream>);
+/// A socket with buffered line reads and exact reads.
+struct RawConn(BufReader<TcpStream>);
 
-impl Raw {
+impl RawConn {
     fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self(BufReader::new(stream))
     }
 
-    async fn to(addr: SocketAddr) -> Self {
+    async fn connect(addr: SocketAddr) -> Self {
         Self::new(TcpStream::connect(addr).await.unwrap())
     }
 
     async fn send(&mut self, text: &str) {
-        // The other side may have closed: then the test sees it by what it reads.
+        // The other side may have closed: the test detects that by what it reads.
         let _ = self.0.get_mut().write_all(text.as_bytes()).await;
     }
 
-    /// A head with its empty line, or nothing at the end.
-    async fn head(&mut self) -> String {
+    /// Reads a head with its empty line, or nothing at the end.
+    async fn read_head(&mut self) -> String {
         let mut head = String::new();
         loop {
-            match soon(self.0.read_line(&mut head)).await {
+            match within_deadline(self.0.read_line(&mut head)).await {
                 Ok(0) | Err(_) => return String::new(),
                 Ok(_) if head.ends_with("\r\n\r\n") => return head,
                 Ok(_) => {}
@@ -179,54 +177,56 @@ impl Raw {
         }
     }
 
-    async fn line(&mut self) -> String {
+    async fn read_line(&mut self) -> String {
         let mut line = String::new();
-        let _ = soon(self.0.read_line(&mut line)).await;
+        let _ = within_deadline(self.0.read_line(&mut line)).await;
         line
     }
 
-    async fn exactly(&mut self, count: usize) -> String {
+    async fn read_exact(&mut self, count: usize) -> String {
         let mut bytes = vec![0; count];
-        soon(self.0.read_exact(&mut bytes)).await.expect("bytes");
+        within_deadline(self.0.read_exact(&mut bytes))
+            .await
+            .expect("bytes");
         String::from_utf8(bytes).unwrap()
     }
 
-    /// Head and body of an answer that tells its length.
-    async fn answer(&mut self) -> (String, String) {
-        let head = self.head().await;
-        let length = header(&head, "content-length").map_or(0, |l| l.parse().unwrap());
-        let body = self.exactly(length).await;
+    /// Reads the head and body of a response with a length.
+    async fn read_response(&mut self) -> (String, String) {
+        let head = self.read_head().await;
+        let length = header_value(&head, "content-length").map_or(0, |l| l.parse().unwrap());
+        let body = self.read_exact(length).await;
         (head, body)
     }
 
-    async fn rest(&mut self) -> String {
+    async fn read_to_close(&mut self) -> String {
         let mut bytes = Vec::new();
-        let _ = soon(self.0.read_to_end(&mut bytes)).await;
+        let _ = within_deadline(self.0.read_to_end(&mut bytes)).await;
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+fn header_value<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().skip(1).find_map(|line| {
         let (key, value) = line.split_once(':')?;
         key.eq_ignore_ascii_case(name).then_some(value.trim())
     })
 }
 
-fn status(head: &str) -> &str {
+fn status_of(head: &str) -> &str {
     head.split(' ').nth(1).unwrap_or("none")
 }
 
 /// Sends bytes on a new connection, and reads until the proxy closes it.
-async fn ask(addr: SocketAddr, raw: &str) -> String {
-    let mut client = Raw::to(addr).await;
+async fn send_raw(addr: SocketAddr, raw: &str) -> String {
+    let mut client = RawConn::connect(addr).await;
     client.send(raw).await;
-    client.rest().await
+    client.read_to_close().await
 }
 
-/// A GET with more header lines, on its own connection.
-async fn get(addr: SocketAddr, host: &str, lines: &str) -> String {
-    ask(
+/// Sends a GET with additional header lines, on its own connection.
+async fn send_get(addr: SocketAddr, host: &str, lines: &str) -> String {
+    send_raw(
         addr,
         &format!("GET /x?y=1 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{lines}\r\n"),
     )

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::*;
 
 #[tokio::test]
-async fn the_client_sees_the_first_chunk_before_the_unit_sends_the_last() {
+async fn client_gets_the_first_chunk_before_the_unit_sends_the_last() {
     for head in [
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfirst",
@@ -22,7 +22,7 @@ async fn the_client_sees_the_first_chunk_before_the_unit_sends_the_last() {
         let unit = raw_unit(move |mut raw, _| {
             let gone = Arc::clone(&gone);
             async move {
-                raw.head().await;
+                raw.read_head().await;
                 raw.send(head).await;
                 gone.lock().await.recv().await;
                 raw.send(if head.contains("chunked") {
@@ -34,59 +34,59 @@ async fn the_client_sees_the_first_chunk_before_the_unit_sends_the_last() {
             }
         })
         .await;
-        let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-        let mut client = Raw::to(rig.addr).await;
+        let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+        let mut client = RawConn::connect(rig.addr).await;
         client
             .send("GET / HTTP/1.1\r\nHost: blog.test\r\nConnection: close\r\n\r\n")
             .await;
-        client.head().await;
+        client.read_head().await;
         let mut seen = String::new();
         while !seen.ends_with("first") {
-            seen.push_str(&client.exactly(1).await);
+            seen.push_str(&client.read_exact(1).await);
         }
         go.send(()).await.unwrap();
-        assert!(client.rest().await.contains("last"), "{head}");
+        assert!(client.read_to_close().await.contains("last"), "{head}");
     }
 }
 
 #[tokio::test]
-async fn the_unit_sees_the_first_chunk_before_the_client_sends_the_last() {
-    let (seen, mut told) = mpsc::channel(1);
+async fn unit_gets_the_first_chunk_before_the_client_sends_the_last() {
+    let (seen, mut events) = mpsc::channel(1);
     let unit = raw_unit(move |mut raw, _| {
         let seen = seen.clone();
         async move {
-            let head = raw.head().await;
-            assert_eq!(header(&head, "transfer-encoding"), Some("chunked"));
-            assert_eq!(raw.exactly(10).await, "5\r\nfirst\r\n");
+            let head = raw.read_head().await;
+            assert_eq!(header_value(&head, "transfer-encoding"), Some("chunked"));
+            assert_eq!(raw.read_exact(10).await, "5\r\nfirst\r\n");
             seen.send(()).await.unwrap();
-            assert_eq!(raw.exactly(14).await, "4\r\nlast\r\n0\r\n\r\n");
+            assert_eq!(raw.read_exact(14).await, "4\r\nlast\r\n0\r\n\r\n");
             raw.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-            raw.head().await;
+            raw.read_head().await;
         }
     })
     .await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-    let mut client = Raw::to(rig.addr).await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let mut client = RawConn::connect(rig.addr).await;
     client
         .send("POST / HTTP/1.1\r\nHost: blog.test\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
     client.send("5\r\nfirst\r\n").await;
-    soon(told.recv()).await.unwrap();
+    within_deadline(events.recv()).await.unwrap();
     client.send("4\r\nlast\r\n0\r\n\r\n").await;
-    assert_eq!(status(&client.head().await), "200");
+    assert_eq!(status_of(&client.read_head().await), "200");
 }
 
 #[tokio::test]
-async fn large_bodies_pass_both_ways_whole_and_the_connections_live_on() {
+async fn large_bodies_are_forwarded_both_ways_and_connections_are_reused() {
     const SIZE: usize = 3_000_000;
     let body: String = (0..SIZE).map(|i| char::from(b'a' + (i % 23) as u8)).collect();
     let unit = raw_unit(|mut raw, _| async move {
         loop {
-            let head = raw.head().await;
-            let Some(length) = header(&head, "content-length") else {
+            let head = raw.read_head().await;
+            let Some(length) = header_value(&head, "content-length") else {
                 return;
             };
-            let body = raw.exactly(length.parse().unwrap()).await;
+            let body = raw.read_exact(length.parse().unwrap()).await;
             raw.send(&format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
                 body.len()
@@ -96,8 +96,8 @@ async fn large_bodies_pass_both_ways_whole_and_the_connections_live_on() {
         }
     })
     .await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-    let mut client = Raw::to(rig.addr).await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let mut client = RawConn::connect(rig.addr).await;
     for _ in 0..3 {
         client
             .send(&format!(
@@ -105,19 +105,19 @@ async fn large_bodies_pass_both_ways_whole_and_the_connections_live_on() {
             ))
             .await;
         client.send(&body).await;
-        assert!(client.answer().await.1 == body);
+        assert!(client.read_response().await.1 == body);
     }
     assert_eq!(unit.accepted(), 1);
 }
 
 #[tokio::test]
-async fn a_slow_client_slows_the_unit() {
+async fn slow_client_slows_the_unit_down() {
     let (sent, sending) = (Arc::new(AtomicUsize::new(0)), 64 * 1024 * 1024);
     let counter = Arc::clone(&sent);
     let unit = raw_unit(move |mut raw, _| {
         let counter = Arc::clone(&counter);
         async move {
-            raw.head().await;
+            raw.read_head().await;
             raw.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {sending}\r\n\r\n"))
                 .await;
             let piece = "x".repeat(64 * 1024);
@@ -128,15 +128,15 @@ async fn a_slow_client_slows_the_unit() {
         }
     })
     .await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-    let mut client = Raw::to(rig.addr).await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let mut client = RawConn::connect(rig.addr).await;
     client
         .send("GET / HTTP/1.1\r\nHost: blog.test\r\nConnection: close\r\n\r\n")
         .await;
-    client.head().await;
-    // It stands still once the buffers of the kernel are full.
+    client.read_head().await;
+    // It stops once the kernel's buffers are full.
     let mut before = usize::MAX;
-    soon(async {
+    within_deadline(async {
         while before != sent.load(Ordering::SeqCst) {
             before = sent.load(Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -145,18 +145,18 @@ async fn a_slow_client_slows_the_unit() {
     .await;
     assert!(
         before < sending / 2,
-        "{before} bytes were taken from the unit for a client that reads none"
+        "{before} bytes were read from the unit for a client that reads none"
     );
-    assert_eq!(client.rest().await.len(), sending);
+    assert_eq!(client.read_to_close().await.len(), sending);
 }
 
 #[tokio::test]
-async fn trailers_pass_both_ways() {
+async fn trailers_are_forwarded_both_ways() {
     let unit = raw_unit(|mut raw, _| async move {
-        let head = raw.head().await;
-        assert_eq!(header(&head, "trailer"), Some("x-sum"));
-        let body = raw.exactly("2\r\nab\r\n0\r\n".len()).await;
-        let trailer = raw.head().await;
+        let head = raw.read_head().await;
+        assert_eq!(header_value(&head, "trailer"), Some("x-sum"));
+        let body = raw.read_exact("2\r\nab\r\n0\r\n".len()).await;
+        let trailer = raw.read_head().await;
         assert!(
             body.starts_with("2\r\nab") && trailer.starts_with("x-sum: 1\r\n"),
             "{body}{trailer}"
@@ -164,13 +164,13 @@ async fn trailers_pass_both_ways() {
         raw.send("HTTP/1.1 200 OK\r\nTrailer: X-Done\r\nTransfer-Encoding: chunked\r\n\r\n")
             .await;
         raw.send("2\r\nok\r\n0\r\nX-Done: yes\r\n\r\n").await;
-        raw.head().await;
+        raw.read_head().await;
     })
     .await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
     let raw = "POST / HTTP/1.1\r\nHost: blog.test\r\nTE: trailers\r\nTrailer: x-sum\r\nConnection: close\r\n\
         Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-Sum: 1\r\n\r\n";
-    let answer = ask(rig.addr, raw).await;
+    let answer = send_raw(rig.addr, raw).await;
     assert!(
         answer.ends_with("2\r\nok\r\n0\r\nx-done: yes\r\n\r\n"),
         "{answer}"
@@ -178,83 +178,161 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn the_client_is_told_to_continue_when_the_unit_says_so() {
+async fn forbidden_trailers_are_dropped() {
     let unit = raw_unit(|mut raw, _| async move {
-        let head = raw.head().await;
-        assert_eq!(header(&head, "expect"), Some("100-continue"));
-        raw.send("HTTP/1.1 100 Continue\r\n\r\n").await;
-        let body = raw.exactly(4).await;
-        raw.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{body}"))
+        raw.read_head().await;
+        raw.read_exact("2\r\nab\r\n0\r\n".len()).await;
+        let trailer = raw.read_head().await.to_lowercase();
+        raw.send("HTTP/1.1 200 OK\r\nConnection: x-private\r\nTrailer: X-Done, X-Private, Set-Cookie, X-Request-Id\r\nTransfer-Encoding: chunked\r\n\r\n")
             .await;
-        raw.head().await;
+        let body = format!("{:x}\r\n{trailer}\r\n0\r\n", trailer.len());
+        raw.send(&body).await;
+        raw.send("X-Done: yes\r\nX-Private: no\r\nSet-Cookie: a=b\r\nX-Request-Id: mine\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        raw.read_head().await;
     })
     .await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-    let mut client = Raw::to(rig.addr).await;
-    let head = "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
-    client.send(head).await;
-    assert_eq!(status(&client.head().await), "100");
-    client.send("body").await;
-    assert_eq!(client.answer().await.1, "body");
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let raw = "POST / HTTP/1.1\r\nHost: blog.test\r\nTE: trailers\r\nTrailer: x-sum\r\nConnection: close, x-hop\r\n\
+        Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-Sum: 1\r\nX_Forwarded_For: 6.6.6.6\r\n\
+        X-Forwarded-For: 6.6.6.6\r\nX.Real.Ip: 6.6.6.6\r\nX_Request_Id: mine\r\nX-Hop: 1\r\nAuthorization: a\r\n\
+        Cookie: a=b\r\nTransfer_Encoding: chunked\r\n\r\n";
+    let answer = send_raw(rig.addr, raw).await;
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body = body.to_lowercase();
+    assert_eq!(body, "c\r\nx-sum: 1\r\n\r\n\r\n0\r\nx-done: yes\r\n\r\n");
 }
 
 #[tokio::test]
-async fn a_unit_that_wants_no_body_refuses_before_it_is_sent() {
-    let unit = fixed_unit("HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n").await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
+async fn interim_responses_are_discarded() {
+    let unit = raw_unit(|mut raw, _| async move {
+        raw.read_head().await;
+        raw.send("HTTP/1.1 103 Early Hints\r\nSet-Cookie: a=b\r\nContent-Length: 9\r\n\r\n")
+            .await;
+        raw.send("HTTP/1.1 102 Processing\r\nConnection: close\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n")
+            .await;
+        raw.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        raw.read_head().await;
+    })
+    .await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let answer = send_get(rig.addr, "blog.test", "").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nok"),
+        "{answer}"
+    );
+    assert!(
+        !answer.contains("set-cookie") && !answer.contains("1.1.1.1"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn upgrade_to_an_unrequested_protocol_is_refused() {
+    for (protocol, expected) in [("h2c", "502"), ("websocket, h2c", "502"), ("WebSocket", "101")] {
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade, x-private\r\nUpgrade: {protocol}\r\n\
+             Content-Length: 5\r\nX-Private: 1\r\n\r\n"
+        );
+        let unit = raw_unit(move |mut raw, _| {
+            let answer = answer.clone();
+            async move {
+                raw.read_head().await;
+                raw.send(&answer).await;
+            }
+        })
+        .await;
+        let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+        let mut client = RawConn::connect(rig.addr).await;
+        client.send(UPGRADE).await;
+        let head = client.read_head().await;
+        assert_eq!(status_of(&head), expected, "{protocol}: {head}");
+        if expected == "101" {
+            assert_eq!(header_value(&head, "content-length"), None, "{head}");
+            assert_eq!(header_value(&head, "x-private"), None, "{head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn expect_100_continue_is_forwarded_to_the_unit_and_back() {
+    let unit = raw_unit(|mut raw, _| async move {
+        let head = raw.read_head().await;
+        assert_eq!(header_value(&head, "expect"), Some("100-continue"));
+        raw.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+        let body = raw.read_exact(4).await;
+        raw.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{body}"))
+            .await;
+        raw.read_head().await;
+    })
+    .await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let mut client = RawConn::connect(rig.addr).await;
     let head = "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
-    let answer = ask(rig.addr, head).await;
-    assert_eq!(status(&answer), "413", "{answer}");
+    client.send(head).await;
+    assert_eq!(status_of(&client.read_head().await), "100");
+    client.send("body").await;
+    assert_eq!(client.read_response().await.1, "body");
+}
+
+#[tokio::test]
+async fn unit_can_refuse_an_expected_body_before_it_is_sent() {
+    let unit = fixed_unit("HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n").await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let head = "POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
+    let answer = send_raw(rig.addr, head).await;
+    assert_eq!(status_of(&answer), "413", "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
 }
 
 #[tokio::test]
-async fn an_answer_before_the_end_of_a_large_body_reaches_the_client() {
+async fn response_before_the_end_of_a_large_body_reaches_the_client() {
     let unit = raw_unit(|mut raw, _| async move {
-        raw.head().await;
+        raw.read_head().await;
         raw.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
             .await;
-        raw.rest().await;
+        raw.read_to_close().await;
     })
     .await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-    let mut client = Raw::to(rig.addr).await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let mut client = RawConn::connect(rig.addr).await;
     client
         .send("POST / HTTP/1.1\r\nHost: blog.test\r\nContent-Length: 50000000\r\n\r\nsome")
         .await;
-    let (head, body) = client.answer().await;
-    assert_eq!((status(&head), &*body), ("403", "no"));
+    let (head, body) = client.read_response().await;
+    assert_eq!((status_of(&head), &*body), ("403", "no"));
+    assert!(head.to_lowercase().contains("connection: close\r\n"), "{head}");
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_at_the_unit_breaks_off_at_the_client() {
+async fn incomplete_response_body_is_incomplete_at_the_client() {
     let unit = raw_unit(|mut raw, _| async move {
-        raw.head().await;
+        raw.read_head().await;
         raw.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
             .await;
     })
     .await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-    let answer = get(rig.addr, "blog.test", "").await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let answer = send_get(rig.addr, "blog.test", "").await;
     assert!(
         !answer.contains("0\r\n\r\n"),
-        "the client must see that it is not whole: {answer}"
+        "the client must detect that it is incomplete: {answer}"
     );
 }
 
-/// A unit that switches to an echo in capitals.
-async fn shouting() -> RawUnit {
+/// A unit that upgrades to an echo in upper case.
+async fn uppercase_echo_unit() -> RawUnit {
     raw_unit(|mut raw, _| async move {
-        let head = raw.head().await;
-        assert_eq!(header(&head, "connection"), Some("upgrade"));
-        assert_eq!(header(&head, "upgrade"), Some("websocket"));
-        assert_eq!(header(&head, "sec-websocket-key"), Some("x"));
+        let head = raw.read_head().await;
+        assert_eq!(header_value(&head, "connection"), Some("upgrade"));
+        assert_eq!(header_value(&head, "upgrade"), Some("websocket"));
+        assert_eq!(header_value(&head, "sec-websocket-key"), Some("x"));
         raw.send(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello\n",
         )
         .await;
         loop {
-            let line = raw.line().await;
+            let line = raw.read_line().await;
             if line.is_empty() {
                 return;
             }
@@ -268,17 +346,17 @@ const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: blog.test\r\nConnection: keep-a
     Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
 
 #[tokio::test]
-async fn an_upgrade_becomes_a_tunnel_both_ways() {
-    let unit = shouting().await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-    let mut client = Raw::to(rig.addr).await;
+async fn upgrade_becomes_a_bidirectional_tunnel() {
+    let unit = uppercase_echo_unit().await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let mut client = RawConn::connect(rig.addr).await;
     client.send(UPGRADE).await;
-    let head = client.head().await;
-    assert_eq!(status(&head), "101");
-    assert_eq!(header(&head, "connection"), Some("upgrade"));
-    assert_eq!(header(&head, "upgrade"), Some("websocket"));
-    assert_eq!(client.line().await, "hello\n");
-    // What looks like a doubtful request is only bytes now.
+    let head = client.read_head().await;
+    assert_eq!(status_of(&head), "101");
+    assert_eq!(header_value(&head, "connection"), Some("upgrade"));
+    assert_eq!(header_value(&head, "upgrade"), Some("websocket"));
+    assert_eq!(client.read_line().await, "hello\n");
+    // Bytes that look like an ambiguous request are only data now.
     for line in [
         "ping\n",
         "POST / HTTP/1.1\r\n",
@@ -286,64 +364,67 @@ async fn an_upgrade_becomes_a_tunnel_both_ways() {
         "transfer-encoding: chunked\r\n",
     ] {
         client.send(line).await;
-        assert_eq!(client.line().await, line.to_uppercase());
+        assert_eq!(client.read_line().await, line.to_uppercase());
     }
-    assert_eq!((rig.proxy.stats().tunnels, rig.proxy.stats().connections), (1, 1));
+    assert_eq!(
+        (rig.proxy.read_stats().tunnels, rig.proxy.read_stats().connections),
+        (1, 1)
+    );
     client.0.get_mut().shutdown().await.unwrap();
-    assert_eq!(client.rest().await, "");
-    until(|| rig.proxy.stats().tunnels == 0 && rig.proxy.stats().connections == 0).await;
-    assert_eq!(rig.proxy.stats().by_class, [1, 0, 0, 0, 0]);
+    assert_eq!(client.read_to_close().await, "");
+    wait_until(|| rig.proxy.read_stats().tunnels == 0 && rig.proxy.read_stats().connections == 0).await;
+    assert_eq!(rig.proxy.read_stats().by_class, [1, 0, 0, 0, 0]);
 }
 
 #[tokio::test]
-async fn a_tunnel_in_which_nothing_moves_is_closed() {
-    let unit = shouting().await;
+async fn idle_tunnel_is_closed() {
+    let unit = uppercase_echo_unit().await;
     let settings = ProxySettings {
         idle_timeout: Duration::from_millis(100),
         ..ProxySettings::default()
     };
-    let rig = rig(settings, blog([unit.addr])).await;
-    let mut client = Raw::to(rig.addr).await;
+    let rig = start_proxy(settings, blog_routes([unit.addr])).await;
+    let mut client = RawConn::connect(rig.addr).await;
     client.send(UPGRADE).await;
-    assert_eq!(status(&client.head().await), "101");
-    assert_eq!(client.rest().await, "hello\n");
-    until(|| rig.proxy.stats().tunnels == 0).await;
+    assert_eq!(status_of(&client.read_head().await), "101");
+    assert_eq!(client.read_to_close().await, "hello\n");
+    wait_until(|| rig.proxy.read_stats().tunnels == 0).await;
 }
 
 #[tokio::test]
-async fn a_tunnel_ends_when_the_time_to_drain_is_over() {
-    let unit = shouting().await;
+async fn tunnel_is_closed_after_the_drain_timeout() {
+    let unit = uppercase_echo_unit().await;
     let settings = ProxySettings {
         drain: Duration::from_millis(100),
         ..ProxySettings::default()
     };
-    let mut rig = rig(settings, blog([unit.addr])).await;
-    let mut client = Raw::to(rig.addr).await;
+    let mut rig = start_proxy(settings, blog_routes([unit.addr])).await;
+    let mut client = RawConn::connect(rig.addr).await;
     client.send(UPGRADE).await;
-    client.head().await;
-    assert_eq!(client.line().await, "hello\n");
+    client.read_head().await;
+    assert_eq!(client.read_line().await, "hello\n");
     rig.cancel.cancel();
     client.send("still\n").await;
-    assert_eq!(client.line().await, "STILL\n");
-    assert_eq!(client.rest().await, "");
-    soon(&mut rig.serving).await.unwrap();
+    assert_eq!(client.read_line().await, "STILL\n");
+    assert_eq!(client.read_to_close().await, "");
+    within_deadline(&mut rig.serving).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_upgrade_that_the_unit_refuses_is_answered_and_the_connection_closed() {
+async fn refused_upgrade_is_answered_and_the_connection_closed() {
     let unit = fixed_unit("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-    let answer = ask(rig.addr, UPGRADE).await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let answer = send_raw(rig.addr, UPGRADE).await;
     assert!(
         answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"),
         "{answer}"
     );
-    assert_eq!(header(&answer, "connection"), Some("close"));
+    assert_eq!(header_value(&answer, "connection"), Some("close"));
 }
 
 type Http2 = http2::SendRequest<http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>>;
 
-async fn http2(addr: SocketAddr) -> Http2 {
+async fn connect_http2(addr: SocketAddr) -> Http2 {
     let io = TokioIo::new(TcpStream::connect(addr).await.unwrap());
     let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
@@ -351,42 +432,51 @@ async fn http2(addr: SocketAddr) -> Http2 {
 }
 
 #[tokio::test]
-async fn http2_with_prior_knowledge_reaches_a_unit_as_http1() {
-    let unit = mirror().await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-    let mut sender = http2(rig.addr).await;
+async fn http2_with_prior_knowledge_is_forwarded_as_http1() {
+    let unit = head_echo_unit().await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let mut sender = connect_http2(rig.addr).await;
     let request = http::Request::post("http://blog.test:80/a?b")
         .header("cookie", "a=1")
         .header("cookie", "b=2")
         .header("te", "trailers")
         .body(Empty::new().boxed())
         .unwrap();
-    let response = soon(sender.send_request(request)).await.unwrap();
+    let response = within_deadline(sender.send_request(request)).await.unwrap();
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["x-request-id"].len(), 32);
-    let seen = soon(response.into_body().collect()).await.unwrap().to_bytes();
+    let seen = within_deadline(response.into_body().collect())
+        .await
+        .unwrap()
+        .to_bytes();
     let seen = std::str::from_utf8(&seen).unwrap();
     assert!(
         seen.starts_with("POST /a?b HTTP/1.1\r\nhost: blog.test:80\r\n"),
         "{seen}"
     );
-    assert_eq!(header(seen, "cookie"), Some("a=1; b=2"));
-    assert_eq!(header(seen, "content-length"), Some("0"));
+    assert_eq!(header_value(seen, "cookie"), Some("a=1; b=2"));
+    assert_eq!(header_value(seen, "content-length"), Some("0"));
     let unknown = http::Request::get("http://other.test/")
         .body(Empty::new().boxed())
         .unwrap();
-    assert_eq!(soon(sender.send_request(unknown)).await.unwrap().status(), 404);
+    assert_eq!(
+        within_deadline(sender.send_request(unknown))
+            .await
+            .unwrap()
+            .status(),
+        404
+    );
 }
 
 #[tokio::test]
 async fn http2_streams_many_bodies_at_once() {
     let unit = raw_unit(|mut raw, _| async move {
-        while !raw.head().await.is_empty() {
+        while !raw.read_head().await.is_empty() {
             let mut body = String::new();
             loop {
-                let size = raw.line().await;
+                let size = raw.read_line().await;
                 let size = usize::from_str_radix(size.trim(), 16).unwrap();
-                body.push_str(raw.exactly(size + 2).await.trim_end());
+                body.push_str(raw.read_exact(size + 2).await.trim_end());
                 if size == 0 {
                     break;
                 }
@@ -399,8 +489,8 @@ async fn http2_streams_many_bodies_at_once() {
         }
     })
     .await;
-    let rig = rig(ProxySettings::default(), blog([unit.addr])).await;
-    let sender = http2(rig.addr).await;
+    let rig = start_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let sender = connect_http2(rig.addr).await;
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..50 {
         let mut sender = sender.clone();
@@ -416,7 +506,7 @@ async fn http2_streams_many_bodies_at_once() {
                     .unwrap();
             }
             drop(more);
-            let answer = soon(answer)
+            let answer = within_deadline(answer)
                 .await
                 .unwrap()
                 .unwrap()
@@ -430,5 +520,5 @@ async fn http2_streams_many_bodies_at_once() {
     while let Some(result) = asking.join_next().await {
         result.unwrap();
     }
-    assert_eq!(rig.proxy.stats().by_class, [0, 50, 0, 0, 0]);
+    assert_eq!(rig.proxy.read_stats().by_class, [0, 50, 0, 0, 0]);
 }

@@ -1,8 +1,8 @@
-//! A connection to a unit, HTTP/1.1, and the reading of an answer's head.
+//! An HTTP/1.1 connection to a unit, and the parsing of response heads.
 //!
-//! Own code rather than hyper's client, for two reasons: a request is driven by the task that serves
-//! the client (no second task, no channels between them), and we know exactly how far it came, which is
-//! what decides whether it may be sent again.
+//! It does not use hyper's client, for two reasons: a request is driven by the task that serves the client
+//! (no second task, no channels), and the proxy must know exactly how much of a request was sent, which
+//! decides whether it may be retried.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -15,21 +15,21 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-use super::chunks::Chunks;
-use super::headers::{self, ConnectionHeader};
+use crate::net::framing::{ChunkParser, parse_content_length};
+use crate::net::{self, ConnectionHeader};
 
-/// Heads of answers beyond this are refused.
-const LONGEST_HEAD: usize = 64 * 1024;
-const MOST_HEADERS: usize = 128;
+/// The maximum size of a response head.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_HEADERS: usize = 128;
 const SMALL_READ: usize = 8 * 1024;
 const LARGE_READ: usize = 64 * 1024;
 
-/// See the module.
-pub(super) struct Wire {
+/// A connection to a unit. See the module.
+pub(super) struct UpstreamConn {
     stream: TcpStream,
-    /// Read and not yet taken.
+    /// Bytes that were read but not consumed.
     pub(super) input: BytesMut,
-    /// To be written: a head or the framing of a chunk, then data, then what ends the chunk.
+    /// Bytes to be written: a head or the framing of a chunk, then data, then the end of the chunk.
     pub(super) output: Vec<u8>,
     written: usize,
     data: Bytes,
@@ -38,7 +38,7 @@ pub(super) struct Wire {
     reused: bool,
 }
 
-impl Wire {
+impl UpstreamConn {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
@@ -51,8 +51,8 @@ impl Wire {
         }
     }
 
-    /// Made ready to idle: without the large buffers that one large body asked for.
-    pub(super) fn rested(mut self) -> Self {
+    /// Prepares the connection for idling: frees the large buffers of a large body.
+    pub(super) fn prepare_idle(mut self) -> Self {
         self.reused = true;
         if self.input.capacity() > 2 * SMALL_READ {
             self.input = BytesMut::new();
@@ -65,29 +65,29 @@ impl Wire {
         self.reused
     }
 
-    /// False when the unit closed the connection or sent something that nobody asked for.
+    /// False if the unit closed the connection or sent unexpected bytes.
     pub(super) fn is_alive(&self) -> bool {
         let mut probe = [0; 1];
         matches!(self.stream.try_read(&mut probe), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Nothing waits to be read or written: the next request may follow.
+    /// True if nothing remains to be read or written: the next request may follow.
     pub(super) fn is_clean(&self) -> bool {
         self.input.is_empty() && self.is_flushed()
     }
 
-    /// Nothing waits to be written.
+    /// True if nothing remains to be written.
     pub(super) fn is_flushed(&self) -> bool {
         self.output.is_empty() && self.data.is_empty() && self.tail.is_empty()
     }
 
-    /// Queues data behind what is in `output`, and what ends it.
-    pub(super) fn queue(&mut self, data: Bytes, tail: &'static [u8]) {
+    /// Queues data after what is in `output`, and a suffix.
+    pub(super) fn queue_data(&mut self, data: Bytes, tail: &'static [u8]) {
         self.data = data;
         self.tail = tail;
     }
 
-    /// Writes all that is queued. Returns how many bytes this call has written before it had to wait.
+    /// Writes everything queued. `sent` is increased by the number of bytes written.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, sent: &mut u64) -> Poll<io::Result<()>> {
         while !self.is_flushed() {
             let head = &self.output[self.written..];
@@ -106,12 +106,12 @@ impl Wire {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             *sent += count as u64;
-            self.advance(count);
+            self.advance_output(count);
         }
         Poll::Ready(Ok(()))
     }
 
-    fn advance(&mut self, mut count: usize) {
+    fn advance_output(&mut self, mut count: usize) {
         let head = count.min(self.output.len() - self.written);
         self.written += head;
         count -= head;
@@ -124,7 +124,7 @@ impl Wire {
         self.tail = &self.tail[count - data..];
     }
 
-    /// Reads more into `input`; 0 is the end. `expected` is how many bytes are sure to come.
+    /// Reads more into `input`; 0 is the end. `expected` is the number of bytes known to follow.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, expected: u64) -> Poll<io::Result<usize>> {
         let size = if expected > SMALL_READ as u64 {
             LARGE_READ
@@ -137,21 +137,21 @@ impl Wire {
         poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input)
     }
 
-    /// The bare connection, and what was read beyond the head: for a tunnel.
+    /// Returns the bare connection and the bytes read beyond the head, for a tunnel.
     pub(super) fn into_tunnel(self) -> (TcpStream, BytesMut) {
         (self.stream, self.input)
     }
 
-    /// Takes the head of an answer off `input`. `None` when it is not whole yet.
-    pub(super) fn parse_head(&mut self, method: &Method) -> Result<Option<Answer>, Nonsense> {
-        let mut room = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    /// Parses a response head from `input`. `None` if it is incomplete.
+    pub(super) fn parse_head(&mut self, method: &Method) -> Result<Option<ResponseHead>, MalformedResponse> {
+        let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
         let mut parsed = httparse::Response::new(&mut []);
         let parser = httparse::ParserConfig::default();
         let len = match parser.parse_response_with_uninit_headers(&mut parsed, &self.input, &mut room) {
             Ok(httparse::Status::Complete(len)) => len,
-            Ok(httparse::Status::Partial) if self.input.len() < LONGEST_HEAD => return Ok(None),
-            Ok(httparse::Status::Partial) => return Err(Nonsense("its head is too long")),
-            Err(_) => return Err(Nonsense("its head is malformed")),
+            Ok(httparse::Status::Partial) if self.input.len() < MAX_HEAD_BYTES => return Ok(None),
+            Ok(httparse::Status::Partial) => return Err(MalformedResponse("its head is too long")),
+            Err(_) => return Err(MalformedResponse("its head is malformed")),
         };
         let base = self.input.as_ptr() as usize;
         let span = |part: &[u8]| {
@@ -161,14 +161,14 @@ impl Wire {
         let status = parsed
             .code
             .and_then(|code| StatusCode::from_u16(code).ok())
-            .ok_or(Nonsense("its status is malformed"))?;
+            .ok_or(MalformedResponse("its status is malformed"))?;
         let mut connection = ConnectionHeader::default();
         for header in parsed
             .headers
             .iter()
             .filter(|h| h.name.eq_ignore_ascii_case("connection"))
         {
-            connection.add(header.value);
+            connection.add_value(header.value);
         }
         let keeps_alive = if parsed.version == Some(1) {
             !connection.close
@@ -176,13 +176,13 @@ impl Wire {
             connection.keep_alive
         };
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
-        let mut lines = Lines::default();
+        let mut lines = FramingHeaders::default();
         let mut kept = Vec::with_capacity(parsed.headers.len());
         for header in parsed.headers.iter() {
             let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| BAD_HEADER)?;
-            lines.see(&name, header.value)?;
+            lines.read_header(&name, header.value)?;
             let upgrade = switches && name == http::header::UPGRADE;
-            if upgrade || !(headers::is_hop_by_hop(&name) || connection.names(&name)) {
+            if upgrade || !(net::is_hop_by_hop(&name) || connection.lists_header(&name)) {
                 kept.push((name, span(header.value)));
             }
         }
@@ -192,87 +192,90 @@ impl Wire {
             let value = HeaderValue::from_maybe_shared(head.slice(span)).map_err(|_| BAD_HEADER)?;
             map.append(name, value);
         }
-        if lines.coded {
+        if lines.has_transfer_coding || switches {
             map.remove(http::header::CONTENT_LENGTH);
         }
-        let framing = lines.framing(method, status);
-        let keeps_alive = keeps_alive && !matches!(framing, Framing::Close) && !lines.is_doubtful();
-        Ok(Some(Answer {
+        let framing = lines.body_framing(method, status);
+        let keeps_alive = keeps_alive && !matches!(framing, BodyFraming::UntilClose) && !lines.is_ambiguous();
+        Ok(Some(ResponseHead {
             status,
             headers: map,
             framing,
             keeps_alive,
+            connection_header: connection,
         }))
     }
 }
 
-const BAD_HEADER: Nonsense = Nonsense("one of its headers is malformed");
+const BAD_HEADER: MalformedResponse = MalformedResponse("one of its headers is malformed");
 
-/// What a unit answered is no HTTP; the words say what is wrong.
+/// A unit's response is not valid HTTP; the text states why.
 #[derive(Debug)]
-pub(super) struct Nonsense(pub(super) &'static str);
+pub(super) struct MalformedResponse(pub(super) &'static str);
 
-/// The head of an answer, without what was meant for this connection only.
+/// The head of a response, without hop-by-hop headers.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ResponseHead {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    pub(super) framing: Framing,
+    pub(super) framing: BodyFraming,
     pub(super) keeps_alive: bool,
+    /// Lists the headers for this connection only, also among the trailers.
+    pub(super) connection_header: ConnectionHeader,
 }
 
-/// How the body of an answer ends.
+/// How the end of a response body is determined.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Framing {
+pub(super) enum BodyFraming {
     Length(u64),
-    Chunked(Chunks),
-    /// The last chunk is read, its trailers are not.
+    Chunked(ChunkParser),
+    /// The last chunk has been read, its trailers have not.
     Trailers,
-    /// With the connection.
-    Close,
+    /// Ends with the connection.
+    UntilClose,
 }
 
-/// What the lines of a head say about the body.
+/// The header values that determine the framing of the body.
 #[derive(Default)]
-struct Lines {
-    length: Option<u64>,
-    coded: bool,
-    chunked: bool,
+struct FramingHeaders {
+    content_length: Option<u64>,
+    has_transfer_coding: bool,
+    is_chunked: bool,
 }
 
-impl Lines {
-    fn see(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Nonsense> {
+impl FramingHeaders {
+    fn read_header(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), MalformedResponse> {
         if *name == http::header::CONTENT_LENGTH {
-            let length = headers::length(value).ok_or(Nonsense("its length is malformed"))?;
-            if self.length.is_some_and(|earlier| earlier != length) {
-                return Err(Nonsense("it has two lengths"));
+            let length = parse_content_length(value).ok_or(MalformedResponse("its length is malformed"))?;
+            if self.content_length.is_some_and(|earlier| earlier != length) {
+                return Err(MalformedResponse("it has two lengths"));
             }
-            self.length = Some(length);
+            self.content_length = Some(length);
         } else if *name == http::header::TRANSFER_ENCODING {
-            self.coded = true;
-            self.chunked = headers::listed(value)
+            self.has_transfer_coding = true;
+            self.is_chunked = net::split_list(value)
                 .next_back()
                 .is_some_and(|t| t.eq_ignore_ascii_case(b"chunked"));
         }
         Ok(())
     }
 
-    /// A length and a coding at once: whoever sent that may mean either, so nothing follows on it.
-    fn is_doubtful(&self) -> bool {
-        self.coded && self.length.is_some()
+    /// Both a length and a transfer coding: the sender may mean either, so the connection is not reused.
+    fn is_ambiguous(&self) -> bool {
+        self.has_transfer_coding && self.content_length.is_some()
     }
 
     /// RFC 9112 §6.3.
-    fn framing(&self, method: &Method, status: StatusCode) -> Framing {
+    fn body_framing(&self, method: &Method, status: StatusCode) -> BodyFraming {
         let bare = *method == Method::HEAD
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED;
-        match self.length {
-            _ if bare => Framing::Length(0),
-            _ if self.chunked => Framing::Chunked(Chunks::default()),
-            Some(length) if !self.coded => Framing::Length(length),
-            _ => Framing::Close,
+        match self.content_length {
+            _ if bare => BodyFraming::Length(0),
+            _ if self.is_chunked => BodyFraming::Chunked(ChunkParser::default()),
+            Some(length) if !self.has_transfer_coding => BodyFraming::Length(length),
+            _ => BodyFraming::UntilClose,
         }
     }
 }

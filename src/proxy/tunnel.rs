@@ -1,4 +1,4 @@
-//! Tunnels: after a 101 the bytes pass both ways until either side closes, nothing moves for
+//! Tunnels: after a 101, bytes are copied both ways until either side closes, nothing moves for
 //! `idle_timeout`, or the proxy has drained.
 
 use std::io;
@@ -14,16 +14,17 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::exchange::Exchange;
-use super::forward::Client;
-use super::serve::{Limits, Watchdog};
-use super::wire::Answer;
+use super::connections::conn_timeouts;
+use super::forward::ClientConn;
+use super::upstream_conn::ResponseHead;
+use super::upstream_request::UpstreamRequest;
+use crate::net::ConnWatchdog;
 
-/// Makes the 101 for the client and starts the tunnel, which waits until the 101 is written.
-pub(super) fn accept(
-    client: &Arc<Client>,
-    answer: Answer,
-    exchange: Exchange,
+/// Builds the 101 for the client and starts the tunnel, which waits until the 101 is written.
+pub(super) fn accept_upgrade(
+    client: &Arc<ClientConn>,
+    answer: ResponseHead,
+    exchange: UpstreamRequest,
     on_upgrade: OnUpgrade,
 ) -> Response<()> {
     let mut response = Response::new(());
@@ -32,52 +33,52 @@ pub(super) fn accept(
     response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    let tunnel = tunnel(Arc::clone(client), exchange, on_upgrade);
+    let tunnel = run_tunnel(Arc::clone(client), exchange, on_upgrade);
     client.tunnels.spawn(tunnel);
     response
 }
 
-/// Counts a tunnel as open.
-struct Open(Arc<Client>);
+/// Counts a tunnel as open until dropped.
+struct OpenTunnel(Arc<ClientConn>);
 
-impl Open {
-    fn new(client: Arc<Client>) -> Self {
+impl OpenTunnel {
+    fn new(client: Arc<ClientConn>) -> Self {
         client.proxy.counters.tunnels.fetch_add(1, Ordering::Relaxed);
         Self(client)
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenTunnel {
     fn drop(&mut self) {
         self.0.proxy.counters.tunnels.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-async fn tunnel(client: Arc<Client>, exchange: Exchange, on_upgrade: OnUpgrade) {
-    // Without the 101 written the client's connection ends, and this with an error.
+async fn run_tunnel(client: Arc<ClientConn>, exchange: UpstreamRequest, on_upgrade: OnUpgrade) {
+    // If the 101 cannot be written, the client's connection ends, and this returns an error.
     let Ok(upgraded) = on_upgrade.await else {
         return;
     };
-    let open = Open::new(client);
+    let open = OpenTunnel::new(client);
     let (unit, early, _lease) = exchange.into_tunnel();
-    let copy = copy(upgraded, unit, &early);
+    let copy = copy_tunnel_bytes(upgraded, unit, &early);
     tokio::pin!(copy);
-    let watch = &open.0.place.watch;
-    let mut watchdog = Watchdog::new(Limits::of(&open.0.proxy.settings));
+    let watch = &open.0.slot.state;
+    let mut watchdog = ConnWatchdog::new(conn_timeouts(&open.0.proxy.settings));
     let end = std::future::poll_fn(|cx| {
-        watch.register(cx);
-        if watch.is_killed() || watchdog.poll_idle(cx, watch).is_ready() {
+        watch.register_waker(cx);
+        if watch.is_force_closed() || watchdog.poll_idle(cx, watch).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         copy.as_mut().poll(cx)
     })
     .await;
     if let Err(cause) = end {
-        debug!(%cause, "a tunnel ended");
+        debug!(error = %cause, "tunnel ended with an error");
     }
 }
 
-async fn copy(client: Upgraded, mut unit: TcpStream, early: &[u8]) -> io::Result<()> {
+async fn copy_tunnel_bytes(client: Upgraded, mut unit: TcpStream, early: &[u8]) -> io::Result<()> {
     let mut client = TokioIo::new(client);
     client.write_all(early).await?;
     copy_bidirectional(&mut client, &mut unit).await?;

@@ -1,0 +1,275 @@
+//! Accepts client connections, watches each one, and closes them all when the proxy stops.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::net::{
+    ClientIo, ConnState, ConnTimeouts, ConnWatchdog, ConnectionShare, detect_protocol, reject_connection,
+};
+
+use super::forward::{self, ClientConn};
+use super::{ProxyInner, ProxySettings, error_pages};
+
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// After `accept` failed (no descriptors left): time for other connections to close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// After `drain` is over: time for tasks to notice the forced close.
+const FORCED_CLOSE_GRACE: Duration = Duration::from_secs(2);
+const MAX_STREAMS: u32 = 128;
+
+/// All connections of one listener.
+#[derive(Default)]
+struct ConnSlots {
+    next_number: AtomicU64,
+    slots: Mutex<HashMap<u64, Weak<ConnSlot>>>,
+}
+
+/// The slot of one connection; released when its socket and all its requests are gone.
+pub(super) struct ConnSlot {
+    pub(super) state: ConnState,
+    number: u64,
+    slots: Arc<ConnSlots>,
+    proxy: Arc<ProxyInner>,
+    _share: ConnectionShare,
+}
+
+impl ConnSlots {
+    fn for_each_conn(&self, act: impl Fn(&ConnState)) {
+        let all: Vec<_> = {
+            let all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            all.values().filter_map(Weak::upgrade).collect()
+        };
+        for slot in all {
+            act(&slot.state);
+        }
+    }
+
+    fn take_slot(self: &Arc<Self>, proxy: &Arc<ProxyInner>, share: ConnectionShare) -> Arc<ConnSlot> {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        proxy.counters.connections.fetch_add(1, Ordering::Relaxed);
+        let slot = Arc::new(ConnSlot {
+            state: ConnState::default(),
+            number,
+            slots: Arc::clone(self),
+            proxy: Arc::clone(proxy),
+            _share: share,
+        });
+        let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(number, Arc::downgrade(&slot));
+        slot
+    }
+}
+
+impl Drop for ConnSlot {
+    fn drop(&mut self) {
+        self.proxy.counters.connections.fetch_sub(1, Ordering::Relaxed);
+        let mut all = self.slots.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&self.number);
+    }
+}
+
+/// The socket's share of the slot.
+struct SlotHandle(Arc<ConnSlot>);
+
+impl AsRef<ConnState> for SlotHandle {
+    fn as_ref(&self) -> &ConnState {
+        &self.0.state
+    }
+}
+
+pub(super) async fn serve_listener(
+    proxy: &Arc<ProxyInner>,
+    listener: TcpListener,
+    cancel: CancellationToken,
+) {
+    let slots = Arc::new(ConnSlots::default());
+    let tasks = TaskTracker::new();
+    let mut sweep = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            _ = sweep.tick() => proxy.close_idle_conns(),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => admit_connection(proxy, &slots, &tasks, stream, peer),
+                Err(cause) if is_client_error(&cause) => debug!(error = %cause, "client disconnected before accept"),
+                Err(cause) => {
+                    warn!(error = %cause, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    tasks.close();
+    slots.for_each_conn(ConnState::start_drain);
+    if tokio::time::timeout(proxy.settings.drain, tasks.wait())
+        .await
+        .is_err()
+    {
+        slots.for_each_conn(ConnState::force_close);
+        if tokio::time::timeout(FORCED_CLOSE_GRACE, tasks.wait())
+            .await
+            .is_err()
+        {
+            warn!(
+                left = tasks.len(),
+                "connections still open after the forced close"
+            );
+        }
+    }
+}
+
+fn is_client_error(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn admit_connection(
+    proxy: &Arc<ProxyInner>,
+    slots: &Arc<ConnSlots>,
+    tasks: &TaskTracker,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    if proxy.counters.connections.load(Ordering::Relaxed) >= proxy.settings.max_connections as u64 {
+        return reject_connection(stream, error_pages::SERVER_FULL_RESPONSE);
+    }
+    let Some(share) = proxy.shares.try_admit(peer.ip()) else {
+        return reject_connection(stream, error_pages::ADDRESS_LIMIT_RESPONSE);
+    };
+    let slot = slots.take_slot(proxy, share);
+    let client = Arc::new(ClientConn {
+        proxy: Arc::clone(proxy),
+        slot,
+        peer: peer.ip().to_canonical().to_string(),
+        tunnels: tasks.clone(),
+    });
+    tasks.spawn(async move {
+        if let Err(cause) = serve_connection(client, stream).await {
+            debug!(error = %cause, "client connection ended with an error");
+        }
+    });
+}
+
+type ConnError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn serve_connection(client: Arc<ClientConn>, mut stream: TcpStream) -> Result<(), ConnError> {
+    stream.set_nodelay(true)?;
+    let (early, is_http2) = {
+        let spoken = tokio::time::timeout(client.proxy.settings.header_timeout, detect_protocol(&mut stream));
+        tokio::pin!(spoken);
+        let watch = &client.slot.state;
+        let spoken = std::future::poll_fn(|cx| {
+            watch.register_waker(cx);
+            if watch.is_draining() || watch.is_force_closed() {
+                return Poll::Ready(None);
+            }
+            spoken.as_mut().poll(cx).map(Some)
+        });
+        match spoken.await {
+            Some(spoken) => spoken??,
+            None => return Ok(()),
+        }
+    };
+    if early.is_empty() {
+        return Ok(());
+    }
+    let front = ClientIo::new(stream, early, !is_http2, SlotHandle(Arc::clone(&client.slot)));
+    let settings = &client.proxy.settings;
+    let watched = WatchedConn {
+        client: Arc::clone(&client),
+        watchdog: ConnWatchdog::new(conn_timeouts(settings)),
+        drain_signalled: false,
+    };
+    let service = service_fn({
+        let client = Arc::clone(&client);
+        move |request| forward::handle_request(Arc::clone(&client), request)
+    });
+    if is_http2 {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX))
+            .serve_connection(TokioIo::new(front), service);
+        watched
+            .run_to_end(connection, http2::Connection::graceful_shutdown)
+            .await
+    } else {
+        let connection = http1::Builder::new()
+            .header_read_timeout(None)
+            .max_header_size(settings.max_header_bytes)
+            .max_buf_size(settings.max_header_bytes.max(64 * 1024))
+            .serve_connection(TokioIo::new(front), service)
+            .with_upgrades();
+        watched
+            .run_to_end(connection, http1::UpgradeableConnection::graceful_shutdown)
+            .await
+    }
+}
+
+/// A connection with its watchdog.
+struct WatchedConn {
+    client: Arc<ClientConn>,
+    watchdog: ConnWatchdog,
+    drain_signalled: bool,
+}
+
+impl WatchedConn {
+    async fn run_to_end<C, E>(mut self, connection: C, shut: impl Fn(Pin<&mut C>)) -> Result<(), ConnError>
+    where
+        C: Future<Output = Result<(), E>>,
+        E: Into<ConnError>,
+    {
+        tokio::pin!(connection);
+        std::future::poll_fn(|cx| {
+            let slot = &self.client.slot;
+            slot.state.register_waker(cx);
+            if slot.state.is_force_closed() {
+                return Poll::Ready(Err("the drain time-out expired".into()));
+            }
+            if slot.state.is_draining() && !std::mem::replace(&mut self.drain_signalled, true) {
+                shut(connection.as_mut());
+            }
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(Into::into));
+            }
+            let crowded = is_crowded(&self.client.proxy);
+            ready!(self.watchdog.poll_expired(cx, &slot.state, crowded));
+            Poll::Ready(Err("the client was too slow".into()))
+        })
+        .await
+    }
+}
+
+fn is_crowded(proxy: &ProxyInner) -> bool {
+    let open = proxy.counters.connections.load(Ordering::Relaxed);
+    open > proxy.settings.max_connections as u64 / 4 * 3
+}
+
+/// Returns the router's time-outs, the same for all clients.
+pub(super) fn conn_timeouts(settings: &ProxySettings) -> ConnTimeouts {
+    ConnTimeouts {
+        head: settings.header_timeout,
+        idle: settings.idle_timeout,
+        // The time-outs of units expire first, so that the client gets an error page.
+        busy: settings
+            .idle_timeout
+            .max(settings.first_byte_timeout + settings.connect_timeout * 2 + Duration::from_secs(1)),
+    }
+}
