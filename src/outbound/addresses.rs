@@ -1,5 +1,5 @@
-//! Which addresses a stranger's endpoint may lead to, asked when the connection is made: a name that was
-//! public a moment ago may have moved.
+//! Rejects private addresses for user-supplied URLs. The check is made at connection time, because a name
+//! that was public a moment ago may resolve to a private address now.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,22 +7,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// The name leads to private addresses only.
+/// The name resolves to private addresses only.
 #[derive(Debug)]
-pub(super) struct Private;
+pub(super) struct PrivateAddressError;
 
-impl fmt::Display for Private {
+impl fmt::Display for PrivateAddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("private address")
     }
 }
 
-impl std::error::Error for Private {}
+impl std::error::Error for PrivateAddressError {}
 
-/// A resolver that keeps private addresses to itself.
-pub(super) struct Guarded;
+/// A resolver that drops private addresses.
+pub(super) struct PublicOnlyResolver;
 
-impl Resolve for Guarded {
+impl Resolve for PublicOnlyResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
@@ -32,14 +32,14 @@ impl Resolve for Guarded {
                 .filter(|address| !is_private(address.ip()))
                 .collect();
             if public.is_empty() && !found.is_empty() {
-                return Err(Box::new(Private) as Box<dyn std::error::Error + Send + Sync>);
+                return Err(Box::new(PrivateAddressError) as Box<dyn std::error::Error + Send + Sync>);
             }
             Ok(Box::new(public.into_iter()) as Addrs)
         })
     }
 }
 
-/// True of a URL whose host is written as a private address; the resolver never sees those.
+/// True for a URL whose host is a literal private address; the resolver never sees those.
 pub(super) fn is_private_literal(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(ip)) => is_private(ip.into()),
@@ -68,8 +68,8 @@ fn is_private_v4(ip: Ipv4Addr) -> bool {
         || (a == 198 && (18..20).contains(&b))
 }
 
-/// Public is what the world hands out (2000::/3), without its special parts, and an IPv4 address wrapped in one
-/// of the ways in which IPv6 does that, if it is public itself.
+/// Public are the globally allocated addresses (2000::/3) except the special ranges in them, and IPv6 forms
+/// of IPv4 addresses if the IPv4 address is public.
 fn is_private_v6(ip: Ipv6Addr) -> bool {
     let s = ip.segments();
     let v4 = |high: u16, low: u16| {
@@ -79,7 +79,7 @@ fn is_private_v6(ip: Ipv6Addr) -> bool {
     };
     match s {
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        // Documentation, and tunnels and identifiers that lead who knows where.
+        // Documentation, and tunnels and identifiers with unknown destinations.
         [0x2001, 0..0x0200 | 0x0db8, ..] | [0x3fff, 0..0x1000, ..] => true,
         [0x2002, high, low, ..] => v4(high, low),
         _ => s[0] & 0xe000 != 0x2000,
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_networks_are_known_in_every_spelling() {
+    fn private_addresses_are_detected_in_every_network() {
         for bad in [
             "127.0.0.1",
             "10.1.2.3",
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_spellings_of_a_literal_are_seen_through() {
+    fn private_literals_are_detected_in_every_notation() {
         for bad in [
             "http://127.1/",
             "http://0x7f000001/",

@@ -1,20 +1,20 @@
-//! Leaves alone what keeps failing: closed (calls pass), open (they do not), then one probe decides.
+//! The circuit breaker: closed (calls pass), open (calls are rejected), half-open (one probe decides).
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The state of one lane's breaker.
+/// The state of one bulkhead's circuit breaker.
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub(super) struct CircuitBreaker {
     failures: u32,
     open_until: Option<Instant>,
     probing: bool,
 }
 
-impl Breaker {
-    /// Whether a call may go now. While open, only one may, and not before the rest is over.
-    pub(super) fn admits(&mut self, now: Instant) -> bool {
+impl CircuitBreaker {
+    /// True if a call may be made now. After the open time one probe is admitted.
+    pub(super) fn try_admit(&mut self, now: Instant) -> bool {
         match self.open_until {
             None => true,
             Some(until) if now < until || self.probing => false,
@@ -25,13 +25,13 @@ impl Breaker {
         }
     }
 
-    /// A call was answered.
-    pub(super) fn succeeded(&mut self) {
+    /// Records a call with a response.
+    pub(super) fn record_success(&mut self) {
         *self = Self::default();
     }
 
-    /// A call failed to be answered; after `most` in a row the breaker opens for `rest`.
-    pub(super) fn failed(&mut self, now: Instant, most: u32, rest: Duration) {
+    /// Records a call without a response; after `most` in a row the breaker opens for `rest`.
+    pub(super) fn record_failure(&mut self, now: Instant, most: u32, rest: Duration) {
         self.failures = self.failures.saturating_add(1);
         self.probing = false;
         if self.failures >= most {
@@ -39,8 +39,8 @@ impl Breaker {
         }
     }
 
-    /// A call ended without telling anything: it was dropped.
-    pub(super) fn dropped(&mut self) {
+    /// Records a call that was dropped without a result.
+    pub(super) fn release_probe(&mut self) {
         self.probing = false;
     }
 }
@@ -50,24 +50,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_opens_after_failures_in_a_row_and_one_probe_closes_it() {
+    fn breaker_opens_after_consecutive_failures_and_one_probe_closes_it() {
         let (now, rest) = (Instant::now(), Duration::from_secs(10));
-        let mut breaker = Breaker::default();
-        breaker.failed(now, 2, rest);
-        breaker.succeeded();
-        breaker.failed(now, 2, rest);
-        assert!(breaker.admits(now), "one failure in a row is not two");
-        breaker.failed(now, 2, rest);
-        assert!(!breaker.admits(now));
+        let mut breaker = CircuitBreaker::default();
+        breaker.record_failure(now, 2, rest);
+        breaker.record_success();
+        breaker.record_failure(now, 2, rest);
+        assert!(breaker.try_admit(now), "one failure in a row is not two");
+        breaker.record_failure(now, 2, rest);
+        assert!(!breaker.try_admit(now));
         let later = now + rest;
-        assert!(breaker.admits(later), "the probe");
-        assert!(!breaker.admits(later), "one probe at a time");
-        breaker.dropped();
-        assert!(breaker.admits(later), "a dropped probe makes room for another");
-        breaker.failed(later, 2, rest);
-        assert!(!breaker.admits(later), "a failed probe opens it again");
-        assert!(breaker.admits(later + rest));
-        breaker.succeeded();
-        assert!(breaker.admits(now) && breaker.admits(now));
+        assert!(breaker.try_admit(later), "the probe");
+        assert!(!breaker.try_admit(later), "one probe at a time");
+        breaker.release_probe();
+        assert!(breaker.try_admit(later), "a dropped probe makes room for another");
+        breaker.record_failure(later, 2, rest);
+        assert!(!breaker.try_admit(later), "a failed probe opens it again");
+        assert!(breaker.try_admit(later + rest));
+        breaker.record_success();
+        assert!(breaker.try_admit(now) && breaker.try_admit(now));
     }
 }

@@ -1,17 +1,21 @@
-//! Calls to the outside: HTTP to servers that other people run, who may be slow, dead or hostile.
+//! Outbound HTTP calls to servers of other operators, which may be slow, dead or hostile.
 //!
-//! Each call belongs to a *lane*: one lane for each service. A lane has room for a few calls at once, a
-//! short queue, and a breaker that leaves a dead service alone for a while, so that one sick neighbour
-//! costs the others nothing. Every call has a deadline, every answer a bound in bytes; no redirect is
-//! followed but the one that only adds a slash on the same host, and that one with the same verb and body.
-//! Addresses of private networks are refused when the connection is made, whatever the name said before.
+//! Each call belongs to a *bulkhead*, one for each service. A bulkhead has slots for a few concurrent calls,
+//! shared fairly by key (the calling user), short queues, and a circuit breaker that suspends calls to a dead
+//! service for a while, so that one failing service does not delay calls to others. Every call has a
+//! deadline, every response a size limit. Redirects are not followed, except one that only adds a slash on
+//! the same host, which is followed with the same method and body. Addresses of private networks are rejected
+//! at connection time, whatever the name resolved to before.
 //!
-//! What is promised about a failure: whether the request may have reached the other side. This module
-//! never repeats a request by itself.
+//! An error states whether the request may have reached the other side. This module never repeats a request
+//! by itself.
 
 mod addresses;
 mod breaker;
-mod lane;
+mod bulkhead;
+mod streaming;
+
+pub use streaming::{BodyStream, StreamedRequest, StreamedResponse};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,16 +28,16 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::config::ServicesSettings;
-use crate::kernel::problem::Problem;
-use crate::outbound::addresses::{Guarded, Private};
-use crate::outbound::lane::Lane;
+use crate::kernel::error::Error;
+use crate::outbound::addresses::{PrivateAddressError, PublicOnlyResolver};
+use crate::outbound::bulkhead::Bulkhead;
 use crate::telemetry::metrics;
 
-/// Lanes kept in memory before idle ones are forgotten.
-const MAX_LANES: usize = 4096;
+/// How many bulkheads are kept in memory before idle ones are evicted.
+const MAX_BULKHEADS: usize = 4096;
 
 /// A request to be sent.
-pub struct Request {
+pub struct OutboundRequest {
     pub method: Method,
     pub url: Url,
     /// The value of `Authorization`, marked as sensitive.
@@ -43,105 +47,110 @@ pub struct Request {
     pub form: Option<String>,
 }
 
-/// What came back, whatever its status.
+/// A response, whatever its status.
 #[derive(Debug)]
-pub struct Answer {
+pub struct OutboundResponse {
     pub status: StatusCode,
     pub body: Vec<u8>,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// No connection.
+pub enum OutboundErrorKind {
+    /// Cannot connect.
     Unreachable,
-    /// The address is one that may not be called.
-    Private,
-    /// Too many calls to it are under way.
+    /// The address is private and must not be called.
+    PrivateAddress,
+    /// Too many calls to the service are in progress.
     Busy,
-    /// The breaker is open.
-    Resting,
+    /// The circuit breaker is open.
+    CircuitOpen,
     /// The deadline has passed.
     TimedOut,
-    /// The connection ended before the answer did.
-    Cut,
-    /// The answer is longer than allowed.
-    TooLong,
+    /// The connection was closed before the response was complete.
+    ConnectionClosed,
+    /// The response is larger than allowed.
+    ResponseTooLarge,
+    /// The streamed request is larger than allowed.
+    RequestTooLarge,
 }
 
-impl fmt::Display for Why {
-    /// What is to be said after the name of the other side.
+impl fmt::Display for OutboundErrorKind {
+    /// Writes the predicate of a sentence whose subject is the other side.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Why::Unreachable => "cannot be reached",
-            Why::Private => "is at a private address, which this server may not call",
-            Why::Busy => "is busy with other requests",
-            Why::Resting => "has not answered lately and is left alone for a moment",
-            Why::TimedOut => "did not answer in time",
-            Why::Cut => "broke off before it had answered",
-            Why::TooLong => "answered with more than this server accepts",
+            OutboundErrorKind::Unreachable => "cannot be reached",
+            OutboundErrorKind::PrivateAddress => "is at a private address, which this server may not call",
+            OutboundErrorKind::Busy => "is busy with other requests",
+            OutboundErrorKind::CircuitOpen => {
+                "has been failing, so requests to it are suspended for a moment"
+            }
+            OutboundErrorKind::TimedOut => "did not respond in time",
+            OutboundErrorKind::ConnectionClosed => "closed the connection before responding",
+            OutboundErrorKind::ResponseTooLarge => "sent a larger response than this server accepts",
+            OutboundErrorKind::RequestTooLarge => "did not get the request, because it is too large",
         })
     }
 }
 
-/// A call without an answer.
+/// A call without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
-    pub why: Why,
-    /// False: the other side knows nothing of the request for sure.
+pub struct OutboundError {
+    pub kind: OutboundErrorKind,
+    /// False if the request certainly did not reach the other side.
     pub sent: bool,
 }
 
-impl Failure {
-    fn unsent(why: Why) -> Self {
-        Self { why, sent: false }
+impl OutboundError {
+    fn not_sent(kind: OutboundErrorKind) -> Self {
+        Self { kind, sent: false }
     }
 }
 
-/// The client of all outside calls of a process. Cheap to clone.
+/// The client for all outbound calls of a process. Cheap to clone.
 #[derive(Clone)]
-pub struct Outbound(Arc<Inner>);
+pub struct OutboundClient(Arc<OutboundClientInner>);
 
-struct Inner {
+struct OutboundClientInner {
     http: reqwest::Client,
-    /// The way to our own replicas, whose answers take as long as they take.
+    /// The client for requests to other replicas, without a timeout.
     replicas: reqwest::Client,
     settings: ServicesSettings,
     may_call_private: bool,
-    lanes: Mutex<HashMap<Uuid, Arc<Lane>>>,
+    bulkheads: Mutex<HashMap<Uuid, Arc<Bulkhead>>>,
 }
 
-impl Outbound {
-    /// A client with the given limits. The process must have a TLS provider installed by then.
-    pub fn new(settings: &ServicesSettings, may_call_private: bool) -> Result<Self, Problem> {
+impl OutboundClient {
+    /// Creates a client with the given limits. A TLS provider must have been installed in the process.
+    pub fn new(settings: &ServicesSettings, may_call_private: bool) -> Result<Self, Error> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("tancho/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(settings.connect_timeout)
             .redirect(reqwest::redirect::Policy::none())
-            // A proxy would make the connection for us, past the guard of addresses.
+            // A proxy would connect on Tancho's behalf, bypassing the check of addresses.
             .no_proxy()
-            // A connection for each call: a kept one may die unseen, and then nobody knows whether the
-            // request had arrived.
+            // One connection per call: a kept one may have died unnoticed, and then it is unknown whether the
+            // request arrived.
             .pool_max_idle_per_host(0);
         if !may_call_private {
-            builder = builder.dns_resolver(Guarded);
+            builder = builder.dns_resolver(PublicOnlyResolver);
         }
         let replicas = reqwest::Client::builder()
             .connect_timeout(settings.connect_timeout)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .pool_max_idle_per_host(0);
-        Ok(Self(Arc::new(Inner {
-            replicas: replicas.build().map_err(Problem::internal)?,
-            http: builder.build().map_err(Problem::internal)?,
+        Ok(Self(Arc::new(OutboundClientInner {
+            replicas: replicas.build().map_err(Error::internal)?,
+            http: builder.build().map_err(Error::internal)?,
             settings: settings.clone(),
             may_call_private,
-            lanes: Mutex::default(),
+            bulkheads: Mutex::default(),
         })))
     }
 
-    /// Sends a request to another replica as it comes, and answers as its answer comes; without a deadline.
-    pub async fn pass_on<E>(
+    /// Forwards a streamed request to another replica and streams the response; without a deadline.
+    pub async fn forward_to_replica<E>(
         &self,
         method: reqwest::Method,
         url: &str,
@@ -155,85 +164,117 @@ impl Outbound {
         request.body(reqwest::Body::wrap_stream(body)).send().await
     }
 
-    /// Sends a request in a lane and reads its answer, within one deadline for all of it.
-    pub async fn send(&self, lane: Uuid, request: &Request) -> Result<Answer, Failure> {
+    /// Sends a request through a bulkhead and reads its response, within one deadline for everything. `key`:
+    /// the slots of the bulkhead are shared by it.
+    pub async fn send_request(
+        &self,
+        bulkhead: Uuid,
+        key: &str,
+        request: &OutboundRequest,
+    ) -> Result<OutboundResponse, OutboundError> {
         let began = Instant::now();
-        let result = self.send_by(lane, request, began + self.0.settings.timeout).await;
-        metrics::called(outcome(&result), began.elapsed());
+        let result = self
+            .send_with_deadline(bulkhead, key, request, began + self.0.settings.call_timeout)
+            .await;
+        let status = result.as_ref().map(|response| response.status);
+        metrics::record_service_call(outcome_label(status.map_err(|error| error.kind)), began.elapsed());
         result
     }
 
-    async fn send_by(&self, lane: Uuid, request: &Request, deadline: Instant) -> Result<Answer, Failure> {
+    async fn send_with_deadline(
+        &self,
+        bulkhead: Uuid,
+        key: &str,
+        request: &OutboundRequest,
+        deadline: Instant,
+    ) -> Result<OutboundResponse, OutboundError> {
         if !self.0.may_call_private && addresses::is_private_literal(&request.url) {
-            return Err(Failure::unsent(Why::Private));
+            return Err(OutboundError::not_sent(OutboundErrorKind::PrivateAddress));
         }
-        let lane = self.lane(lane);
-        let pass = lane.enter(deadline).await.map_err(Failure::unsent)?;
-        let result = match tokio::time::timeout_at(deadline, self.exchange(request)).await {
+        let bulkhead = self.find_or_add_bulkhead(bulkhead);
+        let mut permit = bulkhead
+            .acquire_permit(key, deadline)
+            .await
+            .map_err(OutboundError::not_sent)?;
+        let result = match tokio::time::timeout_at(deadline, self.send_following_slash(request)).await {
             Ok(result) => result,
-            Err(_) => Err(Failure {
-                why: Why::TimedOut,
+            Err(_) => Err(OutboundError {
+                kind: OutboundErrorKind::TimedOut,
                 sent: true,
             }),
         };
-        pass.ended(match &result {
+        permit.record_result(match &result {
             Ok(_) => true,
-            Err(failure) => matches!(failure.why, Why::Private | Why::TooLong),
+            Err(failure) => matches!(
+                failure.kind,
+                OutboundErrorKind::PrivateAddress | OutboundErrorKind::ResponseTooLarge
+            ),
         });
         result
     }
 
-    /// An address of a URL's host that may be called, for who connects by other means and must connect to this one.
-    pub async fn resolve(&self, url: &Url) -> Result<IpAddr, Why> {
-        let host = url.host_str().ok_or(Why::Unreachable)?;
+    /// Resolves the host of a URL to an address that may be called, for callers that connect by other means
+    /// and must connect to this address.
+    pub async fn resolve_host(&self, url: &Url) -> Result<IpAddr, OutboundErrorKind> {
+        let host = url.host_str().ok_or(OutboundErrorKind::Unreachable)?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = url.port_or_known_default().unwrap_or(443);
         let found = tokio::time::timeout(
             self.0.settings.connect_timeout,
             tokio::net::lookup_host((host, port)),
         );
-        let found = found.await.map_err(|_| Why::TimedOut)?;
-        let mut found: Vec<IpAddr> = found.map_err(|_| Why::Unreachable)?.map(|at| at.ip()).collect();
+        let found = found.await.map_err(|_| OutboundErrorKind::TimedOut)?;
+        let mut found: Vec<IpAddr> = found
+            .map_err(|_| OutboundErrorKind::Unreachable)?
+            .map(|at| at.ip())
+            .collect();
         if !self.0.may_call_private {
             let any = !found.is_empty();
             found.retain(|address| !addresses::is_private(*address));
             if any && found.is_empty() {
-                return Err(Why::Private);
+                return Err(OutboundErrorKind::PrivateAddress);
             }
         }
-        found.first().copied().ok_or(Why::Unreachable)
+        found.first().copied().ok_or(OutboundErrorKind::Unreachable)
     }
 
-    /// Forgets what is known of a lane, for a service whose address has changed.
-    pub fn forget(&self, lane: Uuid) {
-        let mut lanes = self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        lanes.remove(&lane);
+    /// Removes a bulkhead, for a service whose address has changed.
+    pub fn forget_bulkhead(&self, bulkhead: Uuid) {
+        let mut bulkheads = self.0.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
+        bulkheads.remove(&bulkhead);
     }
 
-    fn lane(&self, id: Uuid) -> Arc<Lane> {
-        let mut lanes = self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        if lanes.len() >= MAX_LANES {
-            lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
+    fn find_or_add_bulkhead(&self, id: Uuid) -> Arc<Bulkhead> {
+        let mut bulkheads = self.0.bulkheads.lock().unwrap_or_else(PoisonError::into_inner);
+        if bulkheads.len() >= MAX_BULKHEADS {
+            bulkheads.retain(|_, bulkhead| Arc::strong_count(bulkhead) > 1);
         }
-        let lane = lanes
+        let bulkhead = bulkheads
             .entry(id)
-            .or_insert_with(|| Arc::new(Lane::new(&self.0.settings)));
-        Arc::clone(lane)
+            .or_insert_with(|| Arc::new(Bulkhead::new(&self.0.settings)));
+        Arc::clone(bulkhead)
     }
 
-    async fn exchange(&self, request: &Request) -> Result<Answer, Failure> {
-        let answer = self.once(request, &request.url).await?;
-        match slash_added(&request.url, &answer) {
-            Some(url) => read(self.once(request, &url).await?, self.limit()).await,
-            None => read(answer, self.limit()).await,
+    async fn send_following_slash(
+        &self,
+        request: &OutboundRequest,
+    ) -> Result<OutboundResponse, OutboundError> {
+        let answer = self.send_once(request, &request.url).await?;
+        match slash_redirect_target(&request.url, &answer) {
+            Some(url) => read_response(self.send_once(request, &url).await?, self.max_body_bytes()).await,
+            None => read_response(answer, self.max_body_bytes()).await,
         }
     }
 
-    fn limit(&self) -> usize {
+    fn max_body_bytes(&self) -> usize {
         usize::try_from(self.0.settings.max_answer_bytes.0).unwrap_or(usize::MAX)
     }
 
-    async fn once(&self, request: &Request, url: &Url) -> Result<reqwest::Response, Failure> {
+    async fn send_once(
+        &self,
+        request: &OutboundRequest,
+        url: &Url,
+    ) -> Result<reqwest::Response, OutboundError> {
         let mut builder = self
             .0
             .http
@@ -247,36 +288,37 @@ impl Outbound {
                 .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
                 .body(form.clone());
         }
-        builder.send().await.map_err(|error| failure(&error))
+        builder.send().await.map_err(|error| classify_error(&error))
     }
 }
 
-impl fmt::Debug for Outbound {
+impl fmt::Debug for OutboundClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Outbound")
     }
 }
 
-/// How a call has ended, in one word.
-fn outcome(result: &Result<Answer, Failure>) -> &'static str {
+/// Returns the outcome of a call as a metric label.
+fn outcome_label(result: Result<StatusCode, OutboundErrorKind>) -> &'static str {
     match result {
-        Ok(answer) if answer.status.is_server_error() => "failed",
-        Ok(answer) if answer.status.is_client_error() => "refused",
+        Ok(status) if status.is_server_error() => "failed",
+        Ok(status) if status.is_client_error() => "refused",
         Ok(_) => "done",
-        Err(failure) => match failure.why {
-            Why::Unreachable => "unreachable",
-            Why::Private => "private",
-            Why::Busy => "busy",
-            Why::Resting => "resting",
-            Why::TimedOut => "timed-out",
-            Why::Cut => "cut",
-            Why::TooLong => "too-long",
+        Err(kind) => match kind {
+            OutboundErrorKind::Unreachable => "unreachable",
+            OutboundErrorKind::PrivateAddress => "private",
+            OutboundErrorKind::Busy => "busy",
+            OutboundErrorKind::CircuitOpen => "circuit-open",
+            OutboundErrorKind::TimedOut => "timed-out",
+            OutboundErrorKind::ConnectionClosed => "connection-closed",
+            OutboundErrorKind::ResponseTooLarge => "response-too-large",
+            OutboundErrorKind::RequestTooLarge => "request-too-large",
         },
     }
 }
 
-/// The target of a redirect that adds a slash to the path and changes nothing else.
-fn slash_added(url: &Url, answer: &reqwest::Response) -> Option<Url> {
+/// Returns the target of a redirect that adds a slash to the path and changes nothing else.
+fn slash_redirect_target(url: &Url, answer: &reqwest::Response) -> Option<Url> {
     if !matches!(answer.status().as_u16(), 301 | 302 | 307 | 308) {
         return None;
     }
@@ -284,7 +326,7 @@ fn slash_added(url: &Url, answer: &reqwest::Response) -> Option<Url> {
     let to = url.join(to).ok()?;
     let mut same = url.clone();
     same.set_path(&format!("{}/", url.path()));
-    // Some frameworks leave the query out of the redirect.
+    // Some frameworks omit the query in the redirect.
     let path_only = |u: &Url| {
         let mut u = u.clone();
         u.set_query(None);
@@ -294,41 +336,47 @@ fn slash_added(url: &Url, answer: &reqwest::Response) -> Option<Url> {
         .then_some(same)
 }
 
-async fn read(mut answer: reqwest::Response, limit: usize) -> Result<Answer, Failure> {
+async fn read_response(
+    mut answer: reqwest::Response,
+    limit: usize,
+) -> Result<OutboundResponse, OutboundError> {
     let status = answer.status();
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|_| Failure {
-        why: Why::Cut,
+    while let Some(chunk) = answer.chunk().await.map_err(|_| OutboundError {
+        kind: OutboundErrorKind::ConnectionClosed,
         sent: true,
     })? {
         if body.len() + chunk.len() > limit {
-            return Err(Failure {
-                why: Why::TooLong,
+            return Err(OutboundError {
+                kind: OutboundErrorKind::ResponseTooLarge,
                 sent: true,
             });
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer { status, body })
+    Ok(OutboundResponse { status, body })
 }
 
-fn failure(error: &reqwest::Error) -> Failure {
+fn classify_error(error: &reqwest::Error) -> OutboundError {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
-        if cause.is::<Private>() {
-            return Failure::unsent(Why::Private);
+        if cause.is::<PrivateAddressError>() {
+            return OutboundError::not_sent(OutboundErrorKind::PrivateAddress);
         }
         next = cause.source();
     }
     if error.is_connect() || error.is_builder() {
-        return Failure::unsent(Why::Unreachable);
+        return OutboundError::not_sent(OutboundErrorKind::Unreachable);
     }
     let why = if error.is_timeout() {
-        Why::TimedOut
+        OutboundErrorKind::TimedOut
     } else {
-        Why::Cut
+        OutboundErrorKind::ConnectionClosed
     };
-    Failure { why, sent: true }
+    OutboundError {
+        kind: why,
+        sent: true,
+    }
 }
 
 #[cfg(test)]

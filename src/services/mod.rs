@@ -1,30 +1,35 @@
-//! Services: what other people run and offer to apps. A *service* has a manifest (where its provisioning
-//! API is, and the password for it); an *instance* is one thing it has made for us, a database say; a
-//! *bind* connects an instance to an app, and the variables that the service answers with become part of
-//! the app's environment.
+//! Services: software that users run and offer to apps, such as databases.
 //!
-//! Instance: `creating` → `ready` → `removing`; a creation that fails leaves no row. Bind: `binding` →
-//! `bound` → `unbinding`; only what is `bound` counts for the environment of an app.
+//! A *service* has a manifest: the URL of its provisioning API, and the password for it. An *instance* is one
+//! resource that the service has created for Tancho, a database for example. A *bind* connects an instance to
+//! an app; the variables that the service returns become part of the app's environment.
 //!
-//! What this slice promises: a call to a service is written down before it is made; whatever dies or hangs
-//! in between, the end is *done* or *undone*, and what a service may still hold for us unknowingly, or may come to
-//! hold because it carries out a lost call late, becomes an **orphan**, which is hunted until the service confirms
-//! that it is gone. A dead or hung service delays
-//! its own users only. A service's own words reach the user, bounded and without control characters; its
-//! password never does.
+//! States of an instance: `creating` → `ready` → `removing`; a creation that fails leaves no row. States of a
+//! bind: `binding` → `bound` → `unbinding`; only a `bound` bind contributes to the environment of an app.
 //!
-//! What it never does: call a service inside a transaction, send a destroy for something it did not make,
-//! keep a password or a variable in clear.
+//! Promises:
+//! - A call to a service is recorded before it is made. Whatever crashes or hangs in between, the operation
+//!   ends either done or undone.
+//! - What a service may still hold without Tancho's knowledge, or may come to hold because it executes a lost
+//!   call late, is recorded as an **orphan**. The orphan reaper retries the removal until the service
+//!   confirms it.
+//! - A failed or hung service delays its own users only.
+//! - Users see the messages of a service, bounded and without control characters; they never see its
+//!   password.
+//!
+//! It never calls a service inside a transaction, never asks a service to destroy what it did not create for
+//! Tancho, and never stores a password or a variable in plain text.
 
 pub mod binds;
 pub mod broker;
+mod calls;
 pub mod catalogue;
-mod crews;
 pub mod instances;
 pub mod manifest;
 pub mod model;
+pub mod operations;
 pub mod orphans;
-mod sagas;
+pub mod proxy;
 mod wire;
 
-pub use binds::unbind_everything;
+pub use binds::unbind_all_instances;

@@ -1,41 +1,40 @@
-//! What the edition files of this slice share: names in paths, and how an instance is. A name that breaks its
-//! rule names nothing that could exist, so it is not found.
+//! Views that the edition files of this slice share: instance names and the state of an instance.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::kernel::names::{AppName, InstanceName, ServiceName, TeamName};
-use crate::kernel::problem::Problem;
-use crate::services::instances::Told;
+use crate::services::catalogue::ServiceInstanceNames;
+use crate::services::instances::InstanceWithInfo;
 use crate::services::model::InstanceState;
 
-pub(super) fn service(text: &str) -> Result<ServiceName, Problem> {
-    ServiceName::parse(text).map_err(|_| Problem::not_found("Service not found."))
+/// A service and its instances, in the classic edition.
+#[derive(Serialize)]
+pub struct ClassicServiceView {
+    service: String,
+    instances: Vec<String>,
 }
 
-pub(super) fn instance(text: &str) -> Result<InstanceName, Problem> {
-    InstanceName::parse(text).map_err(|_| Problem::not_found("service instance not found"))
+impl From<ServiceInstanceNames> for ClassicServiceView {
+    fn from(listed: ServiceInstanceNames) -> Self {
+        Self {
+            service: listed.service,
+            instances: listed.instances,
+        }
+    }
 }
 
-pub(super) fn app(text: &str) -> Result<AppName, Problem> {
-    AppName::parse(text).map_err(|_| Problem::not_found("App not found."))
-}
-
-pub(super) fn team(text: &str) -> Result<TeamName, Problem> {
-    TeamName::parse(text).map_err(|_| Problem::not_found("Team not found"))
-}
-
-/// How an instance is in our own eyes: the same keys in both editions, beyond what the clients know.
+/// The state of an instance as Tancho sees it. Both editions use the same keys, which the clients do not
+/// know.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct StateView {
+pub(super) struct InstanceStateView {
     /// `ready`, `pending` or `error`.
     state: &'static str,
     reason: String,
     unconfirmed: Vec<UnconfirmedView>,
 }
 
-/// Something that the service has not confirmed.
+/// A change that the service has not confirmed yet.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct UnconfirmedView {
@@ -47,22 +46,22 @@ struct UnconfirmedView {
     next_try: DateTime<Utc>,
 }
 
-impl StateView {
-    pub(super) fn new(told: &Told) -> Self {
-        let reason = told.instance.reason.clone();
-        let (state, reason) = match told.instance.state {
-            InstanceState::Creating => ("pending", "it is being made".to_owned()),
+impl InstanceStateView {
+    pub(super) fn new(info: &InstanceWithInfo) -> Self {
+        let reason = info.instance.reason.clone();
+        let (state, reason) = match info.instance.state {
+            InstanceState::Creating => ("pending", "it is being created".to_owned()),
             InstanceState::Removing if reason.is_empty() => ("pending", "it is being removed".to_owned()),
-            InstanceState::Removing => ("error", format!("it is being removed; so far: {reason}")),
-            InstanceState::Ready => match told.open.first() {
+            InstanceState::Removing => ("error", format!("it is being removed; last error: {reason}")),
+            InstanceState::Ready => match info.pending_orphans.first() {
                 Some(open) => (
                     "pending",
-                    format!("unbinding {} is not over: {}", open.app, open.reason),
+                    format!("unbinding the app {} is not complete: {}", open.app, open.reason),
                 ),
                 None => ("ready", reason),
             },
         };
-        let unconfirmed = told.open.iter().map(|open| UnconfirmedView {
+        let unconfirmed = info.pending_orphans.iter().map(|open| UnconfirmedView {
             what: open.what.clone(),
             app: open.app.clone(),
             reason: open.reason.clone(),

@@ -1,23 +1,22 @@
 //! Binds of instances to apps (contract/classic 2.4, contract/modern 4.4).
 //!
-//! Bind: the service is told of the app and answers variables, which are kept sealed; then a new release
-//! of the app is rolled out with them. Unbind: the service is told of each unit and of the app, the
-//! variables go, and the app is rolled out without them. Units that come and go in between are told to
-//! the service by a reconciler, as far as the service wants to know.
+//! Bind: the service is called with the app and returns variables, which are stored encrypted; then a new
+//! release of the app is rolled out with them. Unbind: the service is called for each unit and for the app,
+//! the variables are deleted, and the app is rolled out without them. Units that start and stop in between
+//! are announced to the service by a reconciler, if the service has calls for units.
 
 mod actions;
 pub mod classic;
 pub mod modern;
-pub mod rollout;
+mod notify;
 mod saga;
 pub(in crate::services) mod store;
-mod telling;
 mod unbinding;
 mod units;
 
-pub use actions::{Wish, bind, unbind, variables};
-pub use saga::Bind;
-pub use telling::{bound, forget, hush, tell_unbound, unbind_everything};
-pub use unbinding::Unbind;
-pub(in crate::services) use unbinding::unbind_again;
-pub use units::{UnitBinds, repeat_unit_calls};
+pub use actions::{BindRequest, bind_instance, load_variables, unbind_instance};
+pub use notify::{bound_app, mark_unbinding, remove_bind, send_unbind, unbind_all_instances};
+pub use saga::BindSaga;
+pub use unbinding::UnbindSaga;
+pub(in crate::services) use unbinding::retry_unbind;
+pub use units::{UnitBindReconciler, repeat_unit_calls};

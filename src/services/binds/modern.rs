@@ -1,49 +1,61 @@
-//! The modern edition of binds (contract/modern 2.12, 4.4): both stream their progress.
+//! The modern edition of binds (contract/modern 2.12, 4.4): both requests stream the progress.
 
-use axum::extract::{Path, State};
 use axum::response::Response;
 
-use crate::core::Core;
-use crate::events;
-use crate::http::kit::caller::Caller;
-use crate::http::kit::input::Input;
-use crate::http::kit::stream::{self, Form};
-use crate::http::wording::modern::Refusal;
-use crate::kernel::problem::Problem;
-use crate::services::binds::{self, Wish};
-use crate::services::instances::Wanted;
-use crate::services::model::Edition;
-use crate::services::wire;
+use crate::kernel::error::Error;
+use crate::kernel::names::{AppName, InstanceName, ServiceName};
+use crate::kernel::permission::Permission;
+use crate::services::binds::{self, BindRequest};
+use crate::services::instances::InstanceRef;
+use crate::services::model::Disclosure;
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::UserWithPermission;
+use crate::web::route_table::{DELETE, PUT, RouteTable};
+use crate::web::stream::StreamFormat;
+use crate::web::{Ctx, Params, Path};
 
-fn wish(service: &str, instance: &str, app: &str, input: &Input) -> Result<Wish, Problem> {
-    Ok(Wish {
-        app: wire::app(app)?,
-        instance: Wanted::Of(wire::service(service)?, wire::instance(instance)?),
-        no_restart: input.flag("noRestart")?,
-        force: input.flag("force")?,
+fn parse_bind_request(
+    (service, instance, app): (ServiceName, InstanceName, AppName),
+    params: &Params,
+) -> Result<BindRequest, Error> {
+    Ok(BindRequest {
+        app,
+        instance: InstanceRef::InService(service, instance),
+        no_restart: params.get_bool("noRestart")?,
+        force: params.get_bool("force")?,
     })
 }
 
-pub async fn bind(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, instance, app)): Path<(String, String, String)>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let wish = wish(&service, &instance, &app, &input)?;
-    let (event, _) = binds::bind(&core, &call, &wish, Edition::Modern).await?;
-    let following = events::follow(&core.db, &core.notices, &event);
-    Ok(stream::event(&event, following, Form::Json).await?)
+pub async fn bind_instance(
+    ctx: Ctx,
+    Path(names): Path<(ServiceName, InstanceName, AppName)>,
+    params: Params,
+) -> ModernResult<Response> {
+    let request = parse_bind_request(names, &params)?;
+    let (event, _) = binds::bind_instance(&ctx.core, &ctx.request, &request, Disclosure::Hide).await?;
+    Ok(ctx.stream_event(&event, StreamFormat::Json).await?)
 }
 
-pub async fn unbind(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, instance, app)): Path<(String, String, String)>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let wish = wish(&service, &instance, &app, &input)?;
-    let event = binds::unbind(&core, &call, &wish, Edition::Modern).await?;
-    let following = events::follow(&core.db, &core.notices, &event);
-    Ok(stream::event(&event, following, Form::Json).await?)
+pub async fn unbind_instance(
+    ctx: Ctx,
+    Path(names): Path<(ServiceName, InstanceName, AppName)>,
+    params: Params,
+) -> ModernResult<Response> {
+    let request = parse_bind_request(names, &params)?;
+    let event = binds::unbind_instance(&ctx.core, &ctx.request, &request, Disclosure::Hide).await?;
+    Ok(ctx.stream_event(&event, StreamFormat::Json).await?)
+}
+
+/// The modern routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_versioned_route("1.0", PUT, "/services/{service}/instances/{instance}/{app}", UserWithPermission(Permission::SERVICE_INSTANCE_UPDATE_BIND), bind_instance)
+        .allow_service_time()
+        .add_versioned_route("1.0", DELETE, "/services/{service}/instances/{instance}/{app}", UserWithPermission(Permission::SERVICE_INSTANCE_UPDATE_UNBIND), unbind_instance)
+        .allow_service_time()
+        .add_versioned_route("1.13", PUT, "/services/{service}/instances/{instance}/apps/{app}", UserWithPermission(Permission::SERVICE_INSTANCE_UPDATE_BIND), bind_instance)
+        .allow_service_time()
+        .add_versioned_route("1.13", DELETE, "/services/{service}/instances/{instance}/apps/{app}", UserWithPermission(Permission::SERVICE_INSTANCE_UPDATE_UNBIND), unbind_instance)
+        .allow_service_time()
 }

@@ -1,16 +1,17 @@
-//! Binds in SQL.
+//! SQL statements for binds.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::kernel::ids::{AppId, BindId, InstanceId, ServiceId};
-use crate::kernel::names::{AppName, InstanceName};
+use crate::kernel::names::{AppName, InstanceName, ServiceName};
 use crate::services::model::Bind;
 
-struct Row {
+struct BindRow {
     id: BindId,
     instance_id: InstanceId,
     service_id: ServiceId,
+    service: ServiceName,
     instance: InstanceName,
     app_id: AppId,
     app: AppName,
@@ -19,12 +20,13 @@ struct Row {
     pool: String,
 }
 
-impl From<Row> for Bind {
-    fn from(row: Row) -> Self {
+impl From<BindRow> for Bind {
+    fn from(row: BindRow) -> Self {
         Bind {
             id: row.id,
             instance_id: row.instance_id,
             service_id: row.service_id,
+            service: row.service,
             instance: row.instance,
             app_id: row.app_id,
             app: row.app,
@@ -35,37 +37,46 @@ impl From<Row> for Bind {
     }
 }
 
-/// A bind by its id.
-pub(in crate::services) async fn find(db: impl PgExecutor<'_>, id: BindId) -> sqlx::Result<Option<Bind>> {
-    list(db, Some(id), None, None).await.map(|mut binds| binds.pop())
+/// Finds a bind by its id.
+pub(in crate::services) async fn find_bind(
+    db: impl PgExecutor<'_>,
+    id: BindId,
+) -> sqlx::Result<Option<Bind>> {
+    list_binds(db, Some(id), None, None)
+        .await
+        .map(|mut binds| binds.pop())
 }
 
-/// The binds of an app.
-pub(in crate::services) async fn list_of_app(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Vec<Bind>> {
-    list(db, None, Some(app), None).await
+/// Lists the binds of an app.
+pub(in crate::services) async fn list_binds_of_app(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+) -> sqlx::Result<Vec<Bind>> {
+    list_binds(db, None, Some(app), None).await
 }
 
-/// The binds of an instance.
-pub(in crate::services) async fn list_of_instance(
+/// Lists the binds of an instance.
+pub(in crate::services) async fn list_binds_of_instance(
     db: impl PgExecutor<'_>,
     instance: InstanceId,
 ) -> sqlx::Result<Vec<Bind>> {
-    list(db, None, None, Some(instance)).await
+    list_binds(db, None, None, Some(instance)).await
 }
 
-async fn list(
+async fn list_binds(
     db: impl PgExecutor<'_>,
     bind: Option<BindId>,
     app: Option<AppId>,
     instance: Option<InstanceId>,
 ) -> sqlx::Result<Vec<Bind>> {
     sqlx::query_as!(
-        Row,
+        BindRow,
         r#"select b.bind_id as "id: BindId", b.instance_id as "instance_id: InstanceId",
-                  i.service_id as "service_id: ServiceId", i.name as "instance: InstanceName",
-                  b.app_id as "app_id: AppId", a.name as "app: AppName", a.label, a.pool,
+                  i.service_id as "service_id: ServiceId", s.name as "service: ServiceName",
+                  i.name as "instance: InstanceName", b.app_id as "app_id: AppId", a.name as "app: AppName", a.label, a.pool,
                   array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!"
-           from bind b join service_instance i using (instance_id) join app a using (app_id)
+           from bind b join service_instance i using (instance_id) join service s using (service_id)
+           join app a using (app_id)
            where (b.bind_id = $1 or $1 is null) and (b.app_id = $2 or $2 is null)
              and (b.instance_id = $3 or $3 is null)
            order by b.seq"#,
@@ -78,8 +89,8 @@ async fn list(
     .map(|rows| rows.into_iter().map(Bind::from).collect())
 }
 
-/// The bind of an instance to an app, with its state.
-pub(super) async fn find_between(
+/// Finds the bind of an instance to an app, with its state.
+pub(super) async fn find_bind_between(
     db: impl PgExecutor<'_>,
     instance: InstanceId,
     app: AppId,
@@ -94,8 +105,9 @@ pub(super) async fn find_between(
     .map(|row| row.map(|row| (row.id, row.state)))
 }
 
-/// A new bind; of earlier ones of the same two, the service may carry out calls until then.
-pub(super) async fn insert(
+/// Inserts a bind. Until `unheard_until`, the service may execute calls about earlier binds of the same app
+/// and instance.
+pub(super) async fn insert_bind(
     tx: &mut PgConnection,
     id: BindId,
     instance: InstanceId,
@@ -114,8 +126,8 @@ pub(super) async fn insert(
     .map(drop)
 }
 
-/// Sets the state; only what is `bound` counts for the environment.
-pub(in crate::services) async fn update_state(
+/// Sets the state of a bind; only a `bound` bind contributes to the environment.
+pub(in crate::services) async fn update_bind_state(
     tx: &mut PgConnection,
     id: BindId,
     state: &str,
@@ -126,18 +138,18 @@ pub(in crate::services) async fn update_state(
         .map(drop)
 }
 
-/// A call whose answer nobody heard.
+/// A call whose response was not received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::services) enum Unheard {
+pub(in crate::services) enum UncertainCall {
     Bind,
     Unbind,
 }
 
-/// Notes that the service may carry out such a call for so long.
-pub(in crate::services) async fn note_unheard(
+/// Notes that the service may execute such a call within `seconds`.
+pub(in crate::services) async fn set_uncertain_until(
     tx: &mut PgConnection,
     id: BindId,
-    call: Unheard,
+    call: UncertainCall,
     seconds: f64,
 ) -> sqlx::Result<()> {
     sqlx::query!(
@@ -146,15 +158,15 @@ pub(in crate::services) async fn note_unheard(
          where bind_id = $1",
         id.0,
         seconds,
-        call == Unheard::Unbind,
+        call == UncertainCall::Unbind,
     )
     .execute(tx)
     .await
     .map(drop)
 }
 
-/// Whether the service may still carry out such a call.
-pub(super) async fn is_unheard(db: impl PgExecutor<'_>, id: BindId) -> sqlx::Result<bool> {
+/// Returns whether the service may still execute such a call.
+pub(super) async fn is_uncertain(db: impl PgExecutor<'_>, id: BindId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (select from bind where bind_id = $1 and unheard_until > now()) as "is!""#,
         id.0
@@ -163,14 +175,14 @@ pub(super) async fn is_unheard(db: impl PgExecutor<'_>, id: BindId) -> sqlx::Res
     .await
 }
 
-pub(super) async fn delete(tx: &mut PgConnection, id: BindId) -> sqlx::Result<()> {
+pub(super) async fn delete_bind(tx: &mut PgConnection, id: BindId) -> sqlx::Result<()> {
     sqlx::query!("delete from bind where bind_id = $1", id.0)
         .execute(tx)
         .await
         .map(drop)
 }
 
-/// Keeps the variables of a bind in place of those it had.
+/// Replaces the variables of a bind.
 pub(super) async fn replace_variables(
     tx: &mut PgConnection,
     id: BindId,
@@ -191,7 +203,7 @@ pub(super) async fn replace_variables(
     .map(drop)
 }
 
-/// Names and sealed values, by name.
+/// Lists the names and encrypted values of the variables, by name.
 pub(super) async fn list_variables(
     db: impl PgExecutor<'_>,
     id: BindId,
@@ -205,7 +217,7 @@ pub(super) async fn list_variables(
     .map(|rows| rows.into_iter().map(|row| (row.name, row.value)).collect())
 }
 
-/// The addresses of the units that the service may have been told of.
+/// Lists the hosts of the units that the service may know.
 pub(super) async fn list_unit_hosts(db: impl PgExecutor<'_>, id: BindId) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
         "select distinct unit_host from unit_bind where bind_id = $1 order by unit_host",
@@ -215,7 +227,7 @@ pub(super) async fn list_unit_hosts(db: impl PgExecutor<'_>, id: BindId) -> sqlx
     .await
 }
 
-/// Forgets that the service was told of a unit.
+/// Deletes the record that the service knows a host.
 pub(super) async fn delete_unit_host(
     db: impl PgExecutor<'_>,
     id: BindId,
@@ -231,17 +243,20 @@ pub(super) async fn delete_unit_host(
     .map(drop)
 }
 
-/// Plans the calls for units that came: one row for each that serves an app bound to a service which
-/// wants to know.
-pub(super) async fn insert_units_that_came(db: impl PgExecutor<'_>) -> sqlx::Result<u64> {
+/// Plans the bind calls for new hosts: one for each host of a serving unit, if the app is bound to a service
+/// with calls for units. A host that the service still has to forget, or knows with a port from earlier
+/// versions, is planned later.
+pub(super) async fn plan_unit_binds(db: impl PgExecutor<'_>) -> sqlx::Result<u64> {
     sqlx::query!(
-        "insert into unit_bind (bind_id, unit_id, unit_host)
-         select b.bind_id, u.unit_id, u.address
+        "insert into unit_bind (bind_id, unit_host)
+         select distinct b.bind_id, h.host
          from bind b
          join service_instance i using (instance_id) join service s using (service_id)
          join unit u on u.app_id = b.app_id and u.phase = 'serving' and u.address is not null
+         cross join lateral address_host(u.address) as h (host)
          where b.state = 'bound' and b.unit_calls and s.dialect is not null and s.dialect <> '2012'
-           and not exists (select 1 from unit_bind x where x.bind_id = b.bind_id and x.unit_id = u.unit_id)
+           and not exists (select 1 from unit_bind x where x.bind_id = b.bind_id
+                             and (x.unit_host = h.host or address_host(x.unit_host) = h.host))
          on conflict do nothing"
     )
     .execute(db)
@@ -249,12 +264,13 @@ pub(super) async fn insert_units_that_came(db: impl PgExecutor<'_>) -> sqlx::Res
     .map(|done| done.rows_affected())
 }
 
-/// Plans the calls for units that went, or moved to another address.
-pub(super) async fn update_units_that_went(db: impl PgExecutor<'_>) -> sqlx::Result<u64> {
+/// Plans the unbind calls for hosts that no unit of the app has any more.
+pub(super) async fn plan_unit_unbinds(db: impl PgExecutor<'_>) -> sqlx::Result<u64> {
     sqlx::query!(
         "update unit_bind x set state = 'leaving', attempts = 0, wake_at = now()
-         where x.state <> 'leaving'
-           and not exists (select 1 from unit u where u.unit_id = x.unit_id and u.address = x.unit_host
+         from bind b
+         where b.bind_id = x.bind_id and x.state <> 'leaving'
+           and not exists (select 1 from unit u where u.app_id = b.app_id and address_host(u.address) = x.unit_host
                              and u.phase in ('serving', 'draining'))"
     )
     .execute(db)
@@ -262,17 +278,16 @@ pub(super) async fn update_units_that_went(db: impl PgExecutor<'_>) -> sqlx::Res
     .map(|done| done.rows_affected())
 }
 
-/// One call for a unit that is due.
+/// A due call for the host of units.
 #[derive(Clone, Debug)]
-pub(super) struct Due {
+pub(super) struct DueUnitCall {
     pub(super) bind_id: BindId,
-    pub(super) unit_id: String,
     pub(super) unit_host: String,
     pub(super) leaving: bool,
     pub(super) attempts: i32,
 }
 
-/// Services with calls that are due, but those that somebody here is busy with.
+/// Lists the services with due calls, except those that this process is working on.
 pub(super) async fn list_due_services(
     db: impl PgExecutor<'_>,
     busy: &[uuid::Uuid],
@@ -288,34 +303,33 @@ pub(super) async fn list_due_services(
     .await
 }
 
-/// Claims calls of a service that are due: nobody else gets them for `lease_seconds`.
-pub(super) async fn claim_units(
+/// Claims due calls of a service: nobody else gets them for `lease_seconds`.
+pub(super) async fn claim_unit_calls(
     db: impl PgExecutor<'_>,
     service: ServiceId,
-    most: i64,
+    limit: i64,
     lease_seconds: f64,
-) -> sqlx::Result<Vec<Due>> {
+) -> sqlx::Result<Vec<DueUnitCall>> {
     sqlx::query_as!(
-        Due,
+        DueUnitCall,
         r#"update unit_bind x set attempts = attempts + 1, wake_at = now() + make_interval(secs => $3)
-           from (select d.bind_id, d.unit_id
+           from (select d.bind_id, d.unit_host
                  from unit_bind d join bind b using (bind_id) join service_instance i using (instance_id)
                  where d.state in ('wanted', 'leaving') and d.wake_at <= now() and b.state = 'bound'
                    and i.service_id = $1
                  order by d.wake_at limit $2 for update of d skip locked) as due
-           where x.bind_id = due.bind_id and x.unit_id = due.unit_id
-           returning x.bind_id as "bind_id: BindId", x.unit_id, x.unit_host, x.state = 'leaving' as "leaving!",
-                     x.attempts"#,
+           where x.bind_id = due.bind_id and x.unit_host = due.unit_host
+           returning x.bind_id as "bind_id: BindId", x.unit_host, x.state = 'leaving' as "leaving!", x.attempts"#,
         service.0,
-        most,
+        limit,
         lease_seconds,
     )
     .fetch_all(db)
     .await
 }
 
-/// All calls that are still to be made are due now.
-pub(super) async fn wake_units(db: impl PgExecutor<'_>) -> sqlx::Result<()> {
+/// Makes all open calls due now.
+pub(super) async fn wake_unit_calls(db: impl PgExecutor<'_>) -> sqlx::Result<()> {
     sqlx::query!(
         "update unit_bind set wake_at = now() where state in ('wanted', 'leaving') and wake_at > now()"
     )
@@ -324,37 +338,41 @@ pub(super) async fn wake_units(db: impl PgExecutor<'_>) -> sqlx::Result<()> {
     .map(drop)
 }
 
-/// The service knows the unit now; false if the bind or the unit is gone meanwhile.
-pub(super) async fn update_unit_bound(db: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<bool> {
+/// Records that the service knows the host. Returns false if the bind is gone meanwhile.
+pub(super) async fn mark_unit_bound(db: impl PgExecutor<'_>, due: &DueUnitCall) -> sqlx::Result<bool> {
     sqlx::query!(
         "update unit_bind set state = case when state = 'wanted' then 'bound' else state end, attempts = 0
-         where bind_id = $1 and unit_id = $2",
+         where bind_id = $1 and unit_host = $2",
         due.bind_id.0,
-        due.unit_id
+        due.unit_host
     )
     .execute(db)
     .await
     .map(|done| done.rows_affected() == 1)
 }
 
-/// The service has forgotten the unit.
-pub(super) async fn delete_unit(db: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<()> {
+/// Deletes the record of a host that the service has forgotten.
+pub(super) async fn delete_unit_call(db: impl PgExecutor<'_>, due: &DueUnitCall) -> sqlx::Result<()> {
     sqlx::query!(
-        "delete from unit_bind where bind_id = $1 and unit_id = $2",
+        "delete from unit_bind where bind_id = $1 and unit_host = $2",
         due.bind_id.0,
-        due.unit_id
+        due.unit_host
     )
     .execute(db)
     .await
     .map(drop)
 }
 
-/// Tries again after a while.
-pub(super) async fn postpone_unit(db: impl PgExecutor<'_>, due: &Due, seconds: f64) -> sqlx::Result<()> {
+/// Postpones a call by `seconds`.
+pub(super) async fn postpone_unit_call(
+    db: impl PgExecutor<'_>,
+    due: &DueUnitCall,
+    seconds: f64,
+) -> sqlx::Result<()> {
     sqlx::query!(
-        "update unit_bind set wake_at = now() + make_interval(secs => $3) where bind_id = $1 and unit_id = $2",
+        "update unit_bind set wake_at = now() + make_interval(secs => $3) where bind_id = $1 and unit_host = $2",
         due.bind_id.0,
-        due.unit_id,
+        due.unit_host,
         seconds
     )
     .execute(db)
@@ -362,8 +380,8 @@ pub(super) async fn postpone_unit(db: impl PgExecutor<'_>, due: &Due, seconds: f
     .map(drop)
 }
 
-/// Remembers that the service of a bind has no calls for units.
-pub(super) async fn stop_unit_calls(db: impl PgExecutor<'_>, id: BindId) -> sqlx::Result<()> {
+/// Records that the service of a bind has no calls for units.
+pub(super) async fn disable_unit_calls(db: impl PgExecutor<'_>, id: BindId) -> sqlx::Result<()> {
     sqlx::query!(
         "with gone as (delete from unit_bind where bind_id = $1)
          update bind set unit_calls = false where bind_id = $1",

@@ -1,177 +1,201 @@
-//! Unbinding, as a saga. The bind is in state `unbinding` from the beginning.
+//! Unbinds an instance from an app, as a saga. The bind is in state `unbinding` from the beginning.
 //!
-//! units: `DELETE …/bind` for each unit the service may know; undo: `bound` again, and the reconciler tells
-//! of the units anew · call: `DELETE …/bind-app`, then the bind and its variables go; a refusal leaves the
-//! bind as it was; when nobody knows, the bind stays `unbinding` and the unbind is repeated until the
-//! service confirms · release, start, switch: the app runs without the variables.
+//! - `unbind-units`: `DELETE …/bind` for each unit that the service may know; undo: `bound` again, and the
+//!   reconciler announces the units again.
+//! - `call-service`: `DELETE …/bind-app`, then the bind and its variables are deleted; a refusal leaves the
+//!   bind as it was; if the outcome is unknown, the bind stays `unbinding` and the unbind is repeated until
+//!   the service confirms.
+//! - The rollout steps: the app runs without the variables.
 //!
-//! Once the service has confirmed, the app is unbound. If it cannot be rolled out then, the event fails and
-//! says why, and its units keep the variables until they are started anew.
+//! Once the service has confirmed, the app is unbound. If it cannot be rolled out then, the event fails with
+//! the reason, and the units of the app keep the variables until they are restarted.
 
 use async_trait::async_trait;
 use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::core::Core;
-use crate::events::{self, NewEvent, Target, TargetKind};
-use crate::kernel::call::Call;
-use crate::kernel::ids::{AppId, BindId, EventId};
+use crate::events::{self, EventTarget, EventTargetKind, NewEvent};
+use crate::kernel::error::{Error, ErrorKind};
+use crate::kernel::ids::{AppId, BindId};
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::{Kind, Problem};
-use crate::sagas::{self, Lane, NewSaga, Run, Saga, StepError};
-use crate::services::binds::rollout::{self, HasRollout, Rollout};
-use crate::services::binds::store::{self, Unheard};
-use crate::services::binds::telling;
-use crate::services::broker::Fault;
+use crate::kernel::request_context::RequestContext;
+use crate::releases::rollout_steps::{self, HasRollout, RolloutProgress};
+use crate::sagas::{self, Saga, SagaQueue, StepContext, StepError, saga_steps};
+use crate::services::binds::notify;
+use crate::services::binds::store::{self, UncertainCall};
+use crate::services::broker::BrokerError;
+use crate::services::calls::{CallState, cancellable, late_arrival_window, on_behalf_of};
 use crate::services::instances;
 use crate::services::model;
 use crate::services::orphans::{self, NewOrphan};
-use crate::services::sagas::{Heard, behalf, heed, lateness};
 
-const KIND: &str = "app.unbind";
-
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub(super) struct Data {
-    bind: BindId,
-    user: String,
-    force: bool,
-    /// An earlier unbind is unconfirmed: the service may have done it, so only its yes counts now.
-    again: bool,
-    heard: Heard,
-    rollout: Rollout,
+saga_steps! {
+    /// The steps of an unbind.
+    pub enum UnbindStep {
+        /// Sends the unbind of each unit that the service may know.
+        UnbindUnits = "unbind-units",
+        /// Sends the unbind of the app; then deletes the bind and its variables.
+        CallService = "call-service",
+        /// Creates a candidate release of the app without the variables.
+        CreateCandidate = "create-candidate",
+        /// Waits until its units are ready.
+        WaitForUnits = "wait-for-units",
+        /// Promotes the candidate to the current release.
+        Promote = "promote",
+        /// Waits until the routers know its units.
+        WaitForRouters = "wait-for-routers",
+    }
 }
 
-impl Data {
+/// The persisted data of the saga.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct UnbindData {
+    bind: BindId,
+    /// The user of the request; empty if Tancho itself repeats the unbind.
+    user: String,
+    force: bool,
+    /// An earlier unbind is unconfirmed: the service may have executed it, so only its confirmation counts
+    /// now.
+    again: bool,
+    heard: CallState,
+    rollout: RolloutProgress,
+}
+
+impl UnbindData {
     pub(super) fn new(bind: BindId, user: String, force: bool, again: bool, rollout: Option<AppId>) -> Self {
         Self {
             bind,
             user,
             force,
             again,
-            heard: Heard::Nothing,
-            rollout: Rollout::of(rollout),
+            heard: CallState::Nothing,
+            rollout: RolloutProgress::for_app(rollout),
         }
     }
 }
 
-impl HasRollout for Data {
-    fn rollout(&mut self) -> &mut Rollout {
+impl HasRollout for UnbindData {
+    fn rollout(&self) -> &RolloutProgress {
+        &self.rollout
+    }
+
+    fn rollout_mut(&mut self) -> &mut RolloutProgress {
         &mut self.rollout
     }
 }
 
-pub(super) async fn enqueue(
+/// Completes an unbind that a service has confirmed late; with `force`, whatever the service responds.
+/// Returns false if another operation on the app or the instance is running: then the caller must roll back
+/// the transaction and retry later.
+pub(in crate::services) async fn retry_unbind(
     tx: &mut PgConnection,
-    event: &EventId,
-    lane: Lane,
-    data: &Data,
-) -> Result<(), Problem> {
-    let saga = NewSaga {
-        kind: KIND,
-        lane,
-        event: Some(event),
-        host: None,
-        data,
-    };
-    sagas::enqueue(tx, saga).await.map(drop)
-}
-
-/// Ends an unbind that a service has confirmed late; by force, whatever the service says. False: something else
-/// is going on with the app or the instance; later, then.
-pub(in crate::services) async fn unbind_again(
-    core: &Core,
-    call: &Call,
+    call: &RequestContext,
     bind: &model::Bind,
     force: bool,
-) -> Result<bool, Problem> {
-    let mut tx = core.db.begin().await?;
-    let Some(instance) = instances::store::find_by_id(&mut *tx, bind.instance_id).await? else {
+) -> Result<bool, Error> {
+    let Some(instance) = instances::store::find_instance_by_id(&mut *tx, bind.instance_id).await? else {
         return Ok(false);
     };
     let kind = Permission::APP_UPDATE_UNBIND;
     let data =
         json!({ "service": instance.service, "instance": instance.name, "again": true, "force": force });
-    let target = Target::new(TargetKind::ServiceInstance, instance.full_name());
-    let event = NewEvent::new(Target::app(&bind.app), kind, instance.contexts(), data).locking(target);
-    let event = match events::begin(&mut tx, call, &event).await {
-        Err(problem) if problem.kind() == Kind::Locked => return Ok(false),
+    let target = EventTarget::new(EventTargetKind::ServiceInstance, instance.full_name());
+    let event = NewEvent::new(
+        EventTarget::for_app(&bind.app),
+        kind,
+        instance.permission_contexts(),
+        data,
+    )
+    .with_lock(target)
+    .ignore_blocks();
+    let event = match events::begin_event(tx, call, &event).await {
+        Err(error) if error.kind() == ErrorKind::Locked => return Ok(false),
         event => event?,
     };
-    let data = Data::new(bind.id, String::new(), force, true, Some(bind.app_id));
-    enqueue(&mut tx, &event, Lane::Housekeeping, &data).await?;
-    tx.commit().await?;
+    let data = UnbindData::new(bind.id, String::new(), force, true, Some(bind.app_id));
+    sagas::enqueue_saga::<UnbindSaga>(tx, Some(&event), &data).await?;
     Ok(true)
 }
 
-/// See the module.
-pub struct Unbind {
+/// The saga that unbinds an instance; its steps are described in the module.
+pub struct UnbindSaga {
     core: Core,
 }
 
-impl Unbind {
-    /// The kind of saga, with what its steps need.
+impl UnbindSaga {
+    /// Creates the saga.
     pub fn new(core: &Core) -> Self {
         Self { core: core.clone() }
     }
 
-    async fn units(&self, run: &mut Run) -> Result<(), StepError> {
-        let data: Data = run.data()?;
-        let Some(bind) = store::find(&self.core.db, data.bind).await? else {
+    async fn unbind_units(&self, data: &UnbindData, ctx: &StepContext) -> Result<(), StepError> {
+        let Some(bind) = store::find_bind(&self.core.db, data.bind).await? else {
             return Ok(());
         };
-        run.say(&format!(
+        ctx.append_log(&format!(
             "---- Unbinding the app \"{}\" from the service instance \"{}\" ----",
             bind.app, bind.instance
         ))
         .await;
-        let broker = telling::broker(&self.core, &bind).await?;
-        let app = telling::bound(&self.core, &bind);
-        let by = behalf(run, &data.user);
-        let telling = telling::tell_units_unbound(&self.core, &broker, &by, &bind, &app);
-        match heed(run, telling).await?? {
-            Err(fault) if !data.force => Err(fault.problem.into()),
+        let broker = notify::open_broker(&self.core, &bind).await?;
+        let app = notify::bound_app(&self.core, &bind);
+        let by = on_behalf_of(ctx, &data.user);
+        let call = notify::send_unit_unbinds(&self.core, &broker, &by, &bind, &app);
+        match cancellable(ctx, call).await?? {
+            Err(fault) if !data.force => Err(fault.error.into()),
             _ => Ok(()),
         }
     }
 
-    async fn call(&self, run: &mut Run) -> Result<(), StepError> {
-        let mut data: Data = run.data()?;
-        let Some(bind) = store::find(&self.core.db, data.bind).await? else {
+    async fn call_service(&self, data: &mut UnbindData, ctx: &StepContext) -> Result<(), StepError> {
+        let Some(bind) = store::find_bind(&self.core.db, data.bind).await? else {
             return Ok(());
         };
-        let unheard = data.heard == Heard::Sent;
-        data.heard = Heard::Sent;
-        run.set_data(&data)?;
-        let mut tx = run.begin().await?;
-        if unheard {
-            store::note_unheard(&mut tx, bind.id, Unheard::Unbind, lateness(&self.core)).await?;
-        }
-        run.keep_in(&mut tx).await?;
-        tx.commit().await?;
-        let by = behalf(run, &data.user);
-        let told = heed(run, telling::tell_unbound(&self.core, &by, &bind)).await??;
-        data.heard = told.as_ref().map_or_else(|f| f.fate.into(), |()| Heard::Yes);
-        run.set_data(&data)?;
-        let left = match told {
+        ctx.checkpoint(data, async |tx, data: &mut UnbindData| {
+            if std::mem::replace(&mut data.heard, CallState::Sent) == CallState::Sent {
+                self.set_uncertain(tx, bind.id).await?;
+            }
+            Ok(())
+        })
+        .await?;
+        let by = on_behalf_of(ctx, &data.user);
+        let result = cancellable(ctx, notify::send_unbind(&self.core, &by, &bind)).await??;
+        data.heard = result
+            .as_ref()
+            .map_or_else(|f| f.delivery.into(), |()| CallState::Yes);
+        let left = match result {
             Ok(()) => None,
             Err(fault) if data.force => Some(fault),
-            Err(fault) => return Err(fault.problem.into()),
+            Err(fault) => return Err(fault.error.into()),
         };
-        self.forget(run, &bind, left.as_ref()).await
+        self.remove_bind(data, ctx, &bind, left.as_ref()).await
     }
 
-    async fn forget(&self, run: &Run, bind: &model::Bind, left: Option<&Fault>) -> Result<(), StepError> {
+    /// Notes on the row that an earlier unbind got no response and may still be executed.
+    async fn set_uncertain(&self, tx: &mut PgConnection, bind: BindId) -> Result<(), Error> {
+        let window = late_arrival_window(&self.core);
+        Ok(store::set_uncertain_until(tx, bind, UncertainCall::Unbind, window).await?)
+    }
+
+    async fn remove_bind(
+        &self,
+        data: &mut UnbindData,
+        ctx: &StepContext,
+        bind: &model::Bind,
+        left: Option<&BrokerError>,
+    ) -> Result<(), StepError> {
         if let Some(fault) = left {
-            run.say(&format!("Ignored: {}", fault.problem)).await;
+            ctx.append_log(&format!("Ignored: {}", fault.error)).await;
         }
         let variables = store::list_variables(&self.core.db, bind.id).await?.len();
-        let mut tx = run.begin().await?;
-        telling::forget(&self.core, &mut tx, bind, left).await?;
-        run.keep_in(&mut tx).await?;
-        tx.commit().await?;
-        run.say(&format!("---- Unsetting {variables} environment variables ----"))
+        ctx.checkpoint(data, async |tx, _| {
+            Ok(notify::remove_bind(&self.core, tx, bind, left).await?)
+        })
+        .await?;
+        ctx.append_log(&format!("---- Unsetting {variables} environment variables ----"))
             .await;
-        run.say(&format!(
+        ctx.append_log(&format!(
             "\nInstance \"{}\" is not bound to the app \"{}\" anymore.",
             bind.instance, bind.app
         ))
@@ -179,57 +203,84 @@ impl Unbind {
         Ok(())
     }
 
-    async fn undo_units(&self, run: &mut Run) -> Result<(), StepError> {
-        let data: Data = run.data()?;
-        let Some(bind) = store::find(&self.core.db, data.bind).await? else {
+    async fn undo_units(&self, data: &UnbindData, ctx: &StepContext) -> Result<(), StepError> {
+        let Some(bind) = store::find_bind(&self.core.db, data.bind).await? else {
             return Ok(());
         };
-        let unheard = matches!(data.heard, Heard::Sent | Heard::Unknown);
-        let mut tx = run.begin().await?;
-        if unheard {
-            store::note_unheard(&mut tx, bind.id, Unheard::Unbind, lateness(&self.core)).await?;
-        }
-        if data.again || unheard {
-            let units = store::list_unit_hosts(&mut *tx, bind.id).await?;
-            let reason = run.problem().map(ToString::to_string).unwrap_or_default();
-            let orphan = NewOrphan::bind(&bind, telling::bound(&self.core, &bind), units, &reason);
-            orphans::leave(&mut tx, &orphan).await?;
-        } else {
-            store::update_state(&mut tx, bind.id, "bound").await?;
-            orphans::end_bind(&mut tx, bind.id).await?;
-        }
-        tx.commit().await?;
-        Ok(())
+        let is_uncertain = matches!(data.heard, CallState::Sent | CallState::Unknown);
+        ctx.write_fenced(async |tx| {
+            if is_uncertain {
+                self.set_uncertain(tx, bind.id).await?;
+            }
+            if data.again || is_uncertain {
+                let units = store::list_unit_hosts(&mut *tx, bind.id).await?;
+                let reason = ctx.failure_reason().map(ToString::to_string).unwrap_or_default();
+                let app = notify::bound_app(&self.core, &bind);
+                let orphan = NewOrphan::for_bind(&bind, app, units, &reason);
+                orphans::record_orphan(tx, &orphan).await?;
+            } else {
+                store::update_bind_state(tx, bind.id, "bound").await?;
+                orphans::end_bind_orphans(tx, bind.id).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 }
 
 #[async_trait]
-impl Saga for Unbind {
-    fn kind(&self) -> &'static str {
-        KIND
-    }
+impl Saga for UnbindSaga {
+    const KIND: &'static str = "app.unbind";
+    type Step = UnbindStep;
+    type Data = UnbindData;
 
-    fn steps(&self) -> &'static [&'static str] {
-        &["units", "call", "release", "start", "switch"]
-    }
-
-    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        match step {
-            "units" => self.units(run).await,
-            "call" => self.call(run).await,
-            step => rollout::forward::<Data>(&self.core, step, run).await,
+    /// Nobody waits for an unbind that Tancho repeats by itself.
+    fn queue(data: &UnbindData) -> SagaQueue {
+        match data.user.is_empty() {
+            true => SagaQueue::Background,
+            false => SagaQueue::Interactive,
         }
     }
 
-    fn forward_only(&self, _step: &'static str, run: &Run) -> bool {
-        rollout::is_adopted::<Data>(run)
+    async fn run_step(
+        &self,
+        step: UnbindStep,
+        data: &mut UnbindData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        match step {
+            UnbindStep::UnbindUnits => self.unbind_units(data, ctx).await,
+            UnbindStep::CallService => self.call_service(data, ctx).await,
+            UnbindStep::CreateCandidate => rollout_steps::create_from_current(&self.core, ctx, data).await,
+            UnbindStep::WaitForUnits => {
+                rollout_steps::wait_for_ready_units(&self.core, ctx, &data.rollout).await
+            }
+            UnbindStep::Promote => {
+                rollout_steps::promote_candidates(ctx, data, rollout_steps::write_nothing).await
+            }
+            UnbindStep::WaitForRouters => {
+                rollout_steps::wait_for_serving_units(&self.core, ctx, &data.rollout).await
+            }
+        }
     }
 
-    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
+    fn is_forward_only(&self, _step: UnbindStep, data: &UnbindData) -> bool {
+        data.rollout.is_promoted()
+    }
+
+    async fn undo_step(
+        &self,
+        step: UnbindStep,
+        data: &mut UnbindData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
         match step {
-            "units" => self.undo_units(run).await,
-            "call" => Ok(()),
-            step => rollout::undo::<Data>(step, run).await,
+            UnbindStep::UnbindUnits => self.undo_units(data, ctx).await,
+            UnbindStep::CreateCandidate => rollout_steps::discard_candidates(ctx, data).await.map(drop),
+            UnbindStep::CallService
+            | UnbindStep::WaitForUnits
+            | UnbindStep::Promote
+            | UnbindStep::WaitForRouters => Ok(()),
         }
     }
 }

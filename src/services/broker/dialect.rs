@@ -1,8 +1,8 @@
-//! The dialects of the provisioning API, by their words for binding (contract/classic 2.2, 2.5).
+//! The dialects of the provisioning API, by their endpoints for binding (contract/classic 2.2, 2.5).
 
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
 
-/// How a service wants to hear of binds.
+/// How a service expects to be notified of binds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Since 0.9: `bind-app` for the app, `bind` for each unit.
@@ -12,103 +12,106 @@ pub enum Dialect {
     /// 2013–2014: `POST /resources/<name>`, and `DELETE …/hostname/<host>`.
     PerUnit,
     /// 2012: the same for the app alone, with a slash at the end of every path.
-    Slashes,
+    TrailingSlash,
 }
 
-/// One way to say a thing: the path below the instance, and whether a slash ends it.
+/// An endpoint in one dialect: the path below the instance, and whether it has a trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct BrokerEndpoint {
     pub(super) dialect: Dialect,
-    pub(super) below: Vec<String>,
-    pub(super) slash: bool,
+    pub(super) subpath: Vec<String>,
+    pub(super) trailing_slash: bool,
 }
 
-const ALL: [(Dialect, &str, &str); 4] = [
+const DIALECT_NAMES: [(Dialect, &str, &str); 4] = [
     (Dialect::BindApp, "bind-app", "today"),
     (Dialect::Bind, "bind", "0.8"),
     (Dialect::PerUnit, "2014", "0.5"),
-    (Dialect::Slashes, "2012", "0.1"),
+    (Dialect::TrailingSlash, "2012", "0.1"),
 ];
 
 impl Dialect {
-    /// The word under which it is kept.
+    /// Returns the name under which the dialect is stored.
     pub fn as_str(self) -> &'static str {
-        ALL.iter()
+        DIALECT_NAMES
+            .iter()
             .find_map(|(d, word, _)| (*d == self).then_some(*word))
             .unwrap_or("bind-app")
     }
 
-    /// Reads the word of the table or of a manifest.
-    pub fn parse(word: &str) -> Result<Self, Problem> {
-        ALL.iter()
+    /// Parses the name of a dialect, from the database or from a manifest.
+    pub fn parse(word: &str) -> Result<Self, Error> {
+        DIALECT_NAMES
+            .iter()
             .find_map(|(d, a, b)| (*a == word || *b == word).then_some(*d))
-            .ok_or_else(|| Problem::invalid("The dialect must be one of bind-app, bind, 2014 and 2012."))
+            .ok_or_else(|| Error::invalid("The dialect must be one of bind-app, bind, 2014 and 2012."))
     }
 
-    /// Whether it has calls for single units.
+    /// Returns whether the dialect has calls for single units.
     pub fn has_unit_calls(self) -> bool {
-        self != Dialect::Slashes
+        self != Dialect::TrailingSlash
     }
 }
 
-fn way(dialect: Dialect, below: &[&str], slash: bool) -> Way {
-    Way {
+fn new_endpoint(dialect: Dialect, below: &[&str], slash: bool) -> BrokerEndpoint {
+    BrokerEndpoint {
         dialect,
-        below: below.iter().map(|s| (*s).to_owned()).collect(),
-        slash,
+        subpath: below.iter().map(|s| (*s).to_owned()).collect(),
+        trailing_slash: slash,
     }
 }
 
-/// How to bind an app: the known way, or all of them from today backwards.
-pub(super) fn ways_to_bind(known: Option<Dialect>) -> Vec<Way> {
+/// Returns the endpoints to bind an app: that of the known dialect, or all from the newest to the oldest.
+pub(super) fn bind_endpoints(known: Option<Dialect>) -> Vec<BrokerEndpoint> {
     let all = [
-        way(Dialect::BindApp, &["bind-app"], false),
-        way(Dialect::Bind, &["bind"], false),
-        way(Dialect::PerUnit, &[], false),
-        way(Dialect::Slashes, &[], true),
+        new_endpoint(Dialect::BindApp, &["bind-app"], false),
+        new_endpoint(Dialect::Bind, &["bind"], false),
+        new_endpoint(Dialect::PerUnit, &[], false),
+        new_endpoint(Dialect::TrailingSlash, &[], true),
     ];
     all.into_iter()
         .filter(|way| known.is_none_or(|d| d == way.dialect))
         .collect()
 }
 
-/// How to unbind what was bound under `host`. Never the instance's own path: that destroys it.
-pub(super) fn ways_to_unbind(known: Option<Dialect>, host: &str) -> Vec<Way> {
+/// Returns the endpoints to unbind what was bound under `host`. Never returns the path of the instance
+/// itself: a DELETE there destroys it.
+pub(super) fn unbind_endpoints(known: Option<Dialect>, host: &str) -> Vec<BrokerEndpoint> {
     let all = [
-        way(Dialect::BindApp, &["bind-app"], false),
-        way(Dialect::Bind, &["bind"], false),
-        way(Dialect::Slashes, &["hostname", host], true),
-        way(Dialect::PerUnit, &["hostname", host], false),
-        way(Dialect::PerUnit, &["host", host], false),
-        way(Dialect::Slashes, &["host", host], true),
+        new_endpoint(Dialect::BindApp, &["bind-app"], false),
+        new_endpoint(Dialect::Bind, &["bind"], false),
+        new_endpoint(Dialect::TrailingSlash, &["hostname", host], true),
+        new_endpoint(Dialect::PerUnit, &["hostname", host], false),
+        new_endpoint(Dialect::PerUnit, &["host", host], false),
+        new_endpoint(Dialect::TrailingSlash, &["host", host], true),
     ];
-    let old = |d: Dialect| matches!(d, Dialect::PerUnit | Dialect::Slashes);
-    let mut ways: Vec<Way> = all
+    let old = |d: Dialect| matches!(d, Dialect::PerUnit | Dialect::TrailingSlash);
+    let mut ways: Vec<BrokerEndpoint> = all
         .into_iter()
         .filter(|way| known.is_none_or(|d| d == way.dialect || (old(d) && old(way.dialect))))
         .collect();
     if known == Some(Dialect::PerUnit) {
-        // Its own spelling first; the older ones for services that were written from older pages.
-        ways.sort_by_key(|way| way.dialect != Dialect::PerUnit || way.below[0] != "hostname");
+        // The spelling of this dialect first; the older ones for services that follow older documentation.
+        ways.sort_by_key(|way| way.dialect != Dialect::PerUnit || way.subpath[0] != "hostname");
     }
     ways
 }
 
-/// How to tell of one unit that comes.
-pub(super) fn way_to_bind_unit(known: Dialect) -> Option<Way> {
+/// Returns the endpoint to announce a new unit.
+pub(super) fn bind_unit_endpoint(known: Dialect) -> Option<BrokerEndpoint> {
     match known {
-        Dialect::BindApp | Dialect::Bind => Some(way(known, &["bind"], false)),
-        Dialect::PerUnit => Some(way(known, &[], false)),
-        Dialect::Slashes => None,
+        Dialect::BindApp | Dialect::Bind => Some(new_endpoint(known, &["bind"], false)),
+        Dialect::PerUnit => Some(new_endpoint(known, &[], false)),
+        Dialect::TrailingSlash => None,
     }
 }
 
-/// How to tell of one unit that goes.
-pub(super) fn ways_to_unbind_unit(known: Dialect, host: &str) -> Vec<Way> {
+/// Returns the endpoints to announce that a unit is gone.
+pub(super) fn unbind_unit_endpoints(known: Dialect, host: &str) -> Vec<BrokerEndpoint> {
     match known {
-        Dialect::BindApp | Dialect::Bind => vec![way(known, &["bind"], false)],
-        Dialect::PerUnit => ways_to_unbind(Some(known), host),
-        Dialect::Slashes => Vec::new(),
+        Dialect::BindApp | Dialect::Bind => vec![new_endpoint(known, &["bind"], false)],
+        Dialect::PerUnit => unbind_endpoints(Some(known), host),
+        Dialect::TrailingSlash => Vec::new(),
     }
 }
 
@@ -117,29 +120,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_unbind_is_spelled_like_a_destroy() {
+    fn no_unbind_endpoint_is_the_path_of_the_instance() {
         for known in [
             None,
             Some(Dialect::BindApp),
             Some(Dialect::Bind),
             Some(Dialect::PerUnit),
-            Some(Dialect::Slashes),
+            Some(Dialect::TrailingSlash),
         ] {
-            let ways = ways_to_unbind(known, "h");
+            let ways = unbind_endpoints(known, "h");
             assert!(!ways.is_empty());
-            assert!(ways.iter().all(|way| !way.below.is_empty()), "{known:?}");
+            assert!(ways.iter().all(|way| !way.subpath.is_empty()), "{known:?}");
         }
     }
 
     #[test]
-    fn a_known_dialect_is_spoken_first() {
-        assert_eq!(ways_to_bind(Some(Dialect::Bind)).len(), 1);
-        assert_eq!(ways_to_bind(None)[0].dialect, Dialect::BindApp);
-        let first = ways_to_unbind(Some(Dialect::PerUnit), "h").swap_remove(0);
-        assert_eq!(first, way(Dialect::PerUnit, &["hostname", "h"], false));
-        let first = ways_to_unbind(Some(Dialect::Slashes), "h").swap_remove(0);
-        assert_eq!(first, way(Dialect::Slashes, &["hostname", "h"], true));
-        for (dialect, word, old) in ALL {
+    fn known_dialect_is_tried_first() {
+        assert_eq!(bind_endpoints(Some(Dialect::Bind)).len(), 1);
+        assert_eq!(bind_endpoints(None)[0].dialect, Dialect::BindApp);
+        let first = unbind_endpoints(Some(Dialect::PerUnit), "h").swap_remove(0);
+        assert_eq!(first, new_endpoint(Dialect::PerUnit, &["hostname", "h"], false));
+        let first = unbind_endpoints(Some(Dialect::TrailingSlash), "h").swap_remove(0);
+        assert_eq!(
+            first,
+            new_endpoint(Dialect::TrailingSlash, &["hostname", "h"], true)
+        );
+        for (dialect, word, old) in DIALECT_NAMES {
             assert_eq!(Dialect::parse(word).unwrap(), dialect);
             assert_eq!(Dialect::parse(old).unwrap(), dialect);
             assert_eq!(dialect.as_str(), word);

@@ -1,12 +1,15 @@
-//! The client of the provisioning API: what is said to services, in all dialects of it, and how their
-//! answers are taken (contract/classic part 2, contract/modern §4).
+//! The client of the provisioning API: sends requests in all dialects of it and interprets the responses
+//! (contract/classic part 2, contract/modern §4).
 //!
-//! Every call ends in one of three ways, and who undoes things must know in which (`Fate`): the service
-//! never heard of it, the service refused it, or nobody knows. Success is any 2xx.
+//! A failed call ends in one of three ways, which the code that undoes an operation has to distinguish
+//! (`CallDelivery`): the service did not receive it, the service refused it, or the outcome is unknown. Any
+//! 2xx is a success.
 
 mod dialect;
-mod read;
-mod talk;
+mod forward;
+mod outcome;
+mod request;
+mod response;
 
 use std::collections::BTreeMap;
 
@@ -15,66 +18,36 @@ use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode, Url};
 
 pub use dialect::Dialect;
-pub use read::{ServicePlan, Variables};
+pub use forward::UserRequest;
+pub use outcome::{BrokerError, CallDelivery, DeleteOutcome, ReportedStatus};
+pub use response::{BindVariables, ServicePlan};
 
 use crate::core::Core;
+use crate::kernel::encryption::{AssociatedData, SealedColumn};
+use crate::kernel::error::Error;
 use crate::kernel::ids::ServiceId;
 use crate::kernel::names::{InstanceName, ServiceName};
-use crate::kernel::problem::Problem;
-use crate::kernel::seal::{Column, Place};
+use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
-use crate::outbound::Outbound;
-use crate::services::broker::dialect::Way;
-use crate::services::broker::talk::{Pairs, app_fields, pairs, parameters};
+use crate::outbound::OutboundClient;
+use crate::services::broker::dialect::BrokerEndpoint;
+use crate::services::broker::request::{FormFields, app_fields, form_fields, parameter_fields};
 use crate::services::model::Service;
 
-/// What became of a call that did not go well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// The service knows nothing of it.
-    NotSent,
-    /// The service has answered no, with this status.
-    Refused(u16),
-    /// It may have happened or not.
-    Unknown,
-}
-
-/// A call that did not go well.
-#[derive(Debug)]
-pub struct Fault {
-    pub fate: Fate,
-    /// For the user; holds the service's own words.
-    pub problem: Problem,
-}
-
-impl Fault {
-    /// The service has no such route, or no such thing.
-    pub fn is_missing(&self) -> bool {
-        matches!(self.fate, Fate::Refused(404 | 405))
-    }
-}
-
-/// How a service confirms that a thing is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gone {
-    /// It has just done away with it.
-    Now,
-    /// It knows of no such thing; a request that is still on its way may yet make it.
-    NotThere,
-}
-
-/// On whose behalf a call is made.
+/// The originator of a call.
 #[derive(Clone, Debug, Default)]
-pub struct Behalf {
+pub struct OnBehalfOf {
     /// E-mail address; empty for Tancho itself.
     pub user: String,
-    /// The event's id; empty for none.
+    /// The id of the event; empty for none.
     pub event: String,
+    /// The key that shares the slots of the service; empty for Tancho itself.
+    pub share_key: String,
 }
 
-/// What a service is told of a new instance, or of a changed one.
+/// The parameters of a new or changed instance, as a service gets them.
 #[derive(Clone, Debug)]
-pub struct Wish<'a> {
+pub struct InstanceParams<'a> {
     pub team: &'a str,
     pub plan: &'a str,
     pub description: &'a str,
@@ -84,188 +57,212 @@ pub struct Wish<'a> {
 
 /// The app of a bind, as services know it.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Bound {
+pub struct BoundApp {
     pub name: String,
-    /// Its address below the router's domain.
+    /// Its address under the router's domain.
     pub host: String,
     /// All its addresses.
     pub hosts: Vec<String>,
     pub pool: String,
 }
 
-/// The state of an instance, in the service's view.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
-    Up,
-    Pending,
-    Down,
-    /// The service's own word.
-    Says(String),
-    /// The service does not tell.
-    Untold,
-}
-
-/// Speaks to one service.
-pub struct Broker {
-    outbound: Outbound,
+/// The client of one service.
+pub struct BrokerClient {
+    outbound: OutboundClient,
     id: ServiceId,
     name: ServiceName,
     base: Url,
     authorization: HeaderValue,
-    /// What a service may say back to us: the password, and the header that had it.
+    /// Secrets that a response of the service may contain: the password, and the header with it.
     secrets: [Secret; 2],
     dialect: Option<Dialect>,
+    /// The share key of calls that are made on nobody's behalf.
+    default_share_key: String,
 }
 
-impl Broker {
-    /// Opens the password and makes ready to speak.
-    pub fn new(core: &Core, service: &Service) -> Result<Self, Problem> {
-        let place = Place::new(Column::SERVICE_PASSWORD, &[&service.id]);
-        let password = core.keys.open(&place, &service.password)?;
+impl BrokerClient {
+    /// Decrypts the password of the service and creates its client.
+    pub fn new(core: &Core, service: &Service) -> Result<Self, Error> {
+        let associated = AssociatedData::new(SealedColumn::SERVICE_PASSWORD, &[&service.id]);
+        let password = core.keys.decrypt(&associated, &service.password)?;
         let user = match service.username.as_str() {
             "" => service.name.as_str(),
             user => user,
         };
-        let login = Secret::new(format!("{user}:{}", password.expose()));
-        let login = Secret::new(base64::engine::general_purpose::STANDARD.encode(login.expose()));
+        let login = Secret::new(format!("{user}:{}", password.expose_secret()));
+        let login = Secret::new(base64::engine::general_purpose::STANDARD.encode(login.expose_secret()));
         let mut authorization =
-            HeaderValue::from_str(&format!("Basic {}", login.expose())).map_err(Problem::internal)?;
+            HeaderValue::from_str(&format!("Basic {}", login.expose_secret())).map_err(Error::internal)?;
         authorization.set_sensitive(true);
         Ok(Self {
             outbound: core.outbound.clone(),
             id: service.id,
             name: service.name.clone(),
-            base: Url::parse(&service.endpoint).map_err(Problem::internal)?,
+            base: Url::parse(&service.endpoint).map_err(Error::internal)?,
             authorization,
             secrets: [password, login],
             dialect: service.dialect,
+            default_share_key: String::new(),
         })
     }
 
-    /// The dialect, if it is known.
+    /// Sets the caller of the API as share key, for queries: they share the slots of the service with those
+    /// of other callers.
+    #[must_use]
+    pub fn for_caller(mut self, call: &RequestContext) -> Self {
+        self.default_share_key = call.share_key();
+        self
+    }
+
+    /// Returns the dialect, if it is known.
     pub fn dialect(&self) -> Option<Dialect> {
         self.dialect
     }
 
-    /// `POST /resources`: make an instance.
-    pub async fn create(&self, by: &Behalf, name: &InstanceName, wish: &Wish<'_>) -> Result<(), Fault> {
-        let mut fields = pairs(&[("name", name.as_str()), ("team", wish.team)]);
-        for (key, value) in [("plan", wish.plan), ("description", wish.description)] {
+    /// Creates an instance: `POST /resources`.
+    pub async fn create_instance(
+        &self,
+        by: &OnBehalfOf,
+        name: &InstanceName,
+        params: &InstanceParams<'_>,
+    ) -> Result<(), BrokerError> {
+        let mut fields = form_fields(&[("name", name.as_str()), ("team", params.team)]);
+        for (key, value) in [("plan", params.plan), ("description", params.description)] {
             if !value.is_empty() {
                 fields.push((key.into(), value.into()));
             }
         }
-        fields.extend(wish.tags.iter().map(|tag| ("tags".into(), tag.clone())));
-        fields.extend(parameters(wish.parameters));
-        let answer = self.call(by, Method::POST, &[], fields).await?;
+        fields.extend(params.tags.iter().map(|tag| ("tags".into(), tag.clone())));
+        fields.extend(parameter_fields(params.parameters));
+        let answer = self
+            .send_with_slash_fallback(by, Method::POST, &[], fields)
+            .await?;
         let what = format!("Failed to create the instance {name}");
-        self.accept(&what, answer).map(drop)
+        self.check_response(&what, answer).map(drop)
     }
 
-    /// `PUT /resources/<name>`: change an instance. A service without that route has nothing to change.
-    pub async fn update(&self, by: &Behalf, name: &InstanceName, wish: &Wish<'_>) -> Result<(), Fault> {
-        let mut fields = pairs(&[
-            ("description", wish.description),
-            ("team", wish.team),
-            ("plan", wish.plan),
+    /// Updates an instance: `PUT /resources/<name>`. A service that responds with 404 has no such route, and
+    /// nothing to change.
+    pub async fn update_instance(
+        &self,
+        by: &OnBehalfOf,
+        name: &InstanceName,
+        params: &InstanceParams<'_>,
+    ) -> Result<(), BrokerError> {
+        let mut fields = form_fields(&[
+            ("description", params.description),
+            ("team", params.team),
+            ("plan", params.plan),
         ]);
-        // The documents say `tag`, every server has sent `tags`.
-        for tag in wish.tags {
-            fields.extend(pairs(&[("tags", tag), ("tag", tag)]));
+        // The documentation says `tag`, but every server has sent `tags`.
+        for tag in params.tags {
+            fields.extend(form_fields(&[("tags", tag), ("tag", tag)]));
         }
-        fields.extend(parameters(wish.parameters));
-        let answer = self.call(by, Method::PUT, &[name.as_str()], fields).await?;
+        fields.extend(parameter_fields(params.parameters));
+        let answer = self
+            .send_with_slash_fallback(by, Method::PUT, &[name.as_str()], fields)
+            .await?;
         let what = format!("Failed to update the instance {name}");
-        match self.accept(&what, answer) {
-            Err(fault) if !fault.is_missing() => Err(fault),
+        match self.check_response(&what, answer) {
+            Err(fault) if !fault.is_not_found() => Err(fault),
             _ => Ok(()),
         }
     }
 
-    /// `DELETE /resources/<name>`: destroy an instance. Gone already, or no such route, is fine.
-    pub async fn destroy(&self, by: &Behalf, name: &InstanceName) -> Result<Gone, Fault> {
+    /// Destroys an instance: `DELETE /resources/<name>`. A missing instance, or a missing route, is a
+    /// success.
+    pub async fn destroy_instance(
+        &self,
+        by: &OnBehalfOf,
+        name: &InstanceName,
+    ) -> Result<DeleteOutcome, BrokerError> {
         let answer = self
-            .call(by, Method::DELETE, &[name.as_str()], Pairs::new())
+            .send_with_slash_fallback(by, Method::DELETE, &[name.as_str()], FormFields::new())
             .await?;
         let what = format!("Failed to remove the instance {name}");
-        match self.accept(&what, answer) {
-            Ok(_) => Ok(Gone::Now),
-            Err(fault) if fault.is_missing() => Ok(Gone::NotThere),
+        match self.check_response(&what, answer) {
+            Ok(_) => Ok(DeleteOutcome::Deleted),
+            Err(fault) if fault.is_missing() => Ok(DeleteOutcome::NotFound),
             Err(fault) => Err(fault),
         }
     }
 
-    /// `GET /resources/<name>/status`.
-    pub async fn status(&self, name: &InstanceName) -> Result<Status, Fault> {
+    /// Fetches the state of an instance: `GET /resources/<name>/status`.
+    pub async fn fetch_status(&self, name: &InstanceName) -> Result<ReportedStatus, BrokerError> {
         let path = [name.as_str(), "status"];
         let answer = self
-            .call(&Behalf::default(), Method::GET, &path, Pairs::new())
+            .send_with_slash_fallback(&OnBehalfOf::default(), Method::GET, &path, FormFields::new())
             .await?;
         Ok(match answer.status.as_u16() {
-            204 => Status::Up,
-            202 => Status::Pending,
-            500 => Status::Down,
-            404 | 405 => Status::Untold,
-            200 => match read::said(&answer.body, &self.secrets) {
-                text if text.is_empty() => Status::Up,
-                text => Status::Says(text),
+            204 => ReportedStatus::Up,
+            202 => ReportedStatus::Pending,
+            500 => ReportedStatus::Down,
+            404 | 405 => ReportedStatus::Unsupported,
+            200 => match response::sanitize_message(&answer.body, &self.secrets) {
+                text if text.is_empty() => ReportedStatus::Up,
+                text => ReportedStatus::Custom(text),
             },
             _ => {
                 let what = format!("Could not retrieve the status of the instance {name}");
-                self.accept(&what, answer)?;
-                Status::Untold
+                self.check_response(&what, answer)?;
+                ReportedStatus::Unsupported
             }
         })
     }
 
-    /// `GET /resources/<name>`: what the service tells its users about an instance.
-    /// `None` when it cannot be told.
-    pub async fn info(&self, name: &InstanceName) -> Option<BTreeMap<String, String>> {
+    /// Fetches the information for users about an instance: `GET /resources/<name>`. Returns `None` if the
+    /// service did not respond or the response cannot be used, and an empty map if the service has no such
+    /// route.
+    pub async fn fetch_info(&self, name: &InstanceName) -> Option<BTreeMap<String, String>> {
         let path = [name.as_str()];
         let answer = self
-            .send(&Behalf::default(), &Method::GET, &path, false, &[])
+            .send_request(&OnBehalfOf::default(), &Method::GET, &path, false, &[])
             .await
             .ok()?;
         match answer.status {
-            StatusCode::OK => read::labels(&answer.body),
-            _ => Some(BTreeMap::new()),
+            StatusCode::OK => response::parse_labels(&answer.body, &self.secrets),
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Some(BTreeMap::new()),
+            _ => None,
         }
     }
 
-    /// `GET /resources/plans`. A service without plans has none. Errors: no answer.
-    pub async fn plans(&self) -> Result<Vec<ServicePlan>, Fault> {
+    /// Fetches the plans of the service: `GET /resources/plans`; none if it has no plans. Errors: no
+    /// response, or one that is not a list.
+    pub async fn fetch_plans(&self) -> Result<Vec<ServicePlan>, BrokerError> {
         let path = ["plans"];
         let answer = self
-            .send(&Behalf::default(), &Method::GET, &path, false, &[])
+            .send_request(&OnBehalfOf::default(), &Method::GET, &path, false, &[])
             .await?;
-        Ok(match answer.status {
-            StatusCode::OK => read::plans(&answer.body),
-            _ => Vec::new(),
+        if answer.status != StatusCode::OK {
+            return Ok(Vec::new());
+        }
+        response::parse_plans(&answer.body, &self.secrets).map_err(|why| BrokerError {
+            delivery: CallDelivery::Done,
+            error: Error::failed(format!("The service {} {why}.", self.name)),
         })
     }
 
-    /// Binds an app, in the known dialect or in all of them from today backwards, until one is
-    /// understood. Answers the variables and the dialect.
+    /// Binds an app in the known dialect, or tries all dialects from the newest to the oldest until the
+    /// service understands one. Returns the variables and the dialect.
     pub async fn bind_app(
         &self,
-        by: &Behalf,
+        by: &OnBehalfOf,
         name: &InstanceName,
-        app: &Bound,
-    ) -> Result<(Variables, Dialect), Fault> {
+        app: &BoundApp,
+    ) -> Result<(BindVariables, Dialect), BrokerError> {
         let what = format!("Failed to bind the app {} to the instance {name}", app.name);
         let mut first_miss = None;
-        for way in dialect::ways_to_bind(self.dialect) {
+        for way in dialect::bind_endpoints(self.dialect) {
             let mut fields = app_fields(app);
-            if matches!(way.dialect, Dialect::PerUnit | Dialect::Slashes) {
-                fields.extend(pairs(&[("hostname", &app.host), ("unit-host", &app.host)]));
+            if matches!(way.dialect, Dialect::PerUnit | Dialect::TrailingSlash) {
+                fields.extend(form_fields(&[("hostname", &app.host), ("unit-host", &app.host)]));
             }
-            let answer = self.take(by, Method::POST, name, &way, &fields).await?;
-            match self.accept(&what, answer) {
+            let answer = self.call_endpoint(by, Method::POST, name, &way, &fields).await?;
+            match self.check_response(&what, answer) {
                 Ok(body) => {
-                    let variables = read::variables(&body).map_err(|why| Fault {
-                        // It said yes: something is bound there.
-                        fate: Fate::Unknown,
-                        problem: Problem::failed(format!("{what}: the service {} {why}.", self.name)),
+                    let variables = response::parse_variables(&body).map_err(|why| BrokerError {
+                        delivery: CallDelivery::Done,
+                        error: Error::failed(format!("{what}: the service {} {why}.", self.name)),
                     })?;
                     return Ok((variables, way.dialect));
                 }
@@ -275,77 +272,82 @@ impl Broker {
                 Err(fault) => return Err(fault),
             }
         }
-        Err(first_miss.unwrap_or_else(|| Fault {
-            fate: Fate::NotSent,
-            problem: Problem::internal("no way to bind"),
+        Err(first_miss.unwrap_or_else(|| BrokerError {
+            delivery: CallDelivery::NotSent,
+            error: Error::internal("no endpoint for binds in this dialect"),
         }))
     }
 
-    /// Unbinds an app. Not bound there, or no such route, is fine.
-    pub async fn unbind_app(&self, by: &Behalf, name: &InstanceName, app: &Bound) -> Result<Gone, Fault> {
+    /// Unbinds an app. An app that is not bound there, or a missing route, is a success.
+    pub async fn unbind_app(
+        &self,
+        by: &OnBehalfOf,
+        name: &InstanceName,
+        app: &BoundApp,
+    ) -> Result<DeleteOutcome, BrokerError> {
         let what = format!("Failed to unbind the app {} from the instance {name}", app.name);
-        let ways = dialect::ways_to_unbind(self.dialect, &app.host);
-        self.until_understood(by, name, &ways, &app_fields(app), &what)
+        let ways = dialect::unbind_endpoints(self.dialect, &app.host);
+        self.delete_at_first_known(by, name, &ways, &app_fields(app), &what)
             .await
     }
 
-    /// Tells of a unit that serves. False: the service has no calls for units.
+    /// Notifies the service of a serving unit. Returns false if the service has no calls for units.
     pub async fn bind_unit(
         &self,
-        by: &Behalf,
+        by: &OnBehalfOf,
         name: &InstanceName,
-        app: &Bound,
+        app: &BoundApp,
         unit_host: &str,
-    ) -> Result<bool, Fault> {
+    ) -> Result<bool, BrokerError> {
         let known = self.dialect.unwrap_or(Dialect::BindApp);
-        let Some(way) = dialect::way_to_bind_unit(known) else {
+        let Some(way) = dialect::bind_unit_endpoint(known) else {
             return Ok(false);
         };
         let mut fields = app_fields(app);
-        fields.extend(pairs(&[("unit-host", unit_host)]));
-        let answer = self.take(by, Method::POST, name, &way, &fields).await?;
+        fields.extend(form_fields(&[("unit-host", unit_host)]));
+        let answer = self.call_endpoint(by, Method::POST, name, &way, &fields).await?;
         let what = format!("Failed to bind the unit {unit_host} to the instance {name}");
-        match self.accept(&what, answer) {
+        match self.check_response(&what, answer) {
             Ok(_) => Ok(true),
             Err(fault) if fault.is_missing() => Ok(false),
             Err(fault) => Err(fault),
         }
     }
 
-    /// Tells of a unit that is gone. Not known there is fine.
+    /// Notifies the service that a unit is gone. A unit that the service does not know is a success.
     pub async fn unbind_unit(
         &self,
-        by: &Behalf,
+        by: &OnBehalfOf,
         name: &InstanceName,
-        app: &Bound,
+        app: &BoundApp,
         unit_host: &str,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), BrokerError> {
         let known = self.dialect.unwrap_or(Dialect::BindApp);
-        let ways = dialect::ways_to_unbind_unit(known, unit_host);
+        let ways = dialect::unbind_unit_endpoints(known, unit_host);
         let mut fields = app_fields(app);
-        fields.extend(pairs(&[("unit-host", unit_host)]));
+        fields.extend(form_fields(&[("unit-host", unit_host)]));
         let what = format!("Failed to unbind the unit {unit_host} from the instance {name}");
-        self.until_understood(by, name, &ways, &fields, &what)
+        self.delete_at_first_known(by, name, &ways, &fields, &what)
             .await
             .map(drop)
     }
 
-    async fn until_understood(
+    async fn delete_at_first_known(
         &self,
-        by: &Behalf,
+        by: &OnBehalfOf,
         name: &InstanceName,
-        ways: &[Way],
+        ways: &[BrokerEndpoint],
         fields: &[(String, String)],
         what: &str,
-    ) -> Result<Gone, Fault> {
+    ) -> Result<DeleteOutcome, BrokerError> {
         for way in ways {
-            let answer = self.take(by, Method::DELETE, name, way, fields).await?;
-            match self.accept(what, answer) {
-                Ok(_) => return Ok(Gone::Now),
+            let answer = self.call_endpoint(by, Method::DELETE, name, way, fields).await?;
+            match self.check_response(what, answer) {
+                Ok(_) => return Ok(DeleteOutcome::Deleted),
                 Err(fault) if fault.is_missing() => {}
                 Err(fault) => return Err(fault),
             }
         }
-        Ok(Gone::NotThere)
+        Ok(DeleteOutcome::NotFound)
     }
 }

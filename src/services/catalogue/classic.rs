@@ -4,43 +4,27 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use serde::Serialize;
 
-use crate::core::Core;
-use crate::http::kit::caller::Caller;
-use crate::http::kit::input::Input;
-use crate::http::wording::classic::Refusal;
-use crate::kernel::problem::{Kind, Problem};
-use crate::services::catalogue::{self, Listed, modern};
-use crate::services::instances::Told;
-use crate::services::manifest::{Fields, Manifest};
-use crate::services::model::Edition;
-use crate::services::wire;
+use crate::kernel::error::{Error, ErrorKind};
+use crate::kernel::names::{ServiceName, TeamName};
+use crate::services::catalogue::{self, wire};
+use crate::services::instances::InstanceWithInfo;
+use crate::services::manifest::{ManifestFields, ServiceManifest};
+use crate::services::model::{DefaultOwner, Disclosure};
+use crate::services::wire::ClassicServiceView;
+use crate::web::errors::classic::ClassicResult;
+use crate::web::route_table::AuthPolicy::UserToken;
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::{Ctx, Params, Path};
 
-const EDITION: Edition = Edition::Classic;
-
-/// A service and its instances.
-#[derive(Serialize)]
-pub struct ServiceView {
-    service: String,
-    instances: Vec<String>,
-}
-
-impl From<Listed> for ServiceView {
-    fn from(listed: Listed) -> Self {
-        Self {
-            service: listed.service,
-            instances: listed.instances,
-        }
-    }
-}
+const DISCLOSURE: Disclosure = Disclosure::Deny;
 
 /// An instance of a service.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct InstanceView {
+pub struct ClassicInstanceInfoView {
     name: String,
     teams: Vec<String>,
     apps: Vec<String>,
@@ -48,112 +32,102 @@ pub struct InstanceView {
     info: Option<BTreeMap<String, String>>,
 }
 
-impl From<Told> for InstanceView {
-    fn from(told: Told) -> Self {
+impl From<InstanceWithInfo> for ClassicInstanceInfoView {
+    fn from(item: InstanceWithInfo) -> Self {
         Self {
-            name: told.instance.name.to_string(),
-            teams: told.instance.teams.iter().map(ToString::to_string).collect(),
-            apps: told.instance.apps,
-            service_name: told.instance.service.to_string(),
-            info: told.info,
+            name: item.instance.name.to_string(),
+            teams: item.instance.teams.iter().map(ToString::to_string).collect(),
+            apps: item.instance.apps,
+            service_name: item.instance.service.to_string(),
+            info: item.info,
         }
     }
 }
 
-/// A plan, with the exact keys that old clients look for.
+/// A plan, with the exact keys that old clients read.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct PlanView {
+pub struct ClassicServicePlanView {
     name: String,
     description: String,
 }
 
-/// The manifest in a body: YAML under any content type, as `curl` sends it too, or the form of newer
+/// Reads the manifest from a body: YAML with any content type, as `curl` sends it too, or the form of newer
 /// clients.
-fn manifest(uri: &Uri, headers: &HeaderMap, body: Bytes) -> Result<Manifest, Problem> {
+fn read_manifest(uri: &Uri, headers: &HeaderMap, body: Bytes) -> Result<ServiceManifest, Error> {
     let content_type = headers.get(header::CONTENT_TYPE);
     let content_type = content_type.and_then(|v| v.to_str().ok()).unwrap_or_default();
     if content_type.to_ascii_lowercase().contains("urlencoded") {
-        let input = Input::read(uri, "application/x-www-form-urlencoded", body.clone());
-        if let Ok(input) = input
-            && input.has("id")
+        let params = Params::parse_request(uri, "application/x-www-form-urlencoded", body.clone());
+        if let Ok(params) = params
+            && params.has_field("id")
         {
-            return modern::fields(&input)?.check();
+            return wire::read_manifest_fields(&params)?.into_manifest_with_password();
         }
     }
     let unreadable = || {
-        Problem::new(
-            Kind::Unreadable,
+        Error::new(
+            ErrorKind::Unreadable,
             "The manifest is not valid YAML: it is not UTF-8.",
         )
     };
     let text = std::str::from_utf8(&body).map_err(|_| unreadable())?;
-    Fields::from_yaml(text)?.check()
+    ManifestFields::from_yaml(text)?.into_manifest()
 }
 
-pub async fn list(State(core): State<Core>, Caller(call): Caller) -> Result<Json<Vec<ServiceView>>, Refusal> {
-    let listed = catalogue::list(&core, &call).await?;
-    Ok(Json(listed.into_iter().map(ServiceView::from).collect()))
+pub async fn list_services(ctx: Ctx) -> ClassicResult<Json<Vec<ClassicServiceView>>> {
+    let listed = catalogue::list_owned_services(&ctx.core, &ctx.request).await?;
+    Ok(Json(listed.into_iter().map(ClassicServiceView::from).collect()))
 }
 
-pub async fn create(
-    State(core): State<Core>,
-    Caller(call): Caller,
+pub async fn create_service(
+    ctx: Ctx,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<&'static str, Refusal> {
-    let manifest = manifest(&uri, &headers, body)?;
-    catalogue::create(&core, &call, manifest, EDITION).await?;
+) -> ClassicResult<&'static str> {
+    let manifest = read_manifest(&uri, &headers, body)?;
+    catalogue::create_service(&ctx.core, &ctx.request, manifest, DefaultOwner::AllTeams).await?;
     Ok("success")
 }
 
-pub async fn update(
-    State(core): State<Core>,
-    Caller(call): Caller,
+pub async fn update_service(
+    ctx: Ctx,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<&'static str, Refusal> {
-    let manifest = manifest(&uri, &headers, body)?;
-    catalogue::update(&core, &call, manifest, EDITION).await?;
+) -> ClassicResult<&'static str> {
+    let manifest = read_manifest(&uri, &headers, body)?;
+    catalogue::update_service(&ctx.core, &ctx.request, manifest, DISCLOSURE).await?;
     Ok("success")
 }
 
-pub async fn remove(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    catalogue::remove(&core, &call, &wire::service(&service)?, EDITION).await?;
+pub async fn remove_service(ctx: Ctx, Path(service): Path<ServiceName>) -> ClassicResult<StatusCode> {
+    catalogue::remove_service(&ctx.core, &ctx.request, &service, DISCLOSURE).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub async fn info(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-) -> Result<Json<Vec<InstanceView>>, Refusal> {
-    let told = catalogue::info(&core, &call, &wire::service(&service)?, EDITION).await?;
-    Ok(Json(told.into_iter().map(InstanceView::from).collect()))
+pub async fn get_service_info(
+    ctx: Ctx,
+    Path(service): Path<ServiceName>,
+) -> ClassicResult<Json<Vec<ClassicInstanceInfoView>>> {
+    let list = catalogue::list_service_instances(&ctx.core, &ctx.request, &service, DISCLOSURE).await?;
+    Ok(Json(
+        list.into_iter().map(ClassicInstanceInfoView::from).collect(),
+    ))
 }
 
-pub async fn doc(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-) -> Result<String, Refusal> {
-    Ok(catalogue::doc(&core, &call, &wire::service(&service)?, EDITION).await?)
+pub async fn get_service_doc(ctx: Ctx, Path(service): Path<ServiceName>) -> ClassicResult<String> {
+    Ok(catalogue::get_service_doc(&ctx.core, &ctx.request, &service, DISCLOSURE).await?)
 }
 
-/// The body is the text itself; newer clients put it into the field `doc` of a form.
-pub async fn set_doc(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
+/// The body is the documentation itself; newer clients send it in the form field `doc`.
+pub async fn set_service_doc(
+    ctx: Ctx,
+    Path(service): Path<ServiceName>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<(), Refusal> {
+) -> ClassicResult {
     let is_form = headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|v| v.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
@@ -163,39 +137,49 @@ pub async fn set_doc(
     let text = match field {
         Some((_, text)) if is_form && body.starts_with(b"doc=") => text.into_owned(),
         _ => String::from_utf8(body.to_vec())
-            .map_err(|_| Problem::invalid("The documentation must be text in UTF-8."))?,
+            .map_err(|_| Error::invalid("The documentation must be valid UTF-8."))?,
     };
-    let service = wire::service(&service)?;
-    Ok(catalogue::set_doc(&core, &call, &service, &text, EDITION).await?)
+    Ok(catalogue::set_service_doc(&ctx.core, &ctx.request, &service, &text, DISCLOSURE).await?)
 }
 
-pub async fn grant(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, team)): Path<(String, String)>,
-) -> Result<(), Refusal> {
-    let (service, team) = (wire::service(&service)?, wire::team(&team)?);
-    Ok(catalogue::grant(&core, &call, &service, &team, EDITION).await?)
+pub async fn grant_service_access(
+    ctx: Ctx,
+    Path((service, team)): Path<(ServiceName, TeamName)>,
+) -> ClassicResult {
+    Ok(catalogue::grant_service_access(&ctx.core, &ctx.request, &service, &team, DISCLOSURE).await?)
 }
 
-pub async fn revoke(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, team)): Path<(String, String)>,
-) -> Result<(), Refusal> {
-    let (service, team) = (wire::service(&service)?, wire::team(&team)?);
-    Ok(catalogue::revoke(&core, &call, &service, &team, EDITION).await?)
+pub async fn revoke_service_access(
+    ctx: Ctx,
+    Path((service, team)): Path<(ServiceName, TeamName)>,
+) -> ClassicResult {
+    Ok(catalogue::revoke_service_access(&ctx.core, &ctx.request, &service, &team, DISCLOSURE).await?)
 }
 
-pub async fn plans(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-) -> Result<Json<Vec<PlanView>>, Refusal> {
-    let plans = catalogue::plans(&core, &call, &wire::service(&service)?, EDITION).await?;
-    let view = |plan: crate::services::broker::ServicePlan| PlanView {
+pub async fn list_service_plans(
+    ctx: Ctx,
+    Path(service): Path<ServiceName>,
+) -> ClassicResult<Json<Vec<ClassicServicePlanView>>> {
+    let plans = catalogue::list_service_plans(&ctx.core, &ctx.request, &service, DISCLOSURE).await?;
+    let view = |plan: crate::services::broker::ServicePlan| ClassicServicePlanView {
         name: plan.name,
         description: plan.description,
     };
     Ok(Json(plans.into_iter().map(view).collect()))
+}
+
+/// The classic routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_route(GET, "/services", UserToken, list_services)
+        .add_route(POST, "/services", UserToken, create_service)
+        .add_route(PUT, "/services", UserToken, update_service)
+        .add_route(DELETE, "/services/{service}", UserToken, remove_service)
+        .add_route(GET, "/services/{service}", UserToken, get_service_info)
+        .add_route(GET, "/services/{service}/doc", UserToken, get_service_doc)
+        .add_route(PUT, "/services/{service}/doc", UserToken, set_service_doc)
+        .add_route(PUT, "/services/{service}/{team}", UserToken, grant_service_access)
+        .add_route(DELETE, "/services/{service}/{team}", UserToken, revoke_service_access)
+        .add_route(GET, "/services/{service}/plans", UserToken, list_service_plans)
 }

@@ -3,29 +3,27 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Serialize;
-use serde_json::Value;
 
-use crate::core::Core;
-use crate::http::kit::caller::Caller;
-use crate::http::kit::input::Input;
-use crate::http::wording::modern::Refusal;
-use crate::kernel::problem::Problem;
+use crate::kernel::error::Error;
+use crate::kernel::names::{ServiceName, TeamName};
+use crate::kernel::permission::Permission;
 use crate::services::broker::ServicePlan;
-use crate::services::catalogue;
-use crate::services::instances::Told;
-use crate::services::manifest::Fields;
-use crate::services::model::Edition;
-use crate::services::wire;
+use crate::services::catalogue::{self, wire};
+use crate::services::instances::InstanceWithInfo;
+use crate::services::model::{DefaultOwner, Disclosure};
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::{Ctx, Params, Path};
 
-const EDITION: Edition = Edition::Modern;
+const DISCLOSURE: Disclosure = Disclosure::Hide;
 
 /// An instance in the information about its service.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct InstanceView {
+pub struct InstanceInfoView {
     id: i32,
     name: String,
     service_name: String,
@@ -41,9 +39,9 @@ pub struct InstanceView {
     info: Option<BTreeMap<String, String>>,
 }
 
-impl From<Told> for InstanceView {
-    fn from(told: Told) -> Self {
-        let instance = told.instance;
+impl From<InstanceWithInfo> for InstanceInfoView {
+    fn from(item: InstanceWithInfo) -> Self {
+        let instance = item.instance;
         Self {
             id: 0,
             name: instance.name.to_string(),
@@ -57,7 +55,7 @@ impl From<Told> for InstanceView {
             description: instance.description,
             tags: instance.tags,
             parameters: instance.parameters,
-            info: told.info,
+            info: item.info,
         }
     }
 }
@@ -65,12 +63,12 @@ impl From<Told> for InstanceView {
 /// A plan of a service.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct PlanView {
+pub struct ServicePlanView {
     name: String,
     description: String,
 }
 
-impl From<ServicePlan> for PlanView {
+impl From<ServicePlan> for ServicePlanView {
     fn from(plan: ServicePlan) -> Self {
         Self {
             name: plan.name,
@@ -79,110 +77,78 @@ impl From<ServicePlan> for PlanView {
     }
 }
 
-/// The manifest as the fields of a form, or of a JSON object.
-pub(super) fn fields(input: &Input) -> Result<Fields, Problem> {
-    let text = |key: &str| input.text(key).map(Option::unwrap_or_default);
-    let endpoint = match input.value("endpoint") {
-        Some(Value::Object(_)) => input.map("endpoint")?,
-        _ => BTreeMap::from([("production".to_owned(), text("endpoint")?)]),
-    };
-    Ok(Fields {
-        id: text("id")?,
-        username: text("username")?,
-        password: text("password")?,
-        team: text("team")?,
-        dialect: text("dialect")?,
-        endpoint,
-    })
-}
-
-pub async fn create(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<StatusCode, Refusal> {
-    let manifest = fields(&input)?.check()?;
-    catalogue::create(&core, &call, manifest, EDITION).await?;
+pub async fn create_service(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
+    let manifest = wire::read_manifest_fields(&params)?.into_manifest_with_password()?;
+    catalogue::create_service(&ctx.core, &ctx.request, manifest, DefaultOwner::One).await?;
     Ok(StatusCode::CREATED)
 }
 
-pub async fn update(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    let service = wire::service(&service)?;
-    let mut fields = fields(&input)?;
+pub async fn update_service(ctx: Ctx, Path(service): Path<ServiceName>, params: Params) -> ModernResult {
+    let mut fields = wire::read_manifest_fields(&params)?;
     if fields.id.is_empty() {
         fields.id = service.to_string();
     }
-    let manifest = fields.check()?;
+    let manifest = fields.into_manifest_with_password()?;
     if manifest.id != service {
-        return Err(Problem::invalid("The id of a service cannot be changed.").into());
+        return Err(Error::invalid("The id of a service cannot be changed.").into());
     }
-    Ok(catalogue::update(&core, &call, manifest, EDITION).await?)
+    Ok(catalogue::update_service(&ctx.core, &ctx.request, manifest, DISCLOSURE).await?)
 }
 
-pub async fn remove(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-) -> Result<(), Refusal> {
-    Ok(catalogue::remove(&core, &call, &wire::service(&service)?, EDITION).await?)
+pub async fn remove_service(ctx: Ctx, Path(service): Path<ServiceName>) -> ModernResult {
+    Ok(catalogue::remove_service(&ctx.core, &ctx.request, &service, DISCLOSURE).await?)
 }
 
-pub async fn info(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-) -> Result<Json<Vec<InstanceView>>, Refusal> {
-    let told = catalogue::info(&core, &call, &wire::service(&service)?, EDITION).await?;
-    Ok(Json(told.into_iter().map(InstanceView::from).collect()))
+pub async fn get_service_info(
+    ctx: Ctx,
+    Path(service): Path<ServiceName>,
+) -> ModernResult<Json<Vec<InstanceInfoView>>> {
+    let list = catalogue::list_service_instances(&ctx.core, &ctx.request, &service, DISCLOSURE).await?;
+    Ok(Json(list.into_iter().map(InstanceInfoView::from).collect()))
 }
 
-pub async fn doc(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-) -> Result<String, Refusal> {
-    Ok(catalogue::doc(&core, &call, &wire::service(&service)?, EDITION).await?)
+pub async fn get_service_doc(ctx: Ctx, Path(service): Path<ServiceName>) -> ModernResult<String> {
+    Ok(catalogue::get_service_doc(&ctx.core, &ctx.request, &service, DISCLOSURE).await?)
 }
 
-pub async fn set_doc(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-    input: Input,
-) -> Result<(), Refusal> {
-    let doc = input.text_as_sent("doc")?.unwrap_or_default();
-    let service = wire::service(&service)?;
-    Ok(catalogue::set_doc(&core, &call, &service, &doc, EDITION).await?)
+pub async fn set_service_doc(ctx: Ctx, Path(service): Path<ServiceName>, params: Params) -> ModernResult {
+    let doc = params.get_string_or_empty("doc")?.unwrap_or_default();
+    Ok(catalogue::set_service_doc(&ctx.core, &ctx.request, &service, &doc, DISCLOSURE).await?)
 }
 
-pub async fn grant(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, team)): Path<(String, String)>,
-) -> Result<(), Refusal> {
-    let (service, team) = (wire::service(&service)?, wire::team(&team)?);
-    Ok(catalogue::grant(&core, &call, &service, &team, EDITION).await?)
+pub async fn grant_service_access(
+    ctx: Ctx,
+    Path((service, team)): Path<(ServiceName, TeamName)>,
+) -> ModernResult {
+    Ok(catalogue::grant_service_access(&ctx.core, &ctx.request, &service, &team, DISCLOSURE).await?)
 }
 
-pub async fn revoke(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, team)): Path<(String, String)>,
-) -> Result<(), Refusal> {
-    let (service, team) = (wire::service(&service)?, wire::team(&team)?);
-    Ok(catalogue::revoke(&core, &call, &service, &team, EDITION).await?)
+pub async fn revoke_service_access(
+    ctx: Ctx,
+    Path((service, team)): Path<(ServiceName, TeamName)>,
+) -> ModernResult {
+    Ok(catalogue::revoke_service_access(&ctx.core, &ctx.request, &service, &team, DISCLOSURE).await?)
 }
 
-pub async fn plans(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-) -> Result<Json<Vec<PlanView>>, Refusal> {
-    let plans = catalogue::plans(&core, &call, &wire::service(&service)?, EDITION).await?;
-    Ok(Json(plans.into_iter().map(PlanView::from).collect()))
+pub async fn list_service_plans(
+    ctx: Ctx,
+    Path(service): Path<ServiceName>,
+) -> ModernResult<Json<Vec<ServicePlanView>>> {
+    let plans = catalogue::list_service_plans(&ctx.core, &ctx.request, &service, DISCLOSURE).await?;
+    Ok(Json(plans.into_iter().map(ServicePlanView::from).collect()))
+}
+
+/// The modern routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_versioned_route("1.0", POST, "/services", UserWithPermission(Permission::SERVICE_CREATE), create_service)
+        .add_versioned_route("1.0", GET, "/services/{service}", UserToken, get_service_info)
+        .add_versioned_route("1.0", PUT, "/services/{service}", UserWithPermission(Permission::SERVICE_UPDATE), update_service)
+        .add_versioned_route("1.0", DELETE, "/services/{service}", UserWithPermission(Permission::SERVICE_DELETE), remove_service)
+        .add_versioned_route("1.0", GET, "/services/{service}/plans", UserToken, list_service_plans)
+        .add_versioned_route("1.0", GET, "/services/{service}/doc", UserToken, get_service_doc)
+        .add_versioned_route("1.0", PUT, "/services/{service}/doc", UserWithPermission(Permission::SERVICE_UPDATE_DOC), set_service_doc)
+        .add_versioned_route("1.0", PUT, "/services/{service}/team/{team}", UserWithPermission(Permission::SERVICE_UPDATE_GRANT_ACCESS), grant_service_access)
+        .add_versioned_route("1.0", DELETE, "/services/{service}/team/{team}", UserWithPermission(Permission::SERVICE_UPDATE_REVOKE_ACCESS), revoke_service_access)
 }

@@ -1,4 +1,4 @@
-//! Services in SQL.
+//! SQL statements for services.
 
 use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor};
@@ -6,10 +6,10 @@ use sqlx::{PgConnection, PgExecutor};
 use crate::kernel::ids::ServiceId;
 use crate::kernel::names::{ServiceName, TeamName};
 use crate::services::broker::Dialect;
-use crate::services::catalogue::actions::Listed;
+use crate::services::catalogue::actions::ServiceInstanceNames;
 use crate::services::model::Service;
 
-struct Row {
+struct ServiceRow {
     id: ServiceId,
     name: ServiceName,
     username: String,
@@ -22,8 +22,8 @@ struct Row {
     teams: Vec<TeamName>,
 }
 
-impl From<Row> for Service {
-    fn from(row: Row) -> Self {
+impl From<ServiceRow> for Service {
+    fn from(row: ServiceRow) -> Self {
         Service {
             id: row.id,
             name: row.name,
@@ -39,10 +39,10 @@ impl From<Row> for Service {
     }
 }
 
-/// A service by its name.
-pub async fn find(db: impl PgExecutor<'_>, name: &ServiceName) -> sqlx::Result<Option<Service>> {
+/// Finds a service by its name.
+pub async fn find_service(db: impl PgExecutor<'_>, name: &ServiceName) -> sqlx::Result<Option<Service>> {
     sqlx::query_as!(
-        Row,
+        ServiceRow,
         r#"select service_id as "id: ServiceId", name as "name: ServiceName", username, password, endpoint, doc,
                   is_restricted, dialect,
                   array(select team from service_owner o where o.service_id = s.service_id order by team)
@@ -57,10 +57,10 @@ pub async fn find(db: impl PgExecutor<'_>, name: &ServiceName) -> sqlx::Result<O
     .map(|row| row.map(Service::from))
 }
 
-/// A service by its id.
-pub async fn find_by_id(db: impl PgExecutor<'_>, id: ServiceId) -> sqlx::Result<Option<Service>> {
+/// Finds a service by its id.
+pub async fn find_service_by_id(db: impl PgExecutor<'_>, id: ServiceId) -> sqlx::Result<Option<Service>> {
     sqlx::query_as!(
-        Row,
+        ServiceRow,
         r#"select service_id as "id: ServiceId", name as "name: ServiceName", username, password, endpoint, doc,
                   is_restricted, dialect,
                   array(select team from service_owner o where o.service_id = s.service_id order by team)
@@ -75,14 +75,14 @@ pub async fn find_by_id(db: impl PgExecutor<'_>, id: ServiceId) -> sqlx::Result<
     .map(|row| row.map(Service::from))
 }
 
-/// The services that the given teams own, or all, each with the names of its instances.
-pub(super) async fn list_owned_by(
+/// Lists the services that the given teams own, or all, each with the names of its instances.
+pub(super) async fn list_services_owned_by(
     db: impl PgExecutor<'_>,
     teams: Option<&[String]>,
     names: &[String],
-) -> sqlx::Result<Vec<Listed>> {
+) -> sqlx::Result<Vec<ServiceInstanceNames>> {
     sqlx::query_as!(
-        Listed,
+        ServiceInstanceNames,
         r#"select s.name as service,
                   array(select i.name from service_instance i where i.service_id = s.service_id order by i.name)
                       as "instances!"
@@ -97,8 +97,8 @@ pub(super) async fn list_owned_by(
     .await
 }
 
-/// What is written of a manifest.
-pub(super) struct Columns<'a> {
+/// The columns that a manifest sets.
+pub(super) struct ServiceColumns<'a> {
     pub(super) username: &'a str,
     pub(super) password: &'a [u8],
     pub(super) endpoint: &'a str,
@@ -106,11 +106,11 @@ pub(super) struct Columns<'a> {
     pub(super) dialect: Option<Dialect>,
 }
 
-pub(super) async fn insert(
+pub(super) async fn insert_service(
     tx: &mut PgConnection,
     id: ServiceId,
     name: &ServiceName,
-    columns: &Columns<'_>,
+    columns: &ServiceColumns<'_>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into service (service_id, name, username, password, endpoint, endpoints, dialect, dialect_fixed)
@@ -128,8 +128,12 @@ pub(super) async fn insert(
     .map(drop)
 }
 
-/// Replaces what the manifest says. A dialect that was learned is kept as long as the address stays.
-pub(super) async fn update(tx: &mut PgConnection, id: ServiceId, columns: &Columns<'_>) -> sqlx::Result<()> {
+/// Replaces the values of the manifest. A detected dialect is kept as long as the endpoint stays the same.
+pub(super) async fn update_service(
+    tx: &mut PgConnection,
+    id: ServiceId,
+    columns: &ServiceColumns<'_>,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "update service set username = $2, password = $3, endpoints = $5,
                 dialect = case when $6::text is not null then $6
@@ -148,7 +152,7 @@ pub(super) async fn update(tx: &mut PgConnection, id: ServiceId, columns: &Colum
     .map(drop)
 }
 
-/// Lets the binds of a service try the calls for units again: its address has changed.
+/// Re-enables the unit calls for the binds of a service, because its endpoint may have changed.
 pub(super) async fn reset_unit_calls(tx: &mut PgConnection, id: ServiceId) -> sqlx::Result<()> {
     sqlx::query!(
         "update bind set unit_calls = true
@@ -160,8 +164,8 @@ pub(super) async fn reset_unit_calls(tx: &mut PgConnection, id: ServiceId) -> sq
     .map(drop)
 }
 
-/// Remembers which dialect a service has understood, if none is known.
-pub async fn learn_dialect(db: impl PgExecutor<'_>, id: ServiceId, dialect: Dialect) -> sqlx::Result<()> {
+/// Records which dialect a service has understood, if none is known.
+pub async fn record_dialect(db: impl PgExecutor<'_>, id: ServiceId, dialect: Dialect) -> sqlx::Result<()> {
     sqlx::query!(
         "update service set dialect = $2 where service_id = $1 and dialect is null",
         id.0,
@@ -172,21 +176,21 @@ pub async fn learn_dialect(db: impl PgExecutor<'_>, id: ServiceId, dialect: Dial
     .map(drop)
 }
 
-pub(super) async fn delete(tx: &mut PgConnection, id: ServiceId) -> sqlx::Result<()> {
+pub(super) async fn delete_service(tx: &mut PgConnection, id: ServiceId) -> sqlx::Result<()> {
     sqlx::query!("delete from service where service_id = $1", id.0)
         .execute(tx)
         .await
         .map(drop)
 }
 
-pub(super) async fn update_doc(tx: &mut PgConnection, id: ServiceId, doc: &str) -> sqlx::Result<()> {
+pub(super) async fn update_service_doc(tx: &mut PgConnection, id: ServiceId, doc: &str) -> sqlx::Result<()> {
     sqlx::query!("update service set doc = $2 where service_id = $1", id.0, doc)
         .execute(tx)
         .await
         .map(drop)
 }
 
-/// Adds owner teams; those that do not exist are left out.
+/// Adds owner teams; teams that do not exist are skipped.
 pub(super) async fn insert_owners(
     tx: &mut PgConnection,
     id: ServiceId,
@@ -203,7 +207,7 @@ pub(super) async fn insert_owners(
     .map(|done| done.rows_affected())
 }
 
-pub(super) async fn delete_owners_but(
+pub(super) async fn delete_owners_except(
     tx: &mut PgConnection,
     id: ServiceId,
     team: &TeamName,
@@ -218,8 +222,12 @@ pub(super) async fn delete_owners_but(
     .map(drop)
 }
 
-/// False if the team has access already.
-pub(super) async fn insert_team(tx: &mut PgConnection, id: ServiceId, team: &TeamName) -> sqlx::Result<bool> {
+/// Grants a team access. Returns false if it has access already.
+pub(super) async fn insert_service_team(
+    tx: &mut PgConnection,
+    id: ServiceId,
+    team: &TeamName,
+) -> sqlx::Result<bool> {
     sqlx::query!(
         "insert into service_team (service_id, team) values ($1, $2) on conflict do nothing",
         id.0,
@@ -230,8 +238,12 @@ pub(super) async fn insert_team(tx: &mut PgConnection, id: ServiceId, team: &Tea
     .map(|done| done.rows_affected() == 1)
 }
 
-/// False if the team had no access.
-pub(super) async fn delete_team(tx: &mut PgConnection, id: ServiceId, team: &TeamName) -> sqlx::Result<bool> {
+/// Revokes a team's access. Returns false if it had none.
+pub(super) async fn delete_service_team(
+    tx: &mut PgConnection,
+    id: ServiceId,
+    team: &TeamName,
+) -> sqlx::Result<bool> {
     sqlx::query!(
         "delete from service_team where service_id = $1 and team = $2",
         id.0,
@@ -240,22 +252,4 @@ pub(super) async fn delete_team(tx: &mut PgConnection, id: ServiceId, team: &Tea
     .execute(tx)
     .await
     .map(|done| done.rows_affected() == 1)
-}
-
-/// Whether a team exists.
-pub(in crate::services) async fn team_exists(db: impl PgExecutor<'_>, team: &TeamName) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"select exists (select 1 from team where name = $1) as "exists!""#,
-        team.as_str()
-    )
-    .fetch_one(db)
-    .await
-}
-
-/// The name of the only team, if there is exactly one.
-pub(in crate::services) async fn only_team(db: impl PgExecutor<'_>) -> sqlx::Result<Option<TeamName>> {
-    let mut teams = sqlx::query_scalar!(r#"select name as "name: TeamName" from team limit 2"#)
-        .fetch_all(db)
-        .await?;
-    Ok(teams.pop().filter(|_| teams.is_empty()))
 }

@@ -1,6 +1,6 @@
-//! Instances of services (contract/classic 1.3, contract/modern 2.12). Who shares a team with an instance
-//! may use it. Names are unique within a service; the classic edition, whose paths have no service in
-//! them, also keeps the names it makes unique among all services.
+//! Instances of services (contract/classic 1.3, contract/modern 2.12). A user may use the instances that
+//! share a team with them. Names are unique within a service; the classic edition, which names instances
+//! without their service, creates them with names that are unique among all services.
 
 mod actions;
 pub mod classic;
@@ -11,8 +11,11 @@ mod saga;
 pub(in crate::services) mod store;
 mod update;
 
-pub use actions::{Told, Wanted, create, find_for, grant, info, revoke, status, tell_of};
-pub use lists::{Filter, Group, list, list_names};
-pub use removal::{Removal, Remove, remove};
-pub use saga::Create;
-pub use update::{Update, update};
+pub use actions::{
+    InstanceRef, InstanceWithInfo, create_instance, find_authorized_instance, get_instance_info,
+    get_instance_status, grant_instance_access, list_instances_with_info, revoke_instance_access,
+};
+pub use lists::{InstanceFilter, ServiceInstances, list_instance_names, list_instances};
+pub use removal::{InstanceRemovalOptions, RemoveInstanceSaga, remove_instance};
+pub use saga::CreateInstanceSaga;
+pub use update::{UpdateInstanceSaga, update_instance};

@@ -3,38 +3,45 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Serialize;
-use serde_json::json;
 
-use crate::core::Core;
-use crate::events;
-use crate::http::kit::caller::Caller;
-use crate::http::kit::input::Input;
-use crate::http::kit::stream::{self, Form};
-use crate::http::wording::modern::Refusal;
-use crate::kernel::names::{InstanceName, TeamName};
-use crate::kernel::problem::{Kind, Problem};
-use crate::services::instances::{self, Filter, Group, Removal, Told, Wanted};
-use crate::services::model::{Edition, Instance, InstancePatch, NewInstance};
+use crate::kernel::error::{Error, ErrorKind};
+use crate::kernel::names::{InstanceName, ServiceName, TeamName};
+use crate::kernel::permission::Permission;
+use crate::services::instances::{
+    self, InstanceFilter, InstanceRef, InstanceRemovalOptions, InstanceWithInfo, ServiceInstances,
+};
+use crate::services::model::{
+    DefaultOwner, Disclosure, Instance, InstanceCreation, InstancePatch, NameScope, NewInstance,
+};
 use crate::services::wire;
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
+use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
+use crate::web::stream::{self, StreamFormat};
+use crate::web::{Ctx, Params, Path};
 
-const EDITION: Edition = Edition::Modern;
+const DISCLOSURE: Disclosure = Disclosure::Hide;
+const CREATION: InstanceCreation = InstanceCreation {
+    disclosure: DISCLOSURE,
+    default_owner: DefaultOwner::One,
+    name_scope: NameScope::OwnService,
+};
 
 /// A service and its instances.
 #[derive(Serialize)]
-pub struct GroupView {
+pub struct ServiceInstancesView {
     service: String,
     instances: Vec<String>,
     plans: Vec<String>,
-    service_instances: Vec<ItemView>,
+    service_instances: Vec<InstanceItemView>,
 }
 
 /// An instance in a list.
 #[derive(Serialize)]
-pub struct ItemView {
+pub struct InstanceItemView {
     name: String,
     id: i32,
     service_name: String,
@@ -49,7 +56,7 @@ pub struct ItemView {
     pool: String,
 }
 
-impl From<Instance> for ItemView {
+impl From<Instance> for InstanceItemView {
     fn from(instance: Instance) -> Self {
         Self {
             name: instance.name.to_string(),
@@ -68,18 +75,18 @@ impl From<Instance> for ItemView {
     }
 }
 
-impl From<Group> for GroupView {
-    fn from(group: Group) -> Self {
+impl From<ServiceInstances> for ServiceInstancesView {
+    fn from(group: ServiceInstances) -> Self {
         Self {
             service: group.service.to_string(),
             instances: group.instances.iter().map(|i| i.name.to_string()).collect(),
-            plans: group.plans().into_iter().map(str::to_owned).collect(),
-            service_instances: group.instances.into_iter().map(ItemView::from).collect(),
+            plans: group.plan_names().into_iter().map(str::to_owned).collect(),
+            service_instances: group.instances.into_iter().map(InstanceItemView::from).collect(),
         }
     }
 }
 
-/// An instance by itself.
+/// The description of a single instance.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct InstanceView {
@@ -95,13 +102,13 @@ pub struct InstanceView {
     tags: Vec<String>,
     parameters: BTreeMap<String, String>,
     #[serde(flatten)]
-    state: wire::StateView,
+    state: wire::InstanceStateView,
 }
 
 impl InstanceView {
-    fn new(told: Told, plan_description: String) -> Self {
-        let state = wire::StateView::new(&told);
-        let instance = told.instance;
+    fn new(item: InstanceWithInfo, plan_description: String) -> Self {
+        let state = wire::InstanceStateView::new(&item);
+        let instance = item.instance;
         Self {
             apps: instance.apps,
             jobs: Vec::new(),
@@ -111,7 +118,7 @@ impl InstanceView {
             plan_name: instance.plan,
             plan_description,
             pool: instance.pool,
-            custom_info: told.info,
+            custom_info: item.info,
             tags: instance.tags,
             parameters: instance.parameters,
             state,
@@ -119,136 +126,133 @@ impl InstanceView {
     }
 }
 
-fn wanted(service: &str, instance: &str) -> Result<Wanted, Problem> {
-    Ok(Wanted::Of(wire::service(service)?, wire::instance(instance)?))
-}
-
-/// The tags of a request: one form calls the field `tag`, the other `tags`.
-fn tags(input: &Input) -> Result<Vec<String>, Problem> {
-    let mut tags = input.texts("tag")?;
-    tags.extend(input.texts("tags")?);
+/// Reads the tags of a request: one form names the field `tag`, the other `tags`.
+fn read_tags(params: &Params) -> Result<Vec<String>, Error> {
+    let mut tags = params.get_strings("tag")?;
+    tags.extend(params.get_strings("tags")?);
     Ok(tags)
 }
 
 /// `GET /1.0/services/instances` with its filters, and `GET /1.0/services`.
-pub async fn list(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    input: Input,
-) -> Result<Json<Vec<GroupView>>, Refusal> {
-    let filter = Filter {
-        service: input.text("service")?,
-        name: input.text("name")?,
-        team_owner: input.text("teamOwner")?,
-        pool: input.text("pool")?,
-        plan: input.text("plan")?,
-        tags: tags(&input)?,
+pub async fn list_instances(ctx: Ctx, params: Params) -> ModernResult<Json<Vec<ServiceInstancesView>>> {
+    let filter = InstanceFilter {
+        service: params.get_string("service")?,
+        name: params.get_string("name")?,
+        team_owner: params.get_string("teamOwner")?,
+        pool: params.get_string("pool")?,
+        plan: params.get_string("plan")?,
+        app: params.get_string("app")?,
+        tags: read_tags(&params)?,
     };
-    let groups = instances::list(&core, &call, &filter).await?;
-    Ok(Json(groups.into_iter().map(GroupView::from).collect()))
+    let groups = instances::list_instances(&ctx.core, &ctx.request, &filter).await?;
+    Ok(Json(groups.into_iter().map(ServiceInstancesView::from).collect()))
 }
 
-pub async fn create(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(service): Path<String>,
-    input: Input,
-) -> Result<StatusCode, Refusal> {
+pub async fn create_instance(
+    ctx: Ctx,
+    Path(service): Path<ServiceName>,
+    params: Params,
+) -> ModernResult<StatusCode> {
     let new = NewInstance {
-        service: wire::service(&service)?,
-        name: InstanceName::parse(&input.required("name")?)?,
-        plan: input.text("plan")?.unwrap_or_default(),
-        team: input.parsed::<TeamName>("owner")?,
-        description: input.text("description")?.unwrap_or_default(),
-        tags: tags(&input)?,
-        parameters: input.map("parameters")?,
-        pool: input.text("pool")?.unwrap_or_default(),
+        service,
+        name: InstanceName::parse(&params.require_string("name")?)?,
+        plan: params.get_string("plan")?.unwrap_or_default(),
+        team: params.parse_field::<TeamName>("owner")?,
+        description: params.get_string("description")?.unwrap_or_default(),
+        tags: read_tags(&params)?,
+        parameters: params.get_string_map("parameters")?,
+        pool: params.parse_field("pool")?,
     };
-    instances::create(&core, &call, new, EDITION).await?;
+    instances::create_instance(&ctx.core, &ctx.request, new, CREATION).await?;
     Ok(StatusCode::CREATED)
 }
 
-pub async fn info(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, instance)): Path<(String, String)>,
-) -> Result<Json<InstanceView>, Refusal> {
-    let wanted = wanted(&service, &instance)?;
-    let (told, plan) = instances::info(&core, &call, &wanted, EDITION).await?;
-    Ok(Json(InstanceView::new(told, plan)))
+pub async fn get_instance_info(
+    ctx: Ctx,
+    Path((service, instance)): Path<(ServiceName, InstanceName)>,
+) -> ModernResult<Json<InstanceView>> {
+    let wanted = InstanceRef::InService(service, instance);
+    let (item, plan) =
+        instances::get_instance_info(&ctx.core, &ctx.request, &wanted, DISCLOSURE, true).await?;
+    Ok(Json(InstanceView::new(item, plan)))
 }
 
-pub async fn status(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, instance)): Path<(String, String)>,
-) -> Result<String, Refusal> {
-    let wanted = wanted(&service, &instance)?;
-    Ok(instances::status(&core, &call, &wanted, EDITION).await?)
+pub async fn get_instance_status(
+    ctx: Ctx,
+    Path((service, instance)): Path<(ServiceName, InstanceName)>,
+) -> ModernResult<String> {
+    let wanted = InstanceRef::InService(service, instance);
+    Ok(instances::get_instance_status(&ctx.core, &ctx.request, &wanted, DISCLOSURE).await?)
 }
 
-pub async fn update(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, instance)): Path<(String, String)>,
-    input: Input,
-) -> Result<(), Refusal> {
-    let wanted = wanted(&service, &instance)?;
-    let has_tags = input.has("tags") || input.has("tag");
+pub async fn update_instance(
+    ctx: Ctx,
+    Path((service, instance)): Path<(ServiceName, InstanceName)>,
+    params: Params,
+) -> ModernResult {
+    let wanted = InstanceRef::InService(service, instance);
+    let has_tags = params.has_field("tags") || params.has_field("tag");
     let patch = InstancePatch {
-        description: input.text_as_sent("description")?,
-        team_owner: input.parsed("teamowner")?,
-        plan: input.text_as_sent("plan")?,
-        tags: has_tags.then(|| tags(&input)).transpose()?,
-        parameters: input
-            .has("parameters")
-            .then(|| input.map("parameters"))
+        description: params.get_string_or_empty("description")?,
+        team_owner: params.parse_field("teamowner")?,
+        plan: params.get_string_or_empty("plan")?,
+        tags: has_tags.then(|| read_tags(&params)).transpose()?,
+        parameters: params
+            .has_field("parameters")
+            .then(|| params.get_string_map("parameters"))
             .transpose()?,
     };
-    Ok(instances::update(&core, &call, &wanted, patch).await?)
+    Ok(instances::update_instance(&ctx.core, &ctx.request, &wanted, patch).await?)
 }
 
-pub async fn remove(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, instance)): Path<(String, String)>,
-    input: Input,
-) -> Result<Response, Refusal> {
-    let how = Removal {
-        unbind_all: input.flag("unbindall")?,
-        ignore_errors: input.flag("ignoreerrors")?,
+pub async fn remove_instance(
+    ctx: Ctx,
+    Path((service, instance)): Path<(ServiceName, InstanceName)>,
+    params: Params,
+) -> ModernResult<Response> {
+    let how = InstanceRemovalOptions {
+        unbind_all: params.get_bool("unbindall")?,
+        ignore_errors: params.get_bool("ignoreerrors")?,
     };
-    let wanted = wanted(&service, &instance)?;
-    match instances::remove(&core, &call, &wanted, how, EDITION).await {
-        Ok(event) => {
-            let following = events::follow(&core.db, &core.notices, &event);
-            Ok(stream::event(&event, following, Form::Json).await?)
-        }
-        // Clients know this refusal as the last line of a stream (contract/modern 2.12).
-        Err(problem) if problem.kind() == Kind::Precondition => Ok(refused_in_a_stream(&problem)),
-        Err(problem) => Err(problem.into()),
+    let wanted = InstanceRef::InService(service, instance);
+    match instances::remove_instance(&ctx.core, &ctx.request, &wanted, how, DISCLOSURE).await {
+        Ok(event) => Ok(ctx.stream_event(&event, StreamFormat::Json).await?),
+        // Clients expect this error as the last line of a stream (contract/modern 2.12).
+        Err(error) if error.kind() == ErrorKind::Precondition => Ok(stream::stream_error(&error)),
+        Err(error) => Err(error.into()),
     }
 }
 
-fn refused_in_a_stream(problem: &Problem) -> Response {
-    let line = format!("{}\n", json!({ "Message": "", "Error": problem.words() }));
-    ([(header::CONTENT_TYPE, "application/x-json-stream")], line).into_response()
+pub async fn grant_instance_access(
+    ctx: Ctx,
+    Path((service, instance, team)): Path<(ServiceName, InstanceName, TeamName)>,
+) -> ModernResult {
+    let wanted = InstanceRef::InService(service, instance);
+    Ok(instances::grant_instance_access(&ctx.core, &ctx.request, &wanted, &team).await?)
 }
 
-pub async fn grant(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, instance, team)): Path<(String, String, String)>,
-) -> Result<(), Refusal> {
-    let (wanted, team) = (wanted(&service, &instance)?, wire::team(&team)?);
-    Ok(instances::grant(&core, &call, &wanted, &team).await?)
+pub async fn revoke_instance_access(
+    ctx: Ctx,
+    Path((service, instance, team)): Path<(ServiceName, InstanceName, TeamName)>,
+) -> ModernResult {
+    let wanted = InstanceRef::InService(service, instance);
+    Ok(instances::revoke_instance_access(&ctx.core, &ctx.request, &wanted, &team).await?)
 }
 
-pub async fn revoke(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path((service, instance, team)): Path<(String, String, String)>,
-) -> Result<(), Refusal> {
-    let (wanted, team) = (wanted(&service, &instance)?, wire::team(&team)?);
-    Ok(instances::revoke(&core, &call, &wanted, &team).await?)
+/// The modern routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_versioned_route("1.0", GET, "/services", UserToken, list_instances)
+        .add_versioned_route("1.0", GET, "/services/instances", UserToken, list_instances)
+        .add_versioned_route("1.0", POST, "/services/{service}/instances", UserWithPermission(Permission::SERVICE_INSTANCE_CREATE), create_instance)
+        .allow_service_time()
+        .add_versioned_route("1.0", GET, "/services/{service}/instances/{instance}", UserToken, get_instance_info)
+        .add_versioned_route("1.0", PUT, "/services/{service}/instances/{instance}", UserToken, update_instance)
+        .allow_service_time()
+        .add_versioned_route("1.0", DELETE, "/services/{service}/instances/{instance}", UserWithPermission(Permission::SERVICE_INSTANCE_DELETE), remove_instance)
+        .allow_service_time()
+        .add_versioned_route("1.0", GET, "/services/{service}/instances/{instance}/status", UserToken, get_instance_status)
+        .add_versioned_route("1.0", PUT, "/services/{service}/instances/permission/{instance}/{team}", UserWithPermission(Permission::SERVICE_INSTANCE_UPDATE_GRANT), grant_instance_access)
+        .add_versioned_route("1.0", DELETE, "/services/{service}/instances/permission/{instance}/{team}", UserWithPermission(Permission::SERVICE_INSTANCE_UPDATE_REVOKE), revoke_instance_access)
 }

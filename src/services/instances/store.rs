@@ -1,16 +1,16 @@
-//! Instances in SQL.
+//! SQL statements for instances.
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::kernel::ids::{InstanceId, ServiceId};
 use crate::kernel::names::{InstanceName, ServiceName, TeamName};
-use crate::services::catalogue::Listed;
+use crate::services::catalogue::ServiceInstanceNames;
 use crate::services::model::{Instance, InstancePatch, InstanceState};
 
-struct Row {
+struct InstanceRow {
     id: InstanceId,
     service_id: ServiceId,
     service: ServiceName,
@@ -20,16 +20,16 @@ struct Row {
     owner: String,
     description: String,
     tags: Vec<String>,
-    parameters: Value,
+    parameters: Json<BTreeMap<String, String>>,
     pool: String,
-    state: String,
+    state: InstanceState,
     reason: String,
     teams: Vec<TeamName>,
     apps: Vec<String>,
 }
 
-impl From<Row> for Instance {
-    fn from(row: Row) -> Self {
+impl From<InstanceRow> for Instance {
+    fn from(row: InstanceRow) -> Self {
         Instance {
             id: row.id,
             service_id: row.service_id,
@@ -40,9 +40,9 @@ impl From<Row> for Instance {
             owner: row.owner,
             description: row.description,
             tags: row.tags,
-            parameters: serde_json::from_value(row.parameters).unwrap_or_default(),
+            parameters: row.parameters.0,
             pool: row.pool,
-            state: InstanceState::parse(&row.state),
+            state: row.state,
             reason: row.reason,
             teams: row.teams,
             apps: row.apps,
@@ -50,18 +50,19 @@ impl From<Row> for Instance {
     }
 }
 
-/// Instances by their name, of one service or of all.
-pub(super) async fn find(
+/// Finds instances by their name, of one service or of all.
+pub(in crate::services) async fn find_instances(
     db: impl PgExecutor<'_>,
     service: Option<&ServiceName>,
     name: &InstanceName,
 ) -> sqlx::Result<Vec<Instance>> {
     sqlx::query_as!(
-        Row,
+        InstanceRow,
         r#"select i.instance_id as "id: InstanceId", i.service_id as "service_id: ServiceId",
                   s.name as "service: ServiceName", i.name as "name: InstanceName", i.plan,
-                  i.team_owner as "team_owner: TeamName", i.owner, i.description, i.tags, i.parameters, i.pool,
-                  i.state, i.reason,
+                  i.team_owner as "team_owner: TeamName", i.owner, i.description, i.tags,
+                  i.parameters as "parameters: Json<BTreeMap<String, String>>", i.pool,
+                  i.state as "state: InstanceState", i.reason,
                   array(select team from service_instance_team t where t.instance_id = i.instance_id order by team)
                       as "teams!: Vec<TeamName>",
                   array(select a.name from bind b join app a using (app_id)
@@ -77,17 +78,18 @@ pub(super) async fn find(
     .map(|rows| rows.into_iter().map(Instance::from).collect())
 }
 
-/// An instance by its id.
-pub(in crate::services) async fn find_by_id(
+/// Finds an instance by its id.
+pub(in crate::services) async fn find_instance_by_id(
     db: impl PgExecutor<'_>,
     id: InstanceId,
 ) -> sqlx::Result<Option<Instance>> {
     sqlx::query_as!(
-        Row,
+        InstanceRow,
         r#"select i.instance_id as "id: InstanceId", i.service_id as "service_id: ServiceId",
                   s.name as "service: ServiceName", i.name as "name: InstanceName", i.plan,
-                  i.team_owner as "team_owner: TeamName", i.owner, i.description, i.tags, i.parameters, i.pool,
-                  i.state, i.reason,
+                  i.team_owner as "team_owner: TeamName", i.owner, i.description, i.tags,
+                  i.parameters as "parameters: Json<BTreeMap<String, String>>", i.pool,
+                  i.state as "state: InstanceState", i.reason,
                   array(select team from service_instance_team t where t.instance_id = i.instance_id order by team)
                       as "teams!: Vec<TeamName>",
                   array(select a.name from bind b join app a using (app_id)
@@ -101,64 +103,79 @@ pub(in crate::services) async fn find_by_id(
     .map(|row| row.map(Instance::from))
 }
 
-/// Whose services and instances somebody may see.
-pub(super) struct Reach {
-    /// Teams and services by which restricted services may be seen; `None`: all.
+/// The scopes in which a caller may see services and instances.
+pub(super) struct ServiceReadScopes {
+    /// Teams and services whose restricted services are visible; `None`: all.
     pub(super) service_teams: Option<Vec<String>>,
     pub(super) services: Vec<String>,
-    /// Teams and full names by which instances may be seen; `None`: all.
+    /// Teams and full names whose instances are visible; `None`: all.
     pub(super) instance_teams: Option<Vec<String>>,
     pub(super) instances: Vec<String>,
 }
 
-/// What a list of instances is narrowed by; `None` does not narrow.
-pub(super) struct Narrow<'a> {
-    pub(super) reach: &'a Reach,
+/// The filters of a list of instances; `None` does not filter.
+pub(super) struct InstanceListQuery<'a> {
+    pub(super) scopes: &'a ServiceReadScopes,
     pub(super) service: Option<&'a str>,
-    /// A part of the name, without regard to case.
+    /// A substring of the name, ignoring case.
     pub(super) name: Option<&'a str>,
     pub(super) team_owner: Option<&'a str>,
     pub(super) pool: Option<&'a str>,
     pub(super) plan: Option<&'a str>,
+    /// The name of an app that the instance is bound to.
+    pub(super) app: Option<&'a str>,
     pub(super) tags: &'a [String],
 }
 
 /// A service with one of its instances, or with none.
-pub(super) struct Line {
+pub(super) struct InstanceListRow {
     pub(super) service: ServiceName,
     pub(super) instance: Option<Instance>,
 }
 
-/// The services that somebody may use, each with the names of those of its instances that they may see.
-pub(super) async fn list_names(db: impl PgExecutor<'_>, reach: &Reach) -> sqlx::Result<Vec<Listed>> {
+/// Lists the services that the caller may use, each with the names of its visible instances. With `app`, only
+/// instances that are bound to the app of that name.
+pub(super) async fn list_instance_names(
+    db: impl PgExecutor<'_>,
+    scopes: &ServiceReadScopes,
+    app: Option<&str>,
+) -> sqlx::Result<Vec<ServiceInstanceNames>> {
     sqlx::query_as!(
-        Listed,
+        ServiceInstanceNames,
         r#"select s.name as service,
                   array(select i.name from service_instance i
                         where i.service_id = s.service_id
                           and ($3::text[] is null or s.name || '/' || i.name = any($4)
                                or i.instance_id in (select t.instance_id from service_instance_team t where t.team = any($3)))
+                          and ($5::text is null
+                               or exists (select 1 from bind b join app a using (app_id)
+                                          where b.instance_id = i.instance_id and a.name = $5))
                         order by i.name) as "instances!"
            from service s
            where $1::text[] is null or not s.is_restricted or s.name = any($2)
               or exists (select 1 from service_team t where t.service_id = s.service_id and t.team = any($1))
            order by s.name"#,
-        reach.service_teams.as_deref(),
-        &reach.services,
-        reach.instance_teams.as_deref(),
-        &reach.instances,
+        scopes.service_teams.as_deref(),
+        &scopes.services,
+        scopes.instance_teams.as_deref(),
+        &scopes.instances,
+        app,
     )
     .fetch_all(db)
     .await
 }
 
-/// The services that somebody may use, each with those of its instances that they may see.
-pub(super) async fn list(db: impl PgExecutor<'_>, narrow: &Narrow<'_>) -> sqlx::Result<Vec<Line>> {
+/// Lists the services that the caller may use, each with its visible instances.
+pub(super) async fn list_instances(
+    db: impl PgExecutor<'_>,
+    query: &InstanceListQuery<'_>,
+) -> sqlx::Result<Vec<InstanceListRow>> {
     let rows = sqlx::query!(
         r#"select i.instance_id as "id?: InstanceId", s.service_id as "service_id: ServiceId",
                   s.name as "service: ServiceName", i.name as "name?: InstanceName", i.plan as "plan?",
                   i.team_owner as "team_owner?: TeamName", i.owner as "owner?", i.description as "description?",
-                  i.tags as "tags?", i.parameters as "parameters?", i.pool as "pool?", i.state as "state?",
+                  i.tags as "tags?", i.parameters as "parameters?: Json<BTreeMap<String, String>>",
+                  i.pool as "pool?", i.state as "state?: InstanceState",
                   i.reason as "reason?",
                   array(select team from service_instance_team t where t.instance_id = i.instance_id order by team)
                       as "teams!: Vec<TeamName>",
@@ -172,28 +189,32 @@ pub(super) async fn list(db: impl PgExecutor<'_>, narrow: &Narrow<'_>) -> sqlx::
              and ($6::text is null or position(lower($6) in lower(i.name)) > 0)
              and ($7::text is null or i.team_owner = $7) and ($8::text is null or i.pool = $8)
              and ($9::text is null or i.plan = $9) and i.tags @> $10
+             and ($11::text is null
+                  or exists (select 1 from bind b join app a using (app_id)
+                             where b.instance_id = i.instance_id and a.name = $11))
            where ($1::text[] is null or not s.is_restricted or s.name = any($2)
                   or exists (select 1 from service_team t where t.service_id = s.service_id and t.team = any($1)))
              and ($5::text is null or s.name = $5)
            order by s.name, i.name"#,
-        narrow.reach.service_teams.as_deref(),
-        &narrow.reach.services,
-        narrow.reach.instance_teams.as_deref(),
-        &narrow.reach.instances,
-        narrow.service,
-        narrow.name,
-        narrow.team_owner,
-        narrow.pool,
-        narrow.plan,
-        narrow.tags,
+        query.scopes.service_teams.as_deref(),
+        &query.scopes.services,
+        query.scopes.instance_teams.as_deref(),
+        &query.scopes.instances,
+        query.service,
+        query.name,
+        query.team_owner,
+        query.pool,
+        query.plan,
+        query.tags,
+        query.app,
     )
     .fetch_all(db)
     .await?;
     Ok(rows
         .into_iter()
         .map(|r| {
-            let instance = match (r.id, r.name, r.team_owner) {
-                (Some(id), Some(name), Some(team_owner)) => Some(Instance {
+            let instance = match (r.id, r.name, r.team_owner, r.state) {
+                (Some(id), Some(name), Some(team_owner), Some(state)) => Some(Instance {
                     id,
                     service_id: r.service_id,
                     service: r.service.clone(),
@@ -203,19 +224,16 @@ pub(super) async fn list(db: impl PgExecutor<'_>, narrow: &Narrow<'_>) -> sqlx::
                     owner: r.owner.unwrap_or_default(),
                     description: r.description.unwrap_or_default(),
                     tags: r.tags.unwrap_or_default(),
-                    parameters: r
-                        .parameters
-                        .and_then(|v| serde_json::from_value(v).ok())
-                        .unwrap_or_default(),
+                    parameters: r.parameters.unwrap_or_default().0,
                     pool: r.pool.unwrap_or_default(),
-                    state: InstanceState::parse(r.state.as_deref().unwrap_or("ready")),
+                    state,
                     reason: r.reason.unwrap_or_default(),
                     teams: r.teams,
                     apps: r.apps,
                 }),
                 _ => None,
             };
-            Line {
+            InstanceListRow {
                 service: r.service,
                 instance,
             }
@@ -223,8 +241,8 @@ pub(super) async fn list(db: impl PgExecutor<'_>, narrow: &Narrow<'_>) -> sqlx::
         .collect())
 }
 
-/// Waits for everybody else who is about to make an instance of this name, until the transaction ends.
-pub(super) async fn hold_name(tx: &mut PgConnection, name: &InstanceName) -> sqlx::Result<()> {
+/// Locks the name of an instance against concurrent creations until the transaction ends.
+pub(super) async fn lock_instance_name(tx: &mut PgConnection, name: &InstanceName) -> sqlx::Result<()> {
     sqlx::query!(
         "select pg_advisory_xact_lock(hashtextextended('service-instance ' || $1, 0))",
         name.as_str()
@@ -234,7 +252,7 @@ pub(super) async fn hold_name(tx: &mut PgConnection, name: &InstanceName) -> sql
     .map(drop)
 }
 
-pub(super) struct New<'a> {
+pub(super) struct NewInstanceRow<'a> {
     pub(super) id: InstanceId,
     pub(super) service_id: ServiceId,
     pub(super) name: &'a InstanceName,
@@ -247,7 +265,7 @@ pub(super) struct New<'a> {
     pub(super) pool: &'a str,
 }
 
-pub(super) async fn insert(tx: &mut PgConnection, new: &New<'_>) -> sqlx::Result<()> {
+pub(super) async fn insert_instance(tx: &mut PgConnection, new: &NewInstanceRow<'_>) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into service_instance
              (instance_id, service_id, name, plan, team_owner, owner, description, tags, parameters, pool)
@@ -268,8 +286,8 @@ pub(super) async fn insert(tx: &mut PgConnection, new: &New<'_>) -> sqlx::Result
     .map(drop)
 }
 
-/// Gives teams access; those that do not exist are left out. Answers how many are new.
-pub(super) async fn insert_teams(
+/// Grants teams access; teams that do not exist are skipped. Returns how many grants are new.
+pub(super) async fn insert_instance_teams(
     tx: &mut PgConnection,
     id: InstanceId,
     teams: &[TeamName],
@@ -286,8 +304,8 @@ pub(super) async fn insert_teams(
     .map(|done| done.rows_affected())
 }
 
-/// Takes access from a team; false if it had none.
-pub(super) async fn delete_team(
+/// Revokes a team's access. Returns false if it had none.
+pub(super) async fn delete_instance_team(
     tx: &mut PgConnection,
     id: InstanceId,
     team: &TeamName,
@@ -302,22 +320,17 @@ pub(super) async fn delete_team(
     .map(|done| done.rows_affected() == 1)
 }
 
-/// Sets the state and why.
-pub(super) async fn update_state(
+/// Sets the state and its reason.
+pub(super) async fn update_instance_state(
     tx: &mut PgConnection,
     id: InstanceId,
     state: InstanceState,
     reason: &str,
 ) -> sqlx::Result<()> {
-    let word = match state {
-        InstanceState::Creating => "creating",
-        InstanceState::Ready => "ready",
-        InstanceState::Removing => "removing",
-    };
     sqlx::query!(
         "update service_instance set state = $2, reason = $3 where instance_id = $1",
         id.0,
-        word,
+        state as InstanceState,
         reason
     )
     .execute(tx)
@@ -325,8 +338,13 @@ pub(super) async fn update_state(
     .map(drop)
 }
 
-/// Notes that the service may carry out a call about it, whose answer nobody heard, for so long.
-pub(super) async fn note_unheard(tx: &mut PgConnection, id: InstanceId, seconds: f64) -> sqlx::Result<()> {
+/// Notes that the service may execute a call about the instance whose response was not received, within
+/// `seconds`.
+pub(super) async fn set_uncertain_until(
+    tx: &mut PgConnection,
+    id: InstanceId,
+    seconds: f64,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "update service_instance set unheard_until = now() + make_interval(secs => $2) where instance_id = $1",
         id.0,
@@ -337,8 +355,8 @@ pub(super) async fn note_unheard(tx: &mut PgConnection, id: InstanceId, seconds:
     .map(drop)
 }
 
-/// Whether the service may still carry out such a call.
-pub(super) async fn is_unheard(db: impl PgExecutor<'_>, id: InstanceId) -> sqlx::Result<bool> {
+/// Returns whether the service may still execute such a call.
+pub(super) async fn is_uncertain(db: impl PgExecutor<'_>, id: InstanceId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (select from service_instance where instance_id = $1 and unheard_until > now()) as "is!""#,
         id.0
@@ -347,8 +365,12 @@ pub(super) async fn is_unheard(db: impl PgExecutor<'_>, id: InstanceId) -> sqlx:
     .await
 }
 
-/// Changes what the patch names.
-pub(super) async fn update(tx: &mut PgConnection, id: InstanceId, patch: &InstancePatch) -> sqlx::Result<()> {
+/// Updates the fields that the patch sets.
+pub(super) async fn update_instance(
+    tx: &mut PgConnection,
+    id: InstanceId,
+    patch: &InstancePatch,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "update service_instance set description = coalesce($2, description), team_owner = coalesce($3, team_owner),
                 plan = coalesce($4, plan), tags = coalesce($5, tags), parameters = coalesce($6, parameters)
@@ -365,8 +387,8 @@ pub(super) async fn update(tx: &mut PgConnection, id: InstanceId, patch: &Instan
     .map(drop)
 }
 
-/// Deletes an instance that nothing is bound to.
-pub(in crate::services) async fn delete(tx: &mut PgConnection, id: InstanceId) -> sqlx::Result<()> {
+/// Deletes an instance without binds.
+pub(in crate::services) async fn delete_instance(tx: &mut PgConnection, id: InstanceId) -> sqlx::Result<()> {
     sqlx::query!("delete from service_instance where instance_id = $1", id.0)
         .execute(tx)
         .await

@@ -1,44 +1,54 @@
-//! Changing an instance, as a saga: the service first, then our row, so that both say the same.
+//! Updates an instance, as a saga: the service first, then the row, so that both agree.
 //!
-//! call: `PUT /resources/<name>` with the new values; undo: with the old ones, where it may have
-//! happened · record: the row; undo: the old values, which the saga keeps.
+//! - `call-service`: `PUT /resources/<name>` with the new values; undo: with the old ones, if the call may
+//!   have been executed.
+//! - `record-change`: updates the row; undo: restores the old values, which the saga keeps.
 
 use async_trait::async_trait;
 use serde_json::json;
 
 use crate::core::Core;
-use crate::events::{self, NewEvent, Target, TargetKind};
-use crate::kernel::call::Call;
+use crate::events::{self, EventTarget, EventTargetKind, NewEvent};
+use crate::kernel::error::Error;
 use crate::kernel::ids::InstanceId;
 use crate::kernel::names::TeamName;
-use crate::kernel::permission::{Context, Permission};
-use crate::kernel::problem::Problem;
-use crate::sagas::{self, Lane, NewSaga, Run, Saga, StepError};
-use crate::services::broker::{Broker, Wish};
+use crate::kernel::permission::{Permission, PermissionContext};
+use crate::kernel::request_context::RequestContext;
+use crate::sagas::{self, Saga, StepContext, StepError, saga_steps};
+use crate::services::broker::{BrokerClient, InstanceParams};
+use crate::services::calls::{CallState, cancellable, on_behalf_of};
 use crate::services::catalogue;
-use crate::services::instances::actions::{Wanted, find_for};
+use crate::services::instances::actions::{InstanceRef, find_authorized_instance};
 use crate::services::instances::store;
-use crate::services::model::{Edition, Instance, InstancePatch, check_texts};
-use crate::services::sagas::{Heard, behalf, heed};
+use crate::services::model::{Disclosure, Instance, InstancePatch, validate_instance_fields};
 
-const KIND: &str = "service-instance.update";
+saga_steps! {
+    /// The steps of an update of an instance.
+    pub enum UpdateInstanceStep {
+        /// Updates the instance in the service.
+        CallService = "call-service",
+        /// Updates the row.
+        RecordChange = "record-change",
+    }
+}
 
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Data {
+/// The persisted data of the saga.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct UpdateInstanceData {
     instance: InstanceId,
     user: String,
     patch: InstancePatch,
-    heard: Heard,
-    /// What the row said before it was changed.
+    heard: CallState,
+    /// The values of the row before the change.
     #[serde(default)]
     old: Option<InstancePatch>,
-    /// Only this change gave the new owner access.
+    /// This change is what gave the new owner access.
     #[serde(default)]
     team_is_new: bool,
 }
 
-/// The permissions that a patch needs: one for each field that it changes.
-fn needed(instance: &Instance, patch: &InstancePatch) -> Vec<Permission> {
+/// Returns the permissions that a patch needs: one for each field that it changes.
+fn required_permissions(instance: &Instance, patch: &InstancePatch) -> Vec<Permission> {
     let changed = |yes: bool, permission| yes.then_some(permission);
     [
         changed(
@@ -76,195 +86,206 @@ fn needed(instance: &Instance, patch: &InstancePatch) -> Vec<Permission> {
     .collect()
 }
 
-/// Changes an instance and waits for the service. Errors: what the service said.
-pub async fn update(core: &Core, call: &Call, wanted: &Wanted, patch: InstancePatch) -> Result<(), Problem> {
+/// Updates an instance and waits for the service. Errors: the message of the service.
+pub async fn update_instance(
+    core: &Core,
+    call: &RequestContext,
+    wanted: &InstanceRef,
+    patch: InstancePatch,
+) -> Result<(), Error> {
     let read = Permission::SERVICE_INSTANCE_READ;
-    let instance = find_for(core, call, wanted, read, Edition::Modern).await?;
-    let needed = needed(&instance, &patch);
-    let contexts = instance.contexts();
+    let instance = find_authorized_instance(core, call, wanted, read, Disclosure::Hide).await?;
+    let needed = required_permissions(&instance, &patch);
+    let contexts = instance.permission_contexts();
     for permission in &needed {
-        call.allow(*permission, &contexts)?;
+        call.authorize(*permission, &contexts)?;
     }
     if needed.is_empty() {
-        // Nothing differs: still only for those who might change it.
-        call.allow(Permission::SERVICE_INSTANCE_UPDATE_DESCRIPTION, &contexts)?;
+        // No difference: still only for callers who may change the instance.
+        call.authorize(Permission::SERVICE_INSTANCE_UPDATE_DESCRIPTION, &contexts)?;
         return Ok(());
     }
     if let Some(team) = &patch.team_owner {
-        catalogue::ensure_team(core, team).await?;
+        catalogue::ensure_team_exists(core, team).await?;
     }
-    let texts = (&patch.description, &patch.plan, &patch.tags, &patch.parameters);
-    check_texts(
-        texts.0.as_deref().unwrap_or_default(),
-        texts.1.as_deref().unwrap_or_default(),
-        texts.2.as_deref().unwrap_or_default(),
-        texts.3.as_ref().unwrap_or(&instance.parameters),
+    let fields = (&patch.description, &patch.plan, &patch.tags, &patch.parameters);
+    validate_instance_fields(
+        fields.0.as_deref().unwrap_or_default(),
+        fields.1.as_deref().unwrap_or_default(),
+        fields.2.as_deref().unwrap_or_default(),
+        fields.3.as_ref().unwrap_or(&instance.parameters),
     )?;
     instance.ensure_ready()?;
-    let event = begin(core, call, &instance, patch, contexts).await?;
-    events::follow(&core.db, &core.notices, &event)
-        .outcome()
+    let event = begin_instance_update(core, call, &instance, patch, contexts).await?;
+    events::follow_event(&core.db, &core.notices, &event)
+        .wait_for_outcome()
         .await?
         .into_result()
 }
 
-async fn begin(
+async fn begin_instance_update(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     instance: &Instance,
     patch: InstancePatch,
-    contexts: Vec<Context>,
-) -> Result<crate::kernel::ids::EventId, Problem> {
+    contexts: Vec<PermissionContext>,
+) -> Result<crate::kernel::ids::EventId, Error> {
     let data = json!({
         "description": patch.description, "teamowner": patch.team_owner, "plan": patch.plan, "tags": patch.tags,
         "parameters": patch.parameters.as_ref().map(|p| p.keys().collect::<Vec<_>>()),
     });
-    let target = Target::new(TargetKind::ServiceInstance, instance.full_name());
+    let target = EventTarget::new(EventTargetKind::ServiceInstance, instance.full_name());
     let event = NewEvent::new(target, Permission::SERVICE_INSTANCE_UPDATE, contexts, data);
-    let mut tx = core.db.begin().await?;
-    let event = events::begin(&mut tx, call, &event).await?;
-    let saga = NewSaga {
-        kind: KIND,
-        lane: Lane::People,
-        event: Some(&event),
-        host: None,
-        data: &Data {
-            instance: instance.id,
-            user: call.owner().1,
-            patch,
-            heard: Heard::Nothing,
-            old: None,
-            team_is_new: false,
-        },
+    let data = UpdateInstanceData {
+        instance: instance.id,
+        user: call.event_owner().1,
+        patch,
+        heard: CallState::Nothing,
+        old: None,
+        team_is_new: false,
     };
-    sagas::enqueue(&mut tx, saga).await?;
-    tx.commit().await?;
-    Ok(event)
+    sagas::start_saga::<UpdateInstanceSaga>(&core.db, call, &event, async |tx, _| {
+        // A concurrent change since the lookup may require other permissions, or forbid the update.
+        let now = store::find_instance_by_id(&mut *tx, instance.id)
+            .await?
+            .ok_or_else(|| Error::instance_not_found(&instance.name))?;
+        now.ensure_ready()?;
+        for permission in required_permissions(&now, &data.patch) {
+            call.authorize(permission, &now.permission_contexts())?;
+        }
+        Ok(data)
+    })
+    .await
 }
 
-/// See the module.
-pub struct Update {
+/// The saga that updates an instance; its steps are described in the module.
+pub struct UpdateInstanceSaga {
     core: Core,
 }
 
-impl Update {
-    /// The kind of saga, with what its steps need.
+impl UpdateInstanceSaga {
+    /// Creates the saga.
     pub fn new(core: &Core) -> Self {
         Self { core: core.clone() }
     }
 
-    async fn load(&self, data: &Data) -> Result<(Instance, Broker), StepError> {
-        let gone = || Problem::not_found("The service instance is gone.");
-        let instance = store::find_by_id(&self.core.db, data.instance)
+    async fn load_instance(&self, data: &UpdateInstanceData) -> Result<(Instance, BrokerClient), StepError> {
+        let gone = || Error::not_found("The service instance is gone.");
+        let instance = store::find_instance_by_id(&self.core.db, data.instance)
             .await?
             .ok_or_else(gone)?;
-        let service = catalogue::find_by_id(&self.core.db, instance.service_id)
+        let service = catalogue::find_service_by_id(&self.core.db, instance.service_id)
             .await?
             .ok_or_else(gone)?;
-        let broker = Broker::new(&self.core, &service)?;
+        let broker = BrokerClient::new(&self.core, &service)?;
         Ok((instance, broker))
     }
 
-    async fn call(&self, run: &mut Run) -> Result<(), StepError> {
-        let mut data: Data = run.data()?;
-        let (old, broker) = self.load(&data).await?;
-        data.heard = Heard::Sent;
-        run.set_data(&data)?;
-        run.keep().await?;
+    async fn call_service(&self, data: &mut UpdateInstanceData, ctx: &StepContext) -> Result<(), StepError> {
+        let (old, broker) = self.load_instance(data).await?;
+        data.heard = CallState::Sent;
+        ctx.checkpoint(data, async |_, _| Ok(())).await?;
         let patch = &data.patch;
         let team = patch.team_owner.as_ref().unwrap_or(&old.team_owner);
-        let wish = Wish {
+        let params = InstanceParams {
             team: TeamName::as_str(team),
             plan: patch.plan.as_deref().unwrap_or(&old.plan),
             description: patch.description.as_deref().unwrap_or(&old.description),
             tags: patch.tags.as_deref().unwrap_or(&old.tags),
             parameters: patch.parameters.as_ref().unwrap_or(&old.parameters),
         };
-        let by = behalf(run, &data.user);
-        let result = heed(run, broker.update(&by, &old.name, &wish)).await?;
-        data.heard = result.as_ref().map_or_else(|f| f.fate.into(), |()| Heard::Yes);
-        run.set_data(&data)?;
-        result.map_err(|fault| fault.problem.into())
+        let by = on_behalf_of(ctx, &data.user);
+        let result = cancellable(ctx, broker.update_instance(&by, &old.name, &params)).await?;
+        data.heard = result
+            .as_ref()
+            .map_or_else(|f| f.delivery.into(), |()| CallState::Yes);
+        result.map_err(|fault| fault.error.into())
     }
 
-    async fn undo_call(&self, run: &mut Run) -> Result<(), StepError> {
-        let data: Data = run.data()?;
-        if matches!(data.heard, Heard::Nothing | Heard::Never | Heard::No(_)) {
+    async fn undo_call(&self, data: &UpdateInstanceData, ctx: &StepContext) -> Result<(), StepError> {
+        if matches!(
+            data.heard,
+            CallState::Nothing | CallState::Never | CallState::No(_)
+        ) {
             return Ok(());
         }
-        let (old, broker) = self.load(&data).await?;
-        let wish = Wish {
+        let (old, broker) = self.load_instance(data).await?;
+        let params = InstanceParams {
             team: old.team_owner.as_str(),
             plan: &old.plan,
             description: &old.description,
             tags: &old.tags,
             parameters: &old.parameters,
         };
-        let by = behalf(run, &data.user);
-        if let Err(fault) = heed(run, broker.update(&by, &old.name, &wish)).await? {
-            // Nothing is leaked; the next update says it all again.
-            tracing::warn!(problem = %fault.problem.chain(), "a service could not be told the old values");
+        let by = on_behalf_of(ctx, &data.user);
+        if let Err(fault) = cancellable(ctx, broker.update_instance(&by, &old.name, &params)).await? {
+            // Nothing is leaked; the next update sends all values again.
+            tracing::warn!(error = %fault.error.report(), "cannot restore the old values in a service");
         }
         Ok(())
     }
 
-    async fn record(&self, run: &mut Run) -> Result<(), StepError> {
-        let mut data: Data = run.data()?;
-        let mut tx = run.begin().await?;
-        let now = store::find_by_id(&mut *tx, data.instance).await?;
-        let now = now.ok_or_else(|| Problem::not_found("The service instance is gone."))?;
-        data.old.get_or_insert(InstancePatch {
-            description: Some(now.description),
-            team_owner: Some(now.team_owner),
-            plan: Some(now.plan),
-            tags: Some(now.tags),
-            parameters: Some(now.parameters),
-        });
-        catalogue::teams_are_there(store::update(&mut tx, data.instance, &data.patch).await)?;
-        if let Some(team) = &data.patch.team_owner {
-            let new = store::insert_teams(&mut tx, data.instance, std::slice::from_ref(team)).await;
-            data.team_is_new |= catalogue::teams_are_there(new)? == 1;
-        }
-        run.set_data(&data)?;
-        run.keep_in(&mut tx).await?;
-        tx.commit().await?;
-        Ok(())
+    async fn record_change(&self, data: &mut UpdateInstanceData, ctx: &StepContext) -> Result<(), StepError> {
+        ctx.checkpoint(data, async |tx, data: &mut UpdateInstanceData| {
+            let now = store::find_instance_by_id(&mut *tx, data.instance).await?;
+            let now = now.ok_or_else(|| Error::not_found("The service instance is gone."))?;
+            data.old.get_or_insert(InstancePatch {
+                description: Some(now.description),
+                team_owner: Some(now.team_owner),
+                plan: Some(now.plan),
+                tags: Some(now.tags),
+                parameters: Some(now.parameters),
+            });
+            catalogue::map_missing_team(store::update_instance(tx, data.instance, &data.patch).await)?;
+            if let Some(team) = &data.patch.team_owner {
+                let new = store::insert_instance_teams(tx, data.instance, std::slice::from_ref(team)).await;
+                data.team_is_new |= catalogue::map_missing_team(new)? == 1;
+            }
+            Ok(())
+        })
+        .await
     }
 
-    async fn undo_record(&self, run: &mut Run) -> Result<(), StepError> {
-        let data: Data = run.data()?;
+    async fn undo_change(&self, data: &UpdateInstanceData, ctx: &StepContext) -> Result<(), StepError> {
         let Some(old) = &data.old else { return Ok(()) };
-        let mut tx = run.begin().await?;
-        store::update(&mut tx, data.instance, old).await?;
-        if let Some(team) = data.patch.team_owner.as_ref().filter(|_| data.team_is_new) {
-            store::delete_team(&mut tx, data.instance, team).await?;
-        }
-        tx.commit().await?;
-        Ok(())
+        ctx.write_fenced(async |tx| {
+            store::update_instance(tx, data.instance, old).await?;
+            if let Some(team) = data.patch.team_owner.as_ref().filter(|_| data.team_is_new) {
+                store::delete_instance_team(tx, data.instance, team).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 }
 
 #[async_trait]
-impl Saga for Update {
-    fn kind(&self) -> &'static str {
-        KIND
-    }
+impl Saga for UpdateInstanceSaga {
+    const KIND: &'static str = "service-instance.update";
+    type Step = UpdateInstanceStep;
+    type Data = UpdateInstanceData;
 
-    fn steps(&self) -> &'static [&'static str] {
-        &["call", "record"]
-    }
-
-    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
+    async fn run_step(
+        &self,
+        step: UpdateInstanceStep,
+        data: &mut UpdateInstanceData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
         match step {
-            "call" => self.call(run).await,
-            _ => self.record(run).await,
+            UpdateInstanceStep::CallService => self.call_service(data, ctx).await,
+            UpdateInstanceStep::RecordChange => self.record_change(data, ctx).await,
         }
     }
 
-    async fn undo(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
+    async fn undo_step(
+        &self,
+        step: UpdateInstanceStep,
+        data: &mut UpdateInstanceData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
         match step {
-            "call" => self.undo_call(run).await,
-            _ => self.undo_record(run).await,
+            UpdateInstanceStep::CallService => self.undo_call(data, ctx).await,
+            UpdateInstanceStep::RecordChange => self.undo_change(data, ctx).await,
         }
     }
 }

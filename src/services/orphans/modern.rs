@@ -1,17 +1,17 @@
-//! Orphans, for operators. No client knows these routes; `curl` does.
+//! Orphans, for operators. No tsuru client knows these routes; use `curl`.
 
 use axum::Json;
-use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::core::Core;
-use crate::http::kit::Caller;
-use crate::http::wording::modern::Refusal;
-use crate::kernel::problem::Problem;
-use crate::services::orphans::{Open, operator};
+use crate::kernel::permission::Permission;
+use crate::services::orphans::{PendingOrphan, operator};
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::UserWithPermission;
+use crate::web::route_table::{GET, POST, RouteTable};
+use crate::web::{Ctx, Path};
 
 /// An orphan in the list.
 #[derive(Serialize)]
@@ -21,15 +21,15 @@ pub struct OrphanView {
     instance: String,
     what: String,
     app: String,
-    /// What the last try met.
+    /// The result of the last attempt.
     reason: String,
     tries: i32,
     since: DateTime<Utc>,
     next_try: DateTime<Utc>,
 }
 
-impl From<Open> for OrphanView {
-    fn from(open: Open) -> Self {
+impl From<PendingOrphan> for OrphanView {
+    fn from(open: PendingOrphan) -> Self {
         Self {
             id: open.id,
             service: open.service,
@@ -44,32 +44,29 @@ impl From<Open> for OrphanView {
     }
 }
 
-fn id(text: &str) -> Result<Uuid, Problem> {
-    Uuid::parse_str(text).map_err(|_| Problem::not_found("There is no such orphan."))
-}
-
 /// `GET /1.0/orphans`
-pub async fn list(State(core): State<Core>, Caller(call): Caller) -> Result<Json<Vec<OrphanView>>, Refusal> {
-    let open = operator::list(&core, &call).await?;
+pub async fn list_orphans(ctx: Ctx) -> ModernResult<Json<Vec<OrphanView>>> {
+    let open = operator::list_orphans(&ctx.core, &ctx.request).await?;
     Ok(Json(open.into_iter().map(OrphanView::from).collect()))
 }
 
 /// `POST /1.0/orphans/{orphan}/retry`
-pub async fn retry(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(orphan): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    operator::retry(&core, &call, id(&orphan)?).await?;
+pub async fn retry_orphan(ctx: Ctx, Path(orphan): Path<Uuid>) -> ModernResult<StatusCode> {
+    operator::retry_orphan(&ctx.core, &ctx.request, orphan).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /1.0/orphans/{orphan}/give-up`
-pub async fn give_up(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(orphan): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    operator::give_up(&core, &call, id(&orphan)?).await?;
+pub async fn give_up_orphan(ctx: Ctx, Path(orphan): Path<Uuid>) -> ModernResult<StatusCode> {
+    operator::give_up_orphan(&ctx.core, &ctx.request, orphan).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The modern routes of this slice.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_versioned_route("1.0", GET, "/orphans", UserWithPermission(Permission::ORPHAN_READ), list_orphans)
+        .add_versioned_route("1.0", POST, "/orphans/{orphan}/retry", UserWithPermission(Permission::ORPHAN_RETRY), retry_orphan)
+        .add_versioned_route("1.0", POST, "/orphans/{orphan}/give-up", UserWithPermission(Permission::ORPHAN_GIVE_UP), give_up_orphan)
 }

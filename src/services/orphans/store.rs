@@ -1,4 +1,4 @@
-//! Orphans in SQL.
+//! SQL statements for orphans.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -9,20 +9,25 @@ use crate::kernel::ids::{BindId, InstanceId, ReplicaId, ServiceId};
 use crate::kernel::names::{AppName, InstanceName};
 use crate::services::orphans::NewOrphan;
 
-/// How long a claim holds without being renewed, in seconds.
+/// How long a claim lasts without renewal, in seconds.
 const LEASE_SECONDS: f64 = 8.0;
 
-/// Leaves an orphan, unless there is one, with what is noted on its row.
-pub(super) async fn insert(tx: &mut PgConnection, new: &NewOrphan) -> sqlx::Result<()> {
-    insert_where(tx, new, false).await
+/// Inserts an orphan with the uncertainty noted on its row, unless it exists already.
+pub(super) async fn insert_orphan(tx: &mut PgConnection, new: &NewOrphan) -> sqlx::Result<()> {
+    insert_orphan_where(tx, new, false).await
 }
 
-/// The same, if the service may still carry out an older call by what is noted.
-pub(super) async fn insert_if_unheard(tx: &mut PgConnection, new: &NewOrphan) -> sqlx::Result<()> {
-    insert_where(tx, new, true).await
+/// Inserts an orphan like `insert_orphan`, but only if the service may still execute an earlier call
+/// according to the row.
+pub(super) async fn insert_orphan_if_uncertain(tx: &mut PgConnection, new: &NewOrphan) -> sqlx::Result<()> {
+    insert_orphan_where(tx, new, true).await
 }
 
-async fn insert_where(tx: &mut PgConnection, new: &NewOrphan, unheard: bool) -> sqlx::Result<()> {
+async fn insert_orphan_where(
+    tx: &mut PgConnection,
+    new: &NewOrphan,
+    only_uncertain: bool,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "with late as (
              select max(unheard_until) as unheard_until, max(held_until) as held_until from (
@@ -50,16 +55,21 @@ async fn insert_where(tx: &mut PgConnection, new: &NewOrphan, unheard: bool) -> 
         new.what,
         new.detail,
         new.reason,
-        unheard,
+        only_uncertain,
     )
     .execute(tx)
     .await
     .map(drop)
 }
 
-/// Notes on the row of what a call was to make, if there is one by now, that the service may carry it out for so
-/// long; a bind may be another one of the same two. False: there is none.
-pub(super) async fn note_on_row(tx: &mut PgConnection, of: &NewOrphan, seconds: f64) -> sqlx::Result<bool> {
+/// Notes on the row of the resource that a call was to create, if the row exists by now, that the service may
+/// execute the call within `seconds`. For a bind, this may be another bind of the same app and instance.
+/// Returns false if there is no row.
+pub(super) async fn mark_row_uncertain(
+    tx: &mut PgConnection,
+    of: &NewOrphan,
+    seconds: f64,
+) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"with noted_bind as (
                update bind b set unheard_until = greatest(b.unheard_until, now() + make_interval(secs => $5))
@@ -82,8 +92,8 @@ pub(super) async fn note_on_row(tx: &mut PgConnection, of: &NewOrphan, seconds: 
     .await
 }
 
-/// Ends the hunt, or has it wait until the service can carry out no older call any more.
-pub(super) async fn rest(tx: &mut PgConnection, of: &NewOrphan) -> sqlx::Result<()> {
+/// Ends an orphan, or postpones it until the service can no longer execute an earlier call.
+pub(super) async fn end_or_defer(tx: &mut PgConnection, of: &NewOrphan) -> sqlx::Result<()> {
     sqlx::query!(
         "update orphan set ended_at = case when unheard_until > now() then ended_at else now() end,
                 wake_at = case when unheard_until > now() then unheard_until else wake_at end
@@ -99,8 +109,8 @@ pub(super) async fn rest(tx: &mut PgConnection, of: &NewOrphan) -> sqlx::Result<
     .map(drop)
 }
 
-/// Whether an instance of that name is being hunted.
-pub(in crate::services) async fn holds_instance(
+/// Returns whether an orphaned instance of that name is pending.
+pub(in crate::services) async fn has_pending_instance(
     tx: &mut PgConnection,
     service: ServiceId,
     name: &InstanceName,
@@ -115,8 +125,8 @@ pub(in crate::services) async fn holds_instance(
     .await
 }
 
-/// Somebody waits for the hunt of an instance: it goes on at once.
-pub(in crate::services) async fn nudge(
+/// Makes the orphan of an instance due at once, because a user waits for its name.
+pub(in crate::services) async fn wake_instance_orphan(
     db: impl PgExecutor<'_>,
     service: ServiceId,
     name: &InstanceName,
@@ -132,8 +142,8 @@ pub(in crate::services) async fn nudge(
     .map(drop)
 }
 
-/// Ends the hunt of a bind that is wanted again.
-pub(in crate::services) async fn end_bind(tx: &mut PgConnection, bind: BindId) -> sqlx::Result<()> {
+/// Ends the orphans of a bind that is `bound` again.
+pub(in crate::services) async fn end_bind_orphans(tx: &mut PgConnection, bind: BindId) -> sqlx::Result<()> {
     sqlx::query!(
         "update orphan set ended_at = now()
          where what = 'bind' and ended_at is null and detail ->> 'bind' = $1",
@@ -144,24 +154,25 @@ pub(in crate::services) async fn end_bind(tx: &mut PgConnection, bind: BindId) -
     .map(drop)
 }
 
-/// What there was to be hunted of earlier binds of two.
+/// The state of the orphans of earlier binds of an app and an instance.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::services) struct Earlier {
-    /// A call to unbind is under way, or may yet be carried out: it might come after a new bind.
-    pub(in crate::services) is_held: bool,
-    /// Until then the service may carry out an older call.
-    pub(in crate::services) unheard_until: Option<DateTime<Utc>>,
+pub(in crate::services) struct SupersededBinds {
+    /// A call to unbind is running, or may yet be executed: it could remove a new bind.
+    pub(in crate::services) is_rebind_blocked: bool,
+    /// Until then the service may execute an earlier call.
+    pub(in crate::services) uncertain_until: Option<DateTime<Utc>>,
 }
 
-/// Calls off the hunt of earlier binds of an app, because a new one takes their place, but what is held. Within
-/// `lateness`, in seconds, of its beginning a hunt may be about a bind that comes yet.
-pub(in crate::services) async fn supersede_bind(
+/// Ends the orphans of earlier binds of an app, because a new bind replaces them, except those whose unbind
+/// may still be executed. Within `window` seconds of its creation, an orphan may belong to a bind that the
+/// service creates late.
+pub(in crate::services) async fn supersede_bind_orphans(
     tx: &mut PgConnection,
     service: ServiceId,
     instance: &InstanceName,
     app: &AppName,
-    lateness: f64,
-) -> sqlx::Result<Earlier> {
+    window: f64,
+) -> sqlx::Result<SupersededBinds> {
     let rows = sqlx::query!(
         r#"with found as (
                -- A claim that was not given back: the service may still do what its dead owner has told it.
@@ -177,32 +188,32 @@ pub(in crate::services) async fn supersede_bind(
         service.0,
         instance.as_str(),
         app.as_str(),
-        lateness,
+        window,
     )
     .fetch_all(tx)
     .await?;
-    Ok(Earlier {
-        is_held: rows.iter().any(|row| row.is_held),
-        unheard_until: rows.iter().map(|row| row.unheard_until).max(),
+    Ok(SupersededBinds {
+        is_rebind_blocked: rows.iter().any(|row| row.is_held),
+        uncertain_until: rows.iter().map(|row| row.unheard_until).max(),
     })
 }
 
-/// An orphan whose time has come.
+/// A claimed orphan that is due.
 #[derive(Clone, Debug)]
-pub(super) struct Due {
+pub(super) struct DueOrphan {
     pub(super) id: Uuid,
     pub(super) service_id: ServiceId,
     pub(super) instance: InstanceName,
     pub(super) what: String,
     pub(super) detail: Value,
     pub(super) attempts: i32,
-    /// Seconds since it was left.
+    /// Seconds since it was recorded.
     pub(super) age: f64,
-    /// Seconds until the service can carry out no older call any more; negative afterwards.
+    /// Seconds until the service can no longer execute an earlier call; negative afterwards.
     pub(super) unheard: f64,
 }
 
-/// Services with orphans that are due, but those that somebody here is busy with.
+/// Lists the services with due orphans, except those that this process is working on.
 pub(super) async fn list_due_services(
     db: impl PgExecutor<'_>,
     busy: &[Uuid],
@@ -217,16 +228,16 @@ pub(super) async fn list_due_services(
     .await
 }
 
-/// Claims the orphan of a service that has been due for longest. Of one whose last owner died at it, the service may
-/// still carry out a call, for `lateness` in seconds.
-pub(super) async fn claim(
+/// Claims the orphan of a service that has been due for longest. If its last owner died, the service may
+/// still execute a call of that owner, for `window` seconds.
+pub(super) async fn claim_due_orphan(
     db: impl PgExecutor<'_>,
     service: ServiceId,
     by: ReplicaId,
-    lateness: f64,
-) -> sqlx::Result<Option<Due>> {
+    window: f64,
+) -> sqlx::Result<Option<DueOrphan>> {
     sqlx::query_as!(
-        Due,
+        DueOrphan,
         r#"update orphan set attempts = attempts + 1, claimed_by = $2, claimed_until = now() + make_interval(secs => $4),
                   unheard_until = case when claimed_by is null then unheard_until
                                        else greatest(unheard_until, now() + make_interval(secs => $3)) end,
@@ -243,15 +254,15 @@ pub(super) async fn claim(
                      coalesce(extract(epoch from unheard_until - now()), -1)::double precision as "unheard!""#,
         service.0,
         by.0,
-        lateness,
+        window,
         LEASE_SECONDS,
     )
     .fetch_optional(db)
     .await
 }
 
-/// Renews a claim; false when it is somebody else's.
-pub(super) async fn renew(db: impl PgExecutor<'_>, id: Uuid, by: ReplicaId) -> sqlx::Result<bool> {
+/// Renews a claim. Returns false if another replica holds it.
+pub(super) async fn renew_claim(db: impl PgExecutor<'_>, id: Uuid, by: ReplicaId) -> sqlx::Result<bool> {
     sqlx::query!(
         "update orphan set claimed_until = now() + make_interval(secs => $3)
          where orphan_id = $1 and claimed_by = $2",
@@ -264,7 +275,7 @@ pub(super) async fn renew(db: impl PgExecutor<'_>, id: Uuid, by: ReplicaId) -> s
     .map(|done| done.rows_affected() == 1)
 }
 
-/// Ends the claims of a replica that is known to be dead, so that nobody waits for them.
+/// Releases the claims of a replica that is known to be dead, so that nobody waits for them.
 pub(super) async fn release_claims(db: impl PgExecutor<'_>, dead: ReplicaId) -> sqlx::Result<()> {
     sqlx::query!(
         "update orphan set claimed_until = now() where claimed_by = $1 and claimed_until > now() and ended_at is null",
@@ -275,8 +286,9 @@ pub(super) async fn release_claims(db: impl PgExecutor<'_>, dead: ReplicaId) -> 
     .map(drop)
 }
 
-/// Notes that the service may carry out, for so long, a call of the hunt whose answer nobody heard.
-pub(super) async fn note_unheard(
+/// Notes that the service may execute, within `seconds`, a call of the reaper whose response was not
+/// received.
+pub(super) async fn set_uncertain_until(
     db: impl PgExecutor<'_>,
     id: Uuid,
     by: ReplicaId,
@@ -294,8 +306,8 @@ pub(super) async fn note_unheard(
     .map(drop)
 }
 
-/// Gives the claim back; the next try is after a while.
-pub(super) async fn postpone(
+/// Releases the claim; the next attempt is after `seconds`.
+pub(super) async fn postpone_orphan(
     db: impl PgExecutor<'_>,
     id: Uuid,
     by: ReplicaId,
@@ -316,8 +328,8 @@ pub(super) async fn postpone(
     .map(drop)
 }
 
-/// The hunt is over.
-pub(super) async fn end(db: impl PgExecutor<'_>, id: Uuid, by: ReplicaId) -> sqlx::Result<()> {
+/// Ends an orphan.
+pub(super) async fn end_orphan(db: impl PgExecutor<'_>, id: Uuid, by: ReplicaId) -> sqlx::Result<()> {
     sqlx::query!(
         "update orphan set ended_at = coalesce(ended_at, now()), claimed_by = null, claimed_until = null
          where orphan_id = $1 and claimed_by = $2",
@@ -329,8 +341,8 @@ pub(super) async fn end(db: impl PgExecutor<'_>, id: Uuid, by: ReplicaId) -> sql
     .map(drop)
 }
 
-/// The row of an instance that was only waiting for its service to confirm.
-pub(super) async fn find_removing(
+/// Finds an instance in state `removing` that has no binds left and waits for its service to confirm.
+pub(super) async fn find_removing_instance(
     db: impl PgExecutor<'_>,
     service: ServiceId,
     name: &InstanceName,

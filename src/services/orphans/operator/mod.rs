@@ -1,4 +1,4 @@
-//! What an operator can do about orphans: see them, have the service told at once, give them up.
+//! Operations of an operator on orphans: list, retry, give up.
 
 mod store;
 
@@ -8,22 +8,22 @@ use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-pub use store::Open;
-pub(in crate::services) use store::list_open_of_instance;
+pub use store::PendingOrphan;
+pub(in crate::services) use store::list_pending_orphans_of_instance;
 
 use crate::core::Core;
-use crate::events::{self, NewEvent, Target, TargetKind};
-use crate::kernel::call::Call;
-use crate::kernel::permission::{Context, Permission};
-use crate::kernel::problem::{Kind, Problem};
+use crate::events::{self, EventTarget, EventTargetKind, NewEvent};
+use crate::kernel::error::{Error, ErrorKind};
+use crate::kernel::permission::{Permission, PermissionContext};
+use crate::kernel::request_context::RequestContext;
 use crate::services::binds;
 use crate::services::instances;
-use crate::services::orphans::store::find_removing;
+use crate::services::orphans::store::find_removing_instance;
 
-/// Orphans in one list, the oldest first.
-const LISTED: i64 = 500;
+/// Maximum number of orphans in a list; the oldest come first.
+const MAX_LISTED_ORPHANS: i64 = 500;
 
-impl fmt::Display for Open {
+impl fmt::Display for PendingOrphan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -33,87 +33,93 @@ impl fmt::Display for Open {
         if !self.app.is_empty() {
             write!(f, " as bound to {}", self.app)?;
         }
-        write!(f, "; told {} times: {}", self.attempts, self.reason)
+        write!(f, "; {} attempts: {}", self.attempts, self.reason)
     }
 }
 
-/// What services may still hold for us. Errors: `Forbidden`.
-pub async fn list(core: &Core, call: &Call) -> Result<Vec<Open>, Problem> {
-    call.allow(Permission::ORPHAN_READ, &[])?;
-    Ok(store::list_open(&core.db, LISTED).await?)
+/// Lists what services may still hold for Tancho. Errors: `Forbidden`.
+pub async fn list_orphans(core: &Core, call: &RequestContext) -> Result<Vec<PendingOrphan>, Error> {
+    call.authorize(Permission::ORPHAN_READ, &[])?;
+    Ok(store::list_pending_orphans(&core.db, MAX_LISTED_ORPHANS).await?)
 }
 
-/// Has the service told at once. Errors: `Forbidden`, `NotFound`, `Conflict` while it is being told, `Locked`
-/// while something else is done to the instance.
-pub async fn retry(core: &Core, call: &Call, id: Uuid) -> Result<(), Problem> {
+/// Makes an orphan due at once. Errors: `Forbidden`, `NotFound`, `Conflict` while a call about it is running,
+/// `Locked` while another operation on the instance is running.
+pub async fn retry_orphan(core: &Core, call: &RequestContext, id: Uuid) -> Result<(), Error> {
     let kind = Permission::ORPHAN_RETRY;
-    call.allow(kind, &[])?;
+    call.authorize(kind, &[])?;
     let mut tx = core.db.begin().await?;
-    let open = hold(&mut tx, id).await?;
-    events::record(&mut tx, call, &event(&open, kind).locking(target(&open))).await?;
-    store::wake(&mut tx, id).await?;
+    let open = lock_orphan(&mut tx, id).await?;
+    events::record_event(
+        &mut tx,
+        call,
+        &new_orphan_event(&open, kind).with_lock(instance_target(&open)),
+    )
+    .await?;
+    store::wake_orphan(&mut tx, id).await?;
     Ok(tx.commit().await?)
 }
 
-/// Has the service told no more: the instance goes, or the bind with its variables, as if it had confirmed.
-/// What it holds is its owner's to remove. Errors: as `retry`.
-pub async fn give_up(core: &Core, call: &Call, id: Uuid) -> Result<(), Problem> {
+/// Stops the attempts for an orphan: the instance, or the bind with its variables, is removed as if the
+/// service had confirmed it. The owner of the service has to remove what it may still hold. Errors: as
+/// `retry_orphan`.
+pub async fn give_up_orphan(core: &Core, call: &RequestContext, id: Uuid) -> Result<(), Error> {
     let kind = Permission::ORPHAN_GIVE_UP;
-    call.allow(kind, &[])?;
+    call.authorize(kind, &[])?;
     let mut tx = core.db.begin().await?;
-    let open = hold(&mut tx, id).await?;
-    let mut event = event(&open, kind);
+    let open = lock_orphan(&mut tx, id).await?;
+    let mut event = new_orphan_event(&open, kind);
     let bind = match open.bind.as_deref().and_then(|bind| bind.parse().ok()) {
-        Some(bind) => binds::store::find(&mut *tx, bind).await?,
+        Some(bind) => binds::store::find_bind(&mut *tx, bind).await?,
         None => None,
     };
     match bind {
-        // Its end is an event with locks of its own.
+        // The unbind is an event with locks of its own.
         Some(bind) => {
-            if !binds::unbind_again(core, call, &bind, true).await? {
-                return Err(Problem::new(
-                    Kind::Locked,
-                    "Something else is being done to the app or the instance; try again in a moment.",
+            if !binds::retry_unbind(&mut tx, call, &bind, true).await? {
+                return Err(Error::new(
+                    ErrorKind::Locked,
+                    "Another operation on the app or the instance is running; try again in a moment.",
                 ));
             }
         }
-        None => event = event.locking(target(&open)),
+        None => event = event.with_lock(instance_target(&open)),
     }
-    events::record(&mut tx, call, &event).await?;
+    events::record_event(&mut tx, call, &event).await?;
     if open.what == "instance"
         && let Some(service) = open.service_id
-        && let Some(instance) = find_removing(&mut *tx, service, &open.instance).await?
+        && let Some(instance) = find_removing_instance(&mut *tx, service, &open.instance).await?
     {
-        instances::store::delete(&mut tx, instance).await?;
+        instances::store::delete_instance(&mut tx, instance).await?;
     }
-    store::give_up(&mut tx, id).await?;
+    store::mark_given_up(&mut tx, id).await?;
     Ok(tx.commit().await?)
 }
 
-async fn hold(tx: &mut PgConnection, id: Uuid) -> Result<Open, Problem> {
-    let open = store::hold_open(tx, id)
-        .await?
-        .ok_or_else(|| Problem::not_found("There is no such orphan, or its service has confirmed."))?;
+async fn lock_orphan(tx: &mut PgConnection, id: Uuid) -> Result<PendingOrphan, Error> {
+    let open = store::lock_pending_orphan(tx, id).await?.ok_or_else(|| {
+        Error::not_found("There is no such orphan, or its service has confirmed its removal.")
+    })?;
     match open.at_work {
-        true => Err(Problem::conflict(
-            "The service is being told just now; look again in a moment.",
+        true => Err(Error::conflict(
+            "A call about this orphan is running; try again in a moment.",
         )),
         false => Ok(open),
     }
 }
 
-fn target(open: &Open) -> Target {
-    Target::new(
-        TargetKind::ServiceInstance,
+fn instance_target(open: &PendingOrphan) -> EventTarget {
+    EventTarget::new(
+        EventTargetKind::ServiceInstance,
         format!("{}/{}", open.service, open.instance),
     )
 }
 
-fn event(open: &Open, kind: Permission) -> NewEvent {
+fn new_orphan_event(open: &PendingOrphan, kind: Permission) -> NewEvent {
     let data = json!({
         "service": open.service, "instance": open.instance, "app": open.app, "tries": open.attempts,
         "reason": open.reason,
     });
-    let target = Target::new(TargetKind::Global, format!("orphan/{}", open.id));
-    NewEvent::new(target, kind, vec![Context::global()], data)
+    let target = EventTarget::new(EventTargetKind::Global, format!("orphan/{}", open.id));
+    NewEvent::new(target, kind, vec![PermissionContext::global()], data)
 }

@@ -1,4 +1,4 @@
-//! What is hunted, as operators and users see it, in SQL.
+//! SQL statements for pending orphans, as operators and users see them.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
@@ -7,33 +7,36 @@ use uuid::Uuid;
 use crate::kernel::ids::ServiceId;
 use crate::kernel::names::InstanceName;
 
-/// An orphan that is hunted, as operators and users see it.
+/// A pending orphan, as operators and users see it.
 #[derive(Clone, Debug)]
-pub struct Open {
+pub struct PendingOrphan {
     pub id: Uuid,
     pub service: String,
     pub service_id: Option<ServiceId>,
     pub instance: InstanceName,
     /// `instance` or `bind`.
     pub what: String,
-    /// Of a bind, the app.
+    /// The app of a bind.
     pub app: String,
-    /// Of a bind, its id.
+    /// The id of a bind.
     pub bind: Option<String>,
-    /// What the last try met.
+    /// The result of the last attempt.
     pub reason: String,
     pub attempts: i32,
     pub created_at: DateTime<Utc>,
-    /// When the service is told again.
+    /// When the next attempt is due.
     pub wake_at: DateTime<Utc>,
-    /// It is being told just now.
+    /// A call about it is running.
     pub at_work: bool,
 }
 
-/// All that is hunted, the oldest first.
-pub(super) async fn list_open(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<Vec<Open>> {
+/// Lists all pending orphans, the oldest first.
+pub(super) async fn list_pending_orphans(
+    db: impl PgExecutor<'_>,
+    limit: i64,
+) -> sqlx::Result<Vec<PendingOrphan>> {
     sqlx::query_as!(
-        Open,
+        PendingOrphan,
         r#"select orphan_id as id, service, service_id as "service_id: ServiceId", instance as "instance: InstanceName",
                   what, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
                   created_at, wake_at, coalesce(claimed_until > now(), false) as "at_work!"
@@ -44,14 +47,14 @@ pub(super) async fn list_open(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Resu
     .await
 }
 
-/// What is hunted of one instance.
-pub(in crate::services) async fn list_open_of_instance(
+/// Lists the pending orphans of one instance.
+pub(in crate::services) async fn list_pending_orphans_of_instance(
     db: impl PgExecutor<'_>,
     service: ServiceId,
     name: &InstanceName,
-) -> sqlx::Result<Vec<Open>> {
+) -> sqlx::Result<Vec<PendingOrphan>> {
     sqlx::query_as!(
-        Open,
+        PendingOrphan,
         r#"select orphan_id as id, service, service_id as "service_id: ServiceId", instance as "instance: InstanceName",
                   what, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
                   created_at, wake_at, coalesce(claimed_until > now(), false) as "at_work!"
@@ -63,10 +66,13 @@ pub(in crate::services) async fn list_open_of_instance(
     .await
 }
 
-/// Holds what is hunted.
-pub(super) async fn hold_open(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Open>> {
+/// Locks a pending orphan.
+pub(super) async fn lock_pending_orphan(
+    tx: &mut PgConnection,
+    id: Uuid,
+) -> sqlx::Result<Option<PendingOrphan>> {
     sqlx::query_as!(
-        Open,
+        PendingOrphan,
         r#"select orphan_id as id, service, service_id as "service_id: ServiceId", instance as "instance: InstanceName",
                   what, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
                   created_at, wake_at, coalesce(claimed_until > now(), false) as "at_work!"
@@ -77,8 +83,8 @@ pub(super) async fn hold_open(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<O
     .await
 }
 
-/// Has the service told at once, and with short pauses again.
-pub(super) async fn wake(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
+/// Makes an orphan due at once, with short pauses again.
+pub(super) async fn wake_orphan(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
     sqlx::query!(
         "update orphan set wake_at = now(), attempts = 0 where orphan_id = $1",
         id
@@ -88,8 +94,8 @@ pub(super) async fn wake(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
     .map(drop)
 }
 
-/// The service is told no more.
-pub(super) async fn give_up(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
+/// Ends an orphan as given up by an operator.
+pub(super) async fn mark_given_up(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
     sqlx::query!(
         "update orphan set ended_at = coalesce(ended_at, now()), given_up_at = now() where orphan_id = $1",
         id
