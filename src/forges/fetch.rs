@@ -1,7 +1,7 @@
-//! What is new at a forge, fetched: by HTTP, or by SSH with the deploy key of the app.
+//! Fetches from a forge: over HTTP, or over SSH with the app's deploy key.
 //!
-//! Over SSH it is this process that logs in; git speaks with it over a socket, so the key goes nowhere, and no
-//! `ssh` is needed. The forge must show the host key that is kept with it, or the first one ever.
+//! Over SSH, this process logs in, and git talks to the forge through a socket, so the key stays in this
+//! process and no `ssh` is needed. The forge must show the pinned host key; the first one is pinned.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -17,220 +17,238 @@ use tokio::net::UnixStream;
 use url::Url;
 
 use crate::core::Core;
-use crate::forges::actions::{deploy_key, deploy_line, password_place};
-use crate::forges::address::{Address, Ssh};
+use crate::forges::actions::{decrypt_deploy_key, deploy_key_line, password_associated_data};
+use crate::forges::address::{ForgeAddress, SshAddress};
 use crate::forges::store::{self, Forge};
-use crate::kernel::call::Call;
+use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::names::AppName;
-use crate::kernel::problem::{Kind, Problem};
+use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
-use crate::outbound::Why;
-use crate::repositories::{self, Remote};
-use crate::sagas::{Run, StepError};
-use crate::ssh::client::{self, ClientError, Hearing, Inside, Piece, Speaking};
+use crate::outbound::OutboundErrorKind;
+use crate::repositories::{self, RemoteRepository};
+use crate::sagas::{StepContext, StepError};
+use crate::ssh::client::{
+    self, AuthenticatedServer, ChannelOutput, ChannelReader, ChannelWriter, ClientError,
+};
 
-/// Before another try while the forge is away; the next ones wait longer.
-const PAUSE: Duration = Duration::from_secs(5);
-/// For each of the steps of logging in.
-const STEP: Duration = Duration::from_secs(20);
+/// The first retry delay while the forge is unavailable; later ones are longer.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+/// The timeout of each step of the login.
+const LOGIN_STEP_TIMEOUT: Duration = Duration::from_secs(20);
 const CHUNK: usize = 64 * 1024;
-/// Of what a forge says beside the branch, in bytes.
-const LONGEST_WORD: usize = 300;
+/// How much of a forge's standard error is kept, in bytes.
+const MAX_STDERR_BYTES: usize = 300;
 
-/// Fetches the branch of a forge into the app's repository; the commit at its tip.
-pub(super) async fn fetch(
+/// Fetches the branch of a forge into the app's repository; returns the commit at its tip.
+pub(super) async fn fetch_forge(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
     forge: &Forge,
-    run: &Run,
+    ctx: &StepContext,
 ) -> Result<String, StepError> {
-    match Address::parse(&forge.url)? {
-        Address::Http(url) => by_http(core, call, name, forge, url).await,
-        Address::Ssh(ssh) => {
-            let inside = log_in(core, name, forge, &ssh, run).await?;
-            by_ssh(core, call, name, forge, &ssh, inside).await
+    match ForgeAddress::parse(&forge.url)? {
+        ForgeAddress::Http(url) => fetch_by_http(core, call, name, forge, url).await,
+        ForgeAddress::Ssh(ssh) => {
+            let logged_in = log_in(core, name, forge, &ssh, ctx).await?;
+            fetch_by_ssh(core, call, name, forge, &ssh, logged_in).await
         }
     }
 }
 
-async fn by_http(
+async fn fetch_by_http(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
     forge: &Forge,
     url: Url,
 ) -> Result<String, StepError> {
-    let address = later(resolve(core, &url).await)?;
+    let address = retry_if_failed(resolve_address(core, &url).await)?;
     let authorization = match &forge.password {
         None => None,
         Some(sealed) => {
-            let password = core.keys.open(&password_place(forge.app), sealed)?;
-            let pair = Secret::new(format!("{}:{}", forge.user, password.expose()));
+            let password = core.keys.decrypt(&password_associated_data(forge.app), sealed)?;
+            let pair = Secret::new(format!("{}:{}", forge.user, password.expose_secret()));
             Some(Secret::new(format!(
                 "Authorization: Basic {}",
-                STANDARD.encode(pair.expose())
+                STANDARD.encode(pair.expose_secret())
             )))
         }
     };
-    let remote = Remote::Http {
+    let remote = RemoteRepository::Http {
         url,
         address: address.ip(),
         authorization,
     };
-    later(repositories::fetch(core, call, name, remote, &forge.branch).await)
+    retry_if_failed(repositories::fetch_branch(core, call, name, remote, &forge.branch).await)
 }
 
-/// The address of a forge that may be called, and is.
-async fn resolve(core: &Core, url: &Url) -> Result<SocketAddr, Problem> {
+/// Resolves the address of a forge, if it may be called.
+async fn resolve_address(core: &Core, url: &Url) -> Result<SocketAddr, Error> {
     let port = url.port_or_known_default().unwrap_or_default();
-    let address = core.outbound.resolve(url).await.map_err(|why| {
-        let words = format!("The forge {} {why}.", url.host_str().unwrap_or_default());
+    let address = core.outbound.resolve_host(url).await.map_err(|why| {
+        let message = format!("The forge {} {why}.", url.host_str().unwrap_or_default());
         match why {
-            Why::Private => Problem::forbidden(words),
-            _ => Problem::failed(words),
+            OutboundErrorKind::PrivateAddress => Error::forbidden(message),
+            _ => Error::failed(message),
         }
     })?;
     Ok(SocketAddr::new(address, port))
 }
 
-/// Logs in, once the forge is known to be the right one.
+/// Verifies the host key and logs in.
 async fn log_in(
     core: &Core,
     name: &AppName,
     forge: &Forge,
-    ssh: &Ssh,
-    run: &Run,
-) -> Result<Inside, StepError> {
-    let key = deploy_key(core, forge)?.ok_or_else(|| Problem::internal("a forge without its key"))?;
-    let url = Url::parse(&format!("ssh://{}", ssh.server())).map_err(Problem::internal)?;
-    let mut address = later(resolve(core, &url).await)?;
+    ssh: &SshAddress,
+    ctx: &StepContext,
+) -> Result<AuthenticatedServer, StepError> {
+    let key =
+        decrypt_deploy_key(core, forge)?.ok_or_else(|| Error::internal("the forge has no deploy key"))?;
+    let url = Url::parse(&format!("ssh://{}", ssh.host_and_port())).map_err(Error::internal)?;
+    let mut address = retry_if_failed(resolve_address(core, &url).await)?;
     address.set_port(ssh.port);
     let wrong = |error: ClientError| match error {
-        ClientError::Denied => Problem::forbidden(format!(
-            "The forge {} does not let us in: add this deploy key there, to read the repository: {}",
+        ClientError::Denied => Error::forbidden(format!(
+            "The forge {} rejected the deploy key: add this key there, with read access to the repository: {}",
             ssh.host,
-            deploy_line(&key, name)
+            deploy_key_line(&key, name)
         )),
-        error => Problem::failed(format!("The forge {} is of no use now: {error}.", ssh.host)),
+        error => Error::failed(format!("Cannot fetch from the forge {}: {error}.", ssh.host)),
     };
     let time = core.settings.services.connect_timeout;
-    let stream = client::reach(&address.to_string(), time).await;
-    let met = client::meet(later(stream.map_err(wrong))?, STEP).await;
-    let met = later(met.map_err(wrong))?;
-    trust(forge, ssh, run, &met.key().fingerprint()).await?;
-    let inside = met.log_in(&ssh.user, &key).await;
-    later(inside.map_err(wrong))
+    let stream = client::connect_tcp(&address.to_string(), time).await;
+    let server = client::perform_handshake(retry_if_failed(stream.map_err(wrong))?, LOGIN_STEP_TIMEOUT).await;
+    let server = retry_if_failed(server.map_err(wrong))?;
+    check_host_key(forge, ssh, ctx, &server.host_key().fingerprint()).await?;
+    let logged_in = server.log_in(&ssh.user, &key).await;
+    retry_if_failed(logged_in.map_err(wrong))
 }
 
-/// Refuses a forge that shows another host key than the one that is kept; the first one is kept.
-async fn trust(forge: &Forge, ssh: &Ssh, run: &Run, shown: &str) -> Result<(), StepError> {
+/// Refuses a forge that shows another host key than the pinned one; pins the first one.
+async fn check_host_key(
+    forge: &Forge,
+    ssh: &SshAddress,
+    ctx: &StepContext,
+    shown: &str,
+) -> Result<(), StepError> {
     let kept = match forge.host_key.as_str() {
         "" => {
-            let mut tx = run.begin().await?;
-            let kept = store::keep_host_key(&mut tx, forge.app, &forge.url, shown).await?;
-            tx.commit().await?;
-            // Nobody's: the forge has been set anew meanwhile.
-            later(kept.ok_or_else(|| Problem::failed("The forge has just been set to another address.")))?
+            let kept = ctx
+                .write_fenced(async |tx| Ok(store::pin_host_key(tx, forge.app, &forge.url, shown).await?))
+                .await?;
+            // The forge's settings were changed meanwhile.
+            retry_if_failed(kept.ok_or_else(|| Error::failed("The forge's address has just been changed.")))?
         }
         kept => kept.to_owned(),
     };
     if kept == shown {
         return Ok(());
     }
-    Err(StepError::GiveUp(Problem::forbidden(format!(
-        "The forge {} shows the host key {shown}, and the one that is kept is {kept}: somebody else may be \
-         answering. If you know that the new key is right, set the forge again with it as `host_key`.",
+    Err(StepError::GiveUp(Error::forbidden(format!(
+        "The forge {} shows the host key {shown}, but {kept} is expected: another server may be impersonating it. \
+         If you know that the new key is right, set the forge again with it as `host_key`.",
         ssh.host
     ))))
 }
 
-async fn by_ssh(
+async fn fetch_by_ssh(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
     forge: &Forge,
-    ssh: &Ssh,
-    inside: Inside,
+    ssh: &SshAddress,
+    logged_in: AuthenticatedServer,
 ) -> Result<String, StepError> {
-    let wrong = |error| Problem::failed(format!("The forge {} is of no use now: {error}.", ssh.host));
-    let command = ssh.command();
-    let running = inside
-        .run(&[("GIT_PROTOCOL", "version=2")], command.as_bytes())
+    let wrong = |error| Error::failed(format!("Cannot fetch from the forge {}: {error}.", ssh.host));
+    let command = ssh.upload_pack_command();
+    let running = logged_in
+        .exec_command(&[("GIT_PROTOCOL", "version=2")], command.as_bytes())
         .await;
-    let (speaking, hearing) = later(running.map_err(wrong))?;
-    let (ours, gits) = StdStream::pair().map_err(Problem::internal)?;
-    ours.set_nonblocking(true).map_err(Problem::internal)?;
-    let ours = UnixStream::from_std(ours).map_err(Problem::internal)?;
-    let said = Mutex::new(String::new());
-    let talking = async {
-        talk(ours, speaking, hearing, &said).await;
-        // Git has yet to put away what it has got.
+    let (input, output) = retry_if_failed(running.map_err(wrong))?;
+    let (ours, gits) = StdStream::pair().map_err(Error::internal)?;
+    ours.set_nonblocking(true).map_err(Error::internal)?;
+    let ours = UnixStream::from_std(ours).map_err(Error::internal)?;
+    let stderr = Mutex::new(String::new());
+    let relaying = async {
+        relay_ssh(ours, input, output, &stderr).await;
+        // Git still has to store what it received.
         pending::<Infallible>().await
     };
-    let remote = Remote::Open(gits.into());
+    let remote = RemoteRepository::Socket(gits.into());
     let tip = tokio::select! {
-        tip = repositories::fetch(core, call, name, remote, &forge.branch) => tip,
-        never = talking => match never {},
+        tip = repositories::fetch_branch(core, call, name, remote, &forge.branch) => tip,
+        never = relaying => match never {},
     };
-    let said = said.into_inner().unwrap_or_else(PoisonError::into_inner);
-    later(tip.map_err(|problem| match problem.kind() {
-        Kind::Failed if !said.trim().is_empty() => {
-            Problem::failed(format!("{} The forge says: {}", problem.words(), said.trim()))
-        }
-        _ => problem,
+    let stderr = stderr.into_inner().unwrap_or_else(PoisonError::into_inner);
+    retry_if_failed(tip.map_err(|error| match error.kind() {
+        ErrorKind::Failed if !stderr.trim().is_empty() => Error::failed(format!(
+            "{} Output of the forge: {}",
+            error.message(),
+            stderr.trim()
+        )),
+        _ => error,
     }))
 }
 
-/// Brings what git and the forge say to each other, until the forge has said all.
-async fn talk(ours: UnixStream, speaking: Speaking, mut hearing: Hearing, said: &Mutex<String>) {
+/// Relays between git and the forge, until the forge has sent everything.
+async fn relay_ssh(
+    ours: UnixStream,
+    input: ChannelWriter,
+    mut output: ChannelReader,
+    stderr: &Mutex<String>,
+) {
     let (mut from_git, mut to_git) = ours.into_split();
-    let telling = async {
-        let (mut chunk, mut writer) = (vec![0; CHUNK], speaking.writer());
+    let sending = async {
+        let (mut chunk, mut writer) = (vec![0; CHUNK], input.stdin_writer());
         while let Ok(read @ 1..) = from_git.read(&mut chunk).await {
             if writer.write_all(&chunk[..read]).await.is_err() {
                 break;
             }
         }
-        // The forge hears that git has said all, if it still listens.
+        // Signals the end of git's input to the forge.
         let _ = writer.shutdown().await;
         pending::<()>().await;
     };
-    let hearing_all = async {
-        while let Some(piece) = hearing.next().await {
-            match piece {
-                // A git that reads no more has all it wants.
-                Piece::Out(bytes) if to_git.write_all(&bytes).await.is_err() => return,
-                Piece::Out(_) => {}
-                Piece::Err(bytes) => note(said, &bytes),
+    let receiving = async {
+        while let Some(chunk) = output.next_output().await {
+            match chunk {
+                // Git closes its side once it has everything.
+                ChannelOutput::Stdout(bytes) if to_git.write_all(&bytes).await.is_err() => return,
+                ChannelOutput::Stdout(_) => {}
+                ChannelOutput::Stderr(bytes) => collect_stderr(stderr, &bytes),
             }
         }
     };
     tokio::select! {
-        () = telling => {}
-        () = hearing_all => {}
+        () = sending => {}
+        () = receiving => {}
     }
 }
 
-/// Keeps the first words of what a forge says beside the branch, on one line.
-fn note(said: &Mutex<String>, bytes: &[u8]) {
-    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+/// Keeps the first bytes of a forge's standard error, on one line.
+fn collect_stderr(stderr: &Mutex<String>, bytes: &[u8]) {
+    let mut stderr = stderr.lock().unwrap_or_else(PoisonError::into_inner);
     for c in String::from_utf8_lossy(bytes).chars() {
-        if said.len() >= LONGEST_WORD {
+        if stderr.len() >= MAX_STDERR_BYTES {
             return;
         }
         match c.is_control() || c.is_whitespace() {
-            true if said.ends_with(' ') => {}
-            true => said.push(' '),
-            false => said.push(c),
+            true if stderr.ends_with(' ') => {}
+            true => stderr.push(' '),
+            false => stderr.push(c),
         }
     }
 }
 
-/// A forge that fails may do better in a moment.
-fn later<T>(result: Result<T, Problem>) -> Result<T, StepError> {
+/// Retries failures of the forge, which may be temporary.
+fn retry_if_failed<T>(result: Result<T, Error>) -> Result<T, StepError> {
     result.map_err(|why| match why.kind() {
-        Kind::Failed => StepError::Retry { why, after: PAUSE },
+        ErrorKind::Failed => StepError::Retry {
+            why,
+            after: RETRY_DELAY,
+        },
         _ => why.into(),
     })
 }

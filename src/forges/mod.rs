@@ -1,21 +1,23 @@
-//! Forges: an app deployed from a repository elsewhere, on GitHub, Gitea or what speaks like them.
+//! Forges: deploys an app from a repository elsewhere, on GitHub, Gitea or a compatible forge.
 //!
-//! Somebody who may change the app says once where its repository is and which branch counts, and gets a secret
-//! for the forge. From then on the forge tells of each push by a *delivery*: a request without a token, signed with
-//! that secret. One that is not, that has been taken before (by its id or, since the signature does not cover
-//! that, by what it says), or that is for an unknown app, is refused, and the first and the last of these sound
-//! alike; one that came to nothing may be sent again. A delivery says which commit is new and no more is believed of it: what is fetched is the configured
-//! branch of the configured repository, and it is deployed if it is still that commit; if not, another delivery is on
-//! its way.
+//! A user who may change the app sets the repository's address and the branch once, and gets a secret for the
+//! forge's webhook. From then on the forge reports each push by a *delivery*: a request without a token,
+//! signed with that secret. A delivery is refused if its signature is invalid, if it was accepted before (by
+//! its id or, since the signature does not cover the id, by its content), or if the app is unknown; the first
+//! and the last case give the same response. A delivery that failed may be sent again. Only the new commit is
+//! taken from a delivery: Tancho fetches the configured branch of the configured repository, and deploys it
+//! if it still is that commit; if not, another delivery will follow.
 //!
-//! Fetching and deploying is a saga, `forge.deploy`: the forge is answered at once, and a crash loses nothing. It runs
-//! on the host that has the app's repository. The deploy is an event like any other, with origin `git`. Why a delivery
-//! came to nothing is kept with the forge and shown with it, and is the error of an event of its own.
+//! Fetching and deploying is a saga, `forge.deploy`: the forge gets its response at once, and a crash loses
+//! nothing. It runs on the host with the app's repository. The deploy is an event like any other, with origin
+//! `git`. The reason of a failed delivery is stored and shown with the forge, and is the error of an event of
+//! its own.
 //!
-//! What is fetched from speaks HTTP, or SSH. For the latter each app has a *deploy key* of its own, whose public half
-//! its owner adds at the forge; the forge is known by its host key, which its owner has said or which was seen first.
-//! Where services may not be called at private addresses, forges may not either, and the address that was looked at
-//! is the one that is connected to. No redirect is followed. The secret, the password and the deploy key are sealed.
+//! Repositories are fetched over HTTP or SSH. For SSH each app has a *deploy key* of its own, whose public
+//! half its owner adds at the forge; the forge is authenticated by its host key, which the owner sets or
+//! which is pinned on first use. If services may not be called at private addresses, neither may forges, and
+//! the address that was checked is the one that is connected to. Redirects are not followed. The secret, the
+//! password and the deploy key are stored encrypted.
 
 mod actions;
 mod address;

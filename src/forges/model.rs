@@ -1,4 +1,4 @@
-//! What a delivery says and whether it is signed; how a host key is told.
+//! Deliveries: their content and signature; and the notation of host keys.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -6,19 +6,20 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
 use sha2::Sha256;
 
+use crate::kernel::error::Error;
 use crate::kernel::names::BranchName;
-use crate::kernel::problem::Problem;
 use crate::kernel::secret::Secret;
-use crate::ssh::client::PublicKey;
+use crate::ssh::client::SshPublicKey;
 
-const LONGEST_ID: usize = 200;
+const MAX_ID_LENGTH: usize = 200;
 
-/// The fingerprint of a host key, given as such (`SHA256:…`) or as a public key, with or without the host in front.
-pub(super) fn parse_host_key(text: &str) -> Result<String, Problem> {
+/// Parses a host key into its fingerprint: from a fingerprint (`SHA256:…`) or a public key, with or without
+/// the host in front.
+pub(super) fn parse_host_key(text: &str) -> Result<String, Error> {
     let text = text.trim();
     let key = || {
         let (_, behind_host) = text.split_once(char::is_whitespace).unwrap_or_default();
-        let key = PublicKey::parse(text).or_else(|| PublicKey::parse(behind_host.trim_start()))?;
+        let key = SshPublicKey::parse(text).or_else(|| SshPublicKey::parse(behind_host.trim_start()))?;
         Some(key.fingerprint())
     };
     let found = match text
@@ -32,57 +33,59 @@ pub(super) fn parse_host_key(text: &str) -> Result<String, Problem> {
         None => key(),
     };
     found.ok_or_else(|| {
-        Problem::invalid(
+        Error::invalid(
             "Give the host key as its fingerprint (SHA256:…), or as one line of known_hosts or of `ssh-keyscan`.",
         )
     })
 }
 
-/// A request of a forge.
+/// A delivery of a forge's webhook.
 #[derive(Clone, Debug)]
-pub(super) struct Delivery<'a> {
+pub(super) struct WebhookDelivery<'a> {
     /// `X-Hub-Signature-256: sha256=…`, or `X-Gitea-Signature: …`; in hexadecimal.
     pub(super) signature: &'a str,
-    /// `X-GitHub-Delivery`, or Gitea's.
+    /// `X-GitHub-Delivery` or `X-Gitea-Delivery`.
     pub(super) id: &'a str,
-    /// `X-GitHub-Event`, or Gitea's.
+    /// `X-GitHub-Event` or `X-Gitea-Event`.
     pub(super) event: &'a str,
     pub(super) body: &'a [u8],
 }
 
-impl Delivery<'_> {
-    /// Whether the body was signed with this secret; takes as long for any wrong signature.
+impl WebhookDelivery<'_> {
+    /// Returns whether the body was signed with this secret, in constant time.
     pub(super) fn is_signed_by(&self, secret: &Secret) -> bool {
         let hex = self.signature.strip_prefix("sha256=").unwrap_or(self.signature);
         let given = hex::decode(hex).unwrap_or_default();
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()).expect("a key of any length does");
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes())
+            .expect("HMAC accepts keys of any length");
         mac.update(self.body);
         mac.verify_slice(&given).is_ok()
     }
 
-    pub(super) fn has_sane_id(&self) -> bool {
-        (1..=LONGEST_ID).contains(&self.id.len()) && self.id.bytes().all(|b| b.is_ascii_graphic())
+    pub(super) fn has_valid_id(&self) -> bool {
+        (1..=MAX_ID_LENGTH).contains(&self.id.len()) && self.id.bytes().all(|b| b.is_ascii_graphic())
     }
 }
 
-/// What is new at a forge.
+/// The new commit of a branch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pushed {
+pub(super) struct PushedCommit {
     pub(super) branch: BranchName,
     pub(super) commit: String,
 }
 
-/// Reads what a push delivers. `None`: it is of no branch, or of one that has gone. Errors: `Invalid`.
-pub(super) fn pushed(body: &[u8]) -> Result<Option<Pushed>, Problem> {
+/// Parses the payload of a push. `None`: it is not for a branch, or the branch was deleted. Errors:
+/// `Invalid`.
+pub(super) fn parse_push(body: &[u8]) -> Result<Option<PushedCommit>, Error> {
     #[derive(Deserialize)]
-    struct Body {
+    struct WebhookBody {
         #[serde(rename = "ref")]
         name: String,
         after: String,
     }
-    let body: Body = serde_json::from_slice(body).map_err(|error| {
-        Problem::invalid("This is no delivery of a push: send JSON with `ref` and `after`.").because(error)
+    let body: WebhookBody = serde_json::from_slice(body).map_err(|error| {
+        Error::invalid("This is not the payload of a push: send JSON with `ref` and `after`.")
+            .with_source(error)
     })?;
     let Some(branch) = body.name.strip_prefix("refs/heads/") else {
         return Ok(None);
@@ -96,10 +99,10 @@ pub(super) fn pushed(body: &[u8]) -> Result<Option<Pushed>, Problem> {
             .bytes()
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     if !is_id {
-        return Err(Problem::invalid("`after` is no commit: give its id in full."));
+        return Err(Error::invalid("`after` must be a full commit id."));
     }
     let is_gone = body.after.bytes().all(|b| b == b'0');
-    Ok((!is_gone).then_some(Pushed {
+    Ok((!is_gone).then_some(PushedCommit {
         branch,
         commit: body.after,
     }))
@@ -110,9 +113,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_example_of_githubs_manual_is_signed() {
+    fn github_example_signature_is_accepted() {
         let secret = Secret::new("It's a Secret to Everybody");
-        let mut delivery = Delivery {
+        let mut delivery = WebhookDelivery {
             signature: "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
             id: "1",
             event: "push",
@@ -133,10 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn a_push_names_a_branch_and_a_commit() {
+    fn push_body_has_a_branch_and_a_full_commit_id() {
         let id = "a1".repeat(20);
         let read = |name: &str, after: &str| {
-            pushed(format!(r#"{{"ref":"{name}","after":"{after}","x":1}}"#).as_bytes())
+            parse_push(format!(r#"{{"ref":"{name}","after":"{after}","x":1}}"#).as_bytes())
         };
         let found = read("refs/heads/feature/x", &id).unwrap().unwrap();
         assert_eq!(
@@ -149,12 +152,12 @@ mod tests {
             assert!(read("refs/heads/main", bad).is_err(), "{bad}");
         }
         for bad in ["", "[]", "{}", "payload=%7B%7D"] {
-            assert!(pushed(bad.as_bytes()).is_err(), "{bad}");
+            assert!(parse_push(bad.as_bytes()).is_err(), "{bad}");
         }
     }
     #[test]
-    fn a_host_key_is_told_by_its_fingerprint_or_in_full() {
-        // GitHub's, as it publishes them.
+    fn host_key_is_read_as_fingerprint_or_public_key() {
+        // GitHub's published key.
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
         let fingerprint = "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU";
         for good in [

@@ -1,4 +1,4 @@
-//! The saga `forge.deploy`: fetch, then deploy.
+//! The saga `forge.deploy`: fetches the branch, then deploys it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,145 +10,208 @@ use sqlx::PgConnection;
 
 use crate::apps;
 use crate::core::Core;
-use crate::events::{self, NewEvent, Outcome, Target};
-use crate::forges::fetch::fetch;
+use crate::events::{self, EventOutcome, EventTarget, NewEvent};
+use crate::forges::fetch::fetch_forge;
 use crate::forges::store::{self, Forge};
-use crate::kernel::call::Call;
+use crate::kernel::error::{Error, ErrorKind};
+use crate::kernel::fair_slots::{FairSlots, SlotLimits};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::{Kind, Problem};
+use crate::kernel::request_context::RequestContext;
 use crate::repositories;
-use crate::sagas::{Lane, Run, Saga, StepError};
+use crate::sagas::{Saga, SagaQueue, StepContext, StepError, saga_steps};
 
-/// Before another try while something else is done to the app; the next ones wait longer.
-const BUSY: Duration = Duration::from_secs(20);
+/// The first retry delay while the app is locked by another event; later ones are longer.
+const BUSY_RETRY_DELAY: Duration = Duration::from_secs(20);
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct ForgeData {
-    pub(super) app: AppId,
-    pub(super) commit: String,
-    /// Of the delivery.
-    pub(super) source_ip: String,
-    /// Of what the delivery says, in hexadecimal.
-    #[serde(default)]
-    pub(super) digest: String,
-    /// The branch still is at that commit.
-    pub(super) is_current: bool,
+/// The limit on concurrent fetches.
+const MAX_FETCHES: usize = 16;
+/// The limit per user.
+const MAX_FETCHES_PER_USER: usize = 4;
+
+saga_steps! {
+    /// The steps of a deploy from a forge.
+    pub enum ForgeStep {
+        /// Fetches the branch.
+        Fetch = "fetch",
+        /// Deploys the commit, if the branch still is there.
+        Deploy = "deploy",
+    }
 }
 
-/// See the module.
+/// What the steps know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ForgeData {
+    pub(super) app: AppId,
+    pub(super) commit: String,
+    /// The client address of the delivery.
+    pub(super) source_ip: String,
+    /// The digest of the delivery's body, in hexadecimal.
+    #[serde(default)]
+    pub(super) digest: String,
+    /// Whether the branch still is at that commit.
+    pub(super) is_current: bool,
+    /// Where the app's repository is.
+    pub(super) host: Option<String>,
+}
+
+/// The saga; see the module.
 pub struct DeployFromForge {
     core: Core,
+    /// Slots for fetches, per owner of the app: a forge may be slow.
+    fetch_slots: FairSlots<String>,
 }
 
 impl DeployFromForge {
-    /// The name under which its rows are kept.
-    pub const KIND: &str = "forge.deploy";
-
-    /// The saga with what its steps need.
+    /// Creates the saga.
     pub fn new(core: &Core) -> Self {
-        Self { core: core.clone() }
+        Self {
+            core: core.clone(),
+            fetch_slots: FairSlots::new(SlotLimits {
+                total: MAX_FETCHES,
+                per_key: MAX_FETCHES_PER_USER,
+                waiting_per_key: usize::MAX,
+            }),
+        }
     }
 
-    /// `None`: the app or its forge is gone, and so is the reason to go on.
-    async fn find(&self, data: &ForgeData) -> Result<Option<(AppName, Forge)>, StepError> {
-        let name = apps::store::find_name(&self.core.db, data.app).await?;
-        let forge = store::find(&self.core.db, data.app).await?;
+    /// Returns `None` if the app or its forge no longer exists, so that there is nothing left to do.
+    async fn find_app_and_forge(&self, data: &ForgeData) -> Result<Option<(AppName, Forge)>, StepError> {
+        let name = apps::store::find_app_name(&self.core.db, data.app).await?;
+        let forge = store::find_forge(&self.core.db, data.app).await?;
         Ok(name.zip(forge))
     }
 
-    async fn deploy(&self, data: &ForgeData, name: &AppName, run: &Run) -> Result<(), StepError> {
-        let call = self.call(data, run);
-        // Begun in a life before, which died before it could say so.
-        if !data.is_current || store::has_begun(&self.core.db, data.app, &call.request_id).await? {
+    async fn deploy_commit(
+        &self,
+        data: &ForgeData,
+        name: &AppName,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        let call = self.request_context(data, ctx);
+        // Already started by an earlier execution that crashed before it recorded that.
+        if !data.is_current || store::has_deploy_started(&self.core.db, data.app, &call.request_id).await? {
             return Ok(());
         }
-        match repositories::deploy_fetched(&self.core, &call, name, &data.commit).await {
-            Err(why) if why.kind() == Kind::Locked => Err(StepError::Retry { why, after: BUSY }),
+        match repositories::deploy_fetched_commit(&self.core, &call, name, &data.commit).await {
+            Err(why) if why.kind() == ErrorKind::Locked => Err(StepError::Retry {
+                why,
+                after: BUSY_RETRY_DELAY,
+            }),
             done => Ok(done.map(drop)?),
         }
     }
 
-    /// Leaves an event of a deploy that never began; one that did has an event of its own.
-    async fn record(
+    /// Records a failed event if the deploy never started; a started deploy has its own event.
+    async fn record_failure(
         &self,
         tx: &mut PgConnection,
         data: &ForgeData,
-        run: &Run,
-        outcome: &Outcome,
-    ) -> Result<(), Problem> {
-        let call = self.call(data, run);
-        if store::has_begun(&mut *tx, data.app, &call.request_id).await? {
+        ctx: &StepContext,
+        outcome: &EventOutcome,
+    ) -> Result<(), Error> {
+        let call = self.request_context(data, ctx);
+        if store::has_deploy_started(&mut *tx, data.app, &call.request_id).await? {
             return Ok(());
         }
-        let Some(name) = apps::store::find_name(&mut *tx, data.app).await? else {
+        let Some(name) = apps::store::find_app_name(&mut *tx, data.app).await? else {
             return Ok(());
         };
-        let Some(app) = apps::store::find(&mut *tx, &name).await? else {
+        let Some(app) = apps::store::find_app(&mut *tx, &name).await? else {
             return Ok(());
         };
         let about = json!({ "origin": "git", "commit": data.commit });
-        let new = NewEvent::new(Target::app(&name), Permission::APP_DEPLOY, app.contexts(), about);
-        events::record_failed(tx, &call, &new, outcome).await?;
+        let new = NewEvent::new(
+            EventTarget::for_app(&name),
+            Permission::APP_DEPLOY,
+            app.permission_contexts(),
+            about,
+        );
+        events::record_failed_event(tx, &call, &new, outcome).await?;
         Ok(())
     }
 
-    /// Tancho's own doing, but from where the delivery came; the saga is the request.
-    fn call(&self, data: &ForgeData, run: &Run) -> Call {
-        Call {
+    /// The request context of the deploy: an internal actor with the delivery's client address; the request
+    /// id is that of the saga.
+    fn request_context(&self, data: &ForgeData, ctx: &StepContext) -> RequestContext {
+        RequestContext {
             source_ip: Arc::from(data.source_ip.as_str()),
-            request_id: Arc::from(run.saga().to_string()),
-            ..Call::internal()
+            request_id: Arc::from(ctx.saga_id().to_string()),
+            ..RequestContext::new_internal()
         }
     }
 }
 
 #[async_trait]
 impl Saga for DeployFromForge {
-    fn kind(&self) -> &'static str {
-        Self::KIND
+    const KIND: &'static str = "forge.deploy";
+    type Step = ForgeStep;
+    type Data = ForgeData;
+
+    /// The interactive queue is for what it waits for: deploys.
+    fn queue(_data: &ForgeData) -> SagaQueue {
+        SagaQueue::Background
     }
 
-    fn lane(&self) -> Lane {
-        Lane::Housekeeping
+    fn host(data: &ForgeData) -> Option<&str> {
+        data.host.as_deref()
     }
 
-    fn steps(&self) -> &'static [&'static str] {
-        &["fetch", "deploy"]
+    fn app(data: &ForgeData) -> Option<AppId> {
+        Some(data.app)
     }
 
-    async fn forward(&self, step: &'static str, run: &mut Run) -> Result<(), StepError> {
-        let mut data: ForgeData = run.data()?;
-        let Some((name, forge)) = self.find(&data).await? else {
+    async fn run_step(
+        &self,
+        step: ForgeStep,
+        data: &mut ForgeData,
+        ctx: &StepContext,
+    ) -> Result<(), StepError> {
+        let Some((name, forge)) = self.find_app_and_forge(data).await? else {
             return Ok(());
         };
         match step {
-            "fetch" => {
-                let tip = fetch(&self.core, &self.call(&data, run), &name, &forge, run).await?;
+            ForgeStep::Fetch => {
+                let call = self.request_context(data, ctx);
+                let fetching = async {
+                    // The waiting sagas of a user are limited elsewhere, so nobody is refused here.
+                    let _slot = self.fetch_slots.acquire(&ctx.share_key().to_owned()).await;
+                    fetch_forge(&self.core, &call, &name, &forge, ctx).await
+                };
+                let tip = ctx.without_worker(fetching).await?;
                 data.is_current = tip == data.commit;
+                Ok(())
             }
-            _ => self.deploy(&data, &name, run).await?,
+            ForgeStep::Deploy => self.deploy_commit(data, &name, ctx).await,
         }
-        run.set_data(&data)
     }
 
-    /// What was fetched stays.
-    async fn undo(&self, _step: &'static str, _run: &mut Run) -> Result<(), StepError> {
+    /// Fetched objects stay.
+    async fn undo_step(
+        &self,
+        _step: ForgeStep,
+        _data: &mut ForgeData,
+        _ctx: &StepContext,
+    ) -> Result<(), StepError> {
         Ok(())
     }
 
-    /// Why a delivery came to nothing is noted where it is looked for, as often as the saga ends: once.
-    async fn ended(&self, tx: &mut PgConnection, run: &Run, outcome: &Outcome) -> Result<(), Problem> {
-        match (outcome, run.data::<ForgeData>()) {
-            (Outcome::Failed { words, .. }, Ok(data)) => {
-                tracing::info!(app = %data.app.0, commit = data.commit, problem = words, "a delivery of a forge is not deployed");
-                store::note(tx, data.app, &data.commit, words).await?;
-                let digest = hex::decode(&data.digest).map_err(Problem::internal)?;
-                store::forget_delivery(tx, data.app, &digest).await?;
-                self.record(tx, &data, run, outcome).await
-            }
-            _ => Ok(()),
-        }
+    /// Records why a delivery failed, exactly once, at the end of the saga.
+    async fn on_finish(
+        &self,
+        tx: &mut PgConnection,
+        data: &ForgeData,
+        ctx: &StepContext,
+        outcome: &EventOutcome,
+    ) -> Result<(), Error> {
+        let EventOutcome::Failed { words, .. } = outcome else {
+            return Ok(());
+        };
+        tracing::info!(app = %data.app.0, commit = data.commit, error = words, "webhook delivery failed");
+        store::record_outcome(tx, data.app, &data.commit, words).await?;
+        let digest = hex::decode(&data.digest).map_err(Error::internal)?;
+        store::delete_delivery(tx, data.app, &digest).await?;
+        self.record_failure(tx, data, ctx, outcome).await
     }
 }

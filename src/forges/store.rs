@@ -1,4 +1,4 @@
-//! Forges in SQL.
+//! SQL of forges.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
@@ -6,18 +6,18 @@ use sqlx::{PgConnection, PgExecutor};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, BranchName};
 
-/// A forge as it is kept.
+/// A forge in the database.
 #[derive(Clone, Debug)]
 pub(super) struct Forge {
     pub(super) app: AppId,
     pub(super) url: String,
     pub(super) branch: BranchName,
     pub(super) user: String,
-    /// Sealed.
+    /// Encrypted.
     pub(super) secret: Vec<u8>,
-    /// Sealed.
+    /// Encrypted.
     pub(super) password: Option<Vec<u8>>,
-    /// Sealed; of those that are read over SSH.
+    /// Encrypted; only for SSH.
     pub(super) deploy_key: Option<Vec<u8>>,
     /// `SHA256:…`; empty: not seen yet.
     pub(super) host_key: String,
@@ -26,7 +26,7 @@ pub(super) struct Forge {
     pub(super) problem: String,
 }
 
-pub(super) async fn find(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<Forge>> {
+pub(super) async fn find_forge(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<Forge>> {
     sqlx::query_as!(
         Forge,
         r#"select app_id as "app: AppId", url, branch as "branch: BranchName", user_name as "user", secret, password,
@@ -38,7 +38,10 @@ pub(super) async fn find(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Op
     .await
 }
 
-pub(super) async fn find_by_name(db: impl PgExecutor<'_>, app: &AppName) -> sqlx::Result<Option<Forge>> {
+pub(super) async fn find_forge_by_app_name(
+    db: impl PgExecutor<'_>,
+    app: &AppName,
+) -> sqlx::Result<Option<Forge>> {
     sqlx::query_as!(
         Forge,
         r#"select app_id as "app: AppId", url, branch as "branch: BranchName", user_name as "user", secret, password,
@@ -50,8 +53,8 @@ pub(super) async fn find_by_name(db: impl PgExecutor<'_>, app: &AppName) -> sqlx
     .await
 }
 
-/// Sets an app's forge, in the place of one that it had, whose deploy key stays.
-pub(super) async fn set(tx: &mut PgConnection, forge: &Forge) -> sqlx::Result<()> {
+/// Sets an app's forge; replaces an existing one, but keeps its deploy key.
+pub(super) async fn upsert_forge(tx: &mut PgConnection, forge: &Forge) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into forge (app_id, url, branch, user_name, secret, password, host_key)
          values ($1, $2, $3, $4, $5, $6, $7)
@@ -71,8 +74,8 @@ pub(super) async fn set(tx: &mut PgConnection, forge: &Forge) -> sqlx::Result<()
     .map(drop)
 }
 
-/// Gives a forge its deploy key, unless it has one.
-pub(super) async fn give_key(tx: &mut PgConnection, app: AppId, key: &[u8]) -> sqlx::Result<()> {
+/// Sets the deploy key of a forge, unless it has one.
+pub(super) async fn ensure_deploy_key(tx: &mut PgConnection, app: AppId, key: &[u8]) -> sqlx::Result<()> {
     sqlx::query!(
         "update forge set deploy_key = $2 where app_id = $1 and deploy_key is null",
         app.0,
@@ -83,9 +86,9 @@ pub(super) async fn give_key(tx: &mut PgConnection, app: AppId, key: &[u8]) -> s
     .map(drop)
 }
 
-/// Keeps the host key of a forge at an address, if none is kept yet; the one that is kept now. `None`: the forge is at
-/// another address, or gone.
-pub(super) async fn keep_host_key(
+/// Pins the host key of a forge at an address, unless one is pinned; returns the pinned one. `None`: the
+/// forge has another address, or was removed.
+pub(super) async fn pin_host_key(
     tx: &mut PgConnection,
     app: AppId,
     url: &str,
@@ -102,16 +105,17 @@ pub(super) async fn keep_host_key(
     .await
 }
 
-/// False if there was none.
-pub(super) async fn delete(tx: &mut PgConnection, app: AppId) -> sqlx::Result<bool> {
+/// Deletes an app's forge; returns false if there was none.
+pub(super) async fn delete_forge(tx: &mut PgConnection, app: AppId) -> sqlx::Result<bool> {
     sqlx::query!("delete from forge where app_id = $1", app.0)
         .execute(tx)
         .await
         .map(|done| done.rows_affected() == 1)
 }
 
-/// Remembers a delivery; false if its id or its content has come before. Forgets those older than a year.
-pub(super) async fn take(
+/// Records a delivery; returns false if its id or its content was recorded before. Deletes those older than a
+/// year.
+pub(super) async fn record_delivery(
     tx: &mut PgConnection,
     app: AppId,
     delivery: &str,
@@ -129,8 +133,8 @@ pub(super) async fn take(
     .map(|done| done.rows_affected() == 1)
 }
 
-/// Forgets a delivery that came to nothing: the forge may send it once more.
-pub(super) async fn forget_delivery(tx: &mut PgConnection, app: AppId, digest: &[u8]) -> sqlx::Result<()> {
+/// Deletes a delivery that failed, so that the forge may send it again.
+pub(super) async fn delete_delivery(tx: &mut PgConnection, app: AppId, digest: &[u8]) -> sqlx::Result<()> {
     sqlx::query!(
         "delete from forge_delivery where app_id = $1 and digest = $2",
         app.0,
@@ -141,21 +145,30 @@ pub(super) async fn forget_delivery(tx: &mut PgConnection, app: AppId, digest: &
     .map(drop)
 }
 
-/// Notes what became of the last delivery.
-pub(super) async fn note(tx: &mut PgConnection, app: AppId, commit: &str, problem: &str) -> sqlx::Result<()> {
+/// Records the outcome of the last delivery.
+pub(super) async fn record_outcome(
+    tx: &mut PgConnection,
+    app: AppId,
+    commit: &str,
+    error: &str,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "update forge set delivered_at = now(), commit_id = $2, problem = $3 where app_id = $1",
         app.0,
         commit,
-        problem,
+        error,
     )
     .execute(tx)
     .await
     .map(drop)
 }
 
-/// Whether a deploy of an app was begun by a request.
-pub(super) async fn has_begun(db: impl PgExecutor<'_>, app: AppId, request: &str) -> sqlx::Result<bool> {
+/// Returns whether a request has started a deploy of an app.
+pub(super) async fn has_deploy_started(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    request: &str,
+) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (select 1 from deploy join event using (event_id)
                           where deploy.app_id = $1 and event.request_id = $2) as "has!""#,

@@ -1,6 +1,7 @@
-//! A repository found, or made, for who may use it.
+//! Use cases of repositories: find or create, describe, change.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -8,18 +9,18 @@ use sqlx::PgConnection;
 
 use crate::apps::{self, App};
 use crate::core::Core;
-use crate::events::{self, NewEvent, Target};
-use crate::kernel::call::Call;
+use crate::events::{self, EventTarget, NewEvent};
+use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, BranchName};
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::{Kind, Problem};
-use crate::repositories::children::{git, order};
-use crate::repositories::model::{Service, branch_ref};
-use crate::repositories::{disk, hook, store};
+use crate::kernel::request_context::RequestContext;
+use crate::repositories::git_command::{git_command, git_user};
+use crate::repositories::model::{GitService, branch_ref};
+use crate::repositories::{disk, hook, programs, store};
 
-/// Names of repositories that are being made.
-const NEW: &str = "new-";
+/// The name prefix of an unfinished repository.
+const NEW_PREFIX: &str = "new-";
 
 /// An app's repository on this host.
 #[derive(Clone, Debug)]
@@ -28,74 +29,82 @@ pub struct Repository {
     pub(super) path: PathBuf,
 }
 
-/// Where an app's repository is.
+/// The location of an app's repository.
 #[derive(Clone, Debug)]
-pub enum Place {
-    Here(Box<Repository>),
-    There(Elsewhere),
+pub enum RepositoryLocation {
+    Local(Box<Repository>),
+    Remote(RemoteReplica),
 }
 
-/// A repository that another host has.
+/// A repository on another host.
 #[derive(Clone, Debug)]
-pub struct Elsewhere {
+pub struct RemoteReplica {
     app: AppName,
     pub host: String,
-    /// Where the API of that host is reached; `None`: it has not said.
+    /// The URL of that host's API; `None`: not announced.
     pub(super) url: Option<String>,
-    /// Where its SSH server is, host and port; `None`: it has none, or has not said.
+    /// The address of that host's SSH server, host and port; `None`: it has none, or has not announced it.
     pub ssh_address: Option<String>,
 }
 
-impl Elsewhere {
-    /// What is said to who asks here, when it cannot be passed on.
-    pub fn problem(&self, core: &Core) -> Problem {
-        Problem::conflict(format!(
-            "The repository of {} lies on the host {}, and this is {}: use the address of that host.",
+impl RemoteReplica {
+    /// Builds the error for a request that cannot be forwarded to that host.
+    pub fn wrong_host_error(&self, core: &Core) -> Error {
+        Error::conflict(format!(
+            "The repository of {} is on the host {}, and this is {}: use the address of that host.",
             self.app, self.host, core.host
         ))
     }
 }
 
-/// Opens the repository of `<app>.git` on this host, as `find`. Errors: also `Conflict` if another has it.
-pub(super) async fn open(
+/// Opens the repository of `<app>.git` on this host, like `find_or_create_repository`. Errors: also
+/// `Conflict` if it is on another host.
+pub(super) async fn open_local(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     repository: &str,
-    service: Service,
-) -> Result<Repository, Problem> {
-    match find(core, call, repository, service).await? {
-        Place::Here(repository) => Ok(*repository),
-        Place::There(elsewhere) => Err(elsewhere.problem(core)),
+    service: GitService,
+) -> Result<Repository, Error> {
+    match find_or_create_repository(core, call, repository, service).await? {
+        RepositoryLocation::Local(repository) => Ok(*repository),
+        RepositoryLocation::Remote(elsewhere) => Err(elsewhere.wrong_host_error(core)),
     }
 }
 
-/// Finds the repository of `<app>.git`, and makes it here if there is none. Errors: `NotFound` for an unknown
-/// app and for one that the caller may not use, in the same words.
-pub async fn find(core: &Core, call: &Call, repository: &str, service: Service) -> Result<Place, Problem> {
-    let gone = || Problem::not_found("There is no such repository, or you may not use it.");
+/// Finds the repository of `<app>.git`, or creates it here if there is none. Errors: `NotFound`, with the
+/// same text for an unknown app and for one that the caller may not use.
+pub async fn find_or_create_repository(
+    core: &Core,
+    call: &RequestContext,
+    repository: &str,
+    service: GitService,
+) -> Result<RepositoryLocation, Error> {
+    let gone = || Error::not_found("Repository not found, or you have no access to it.");
     let name = repository.strip_suffix(".git").unwrap_or(repository);
     let name = AppName::parse(name).map_err(|_| gone())?;
-    let app = match apps::find_for(core, call, &name, Permission::APP_READ).await {
-        Err(problem) if matches!(problem.kind(), Kind::NotFound | Kind::Forbidden) => return Err(gone()),
+    let app = match apps::find_authorized_app(core, call, &name, Permission::APP_READ).await {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Forbidden) => {
+            return Err(gone());
+        }
         found => found?,
     };
-    // The token of an app reads its own app's description, but neither its source, nor does it deploy.
-    let may = |permission| call.may(permission, &app.contexts());
-    match (may(Permission::APP_READ), may(service.permission())) {
+    // The token of an app may read the app's description, but neither its source nor deploy it.
+    let may = |permission| call.has_permission(permission, &app.permission_contexts());
+    match (may(Permission::APP_READ), may(service.required_permission())) {
         (false, _) => return Err(gone()),
         (true, false) => {
-            return Err(Problem::forbidden(format!(
+            return Err(Error::forbidden(format!(
                 "You may read the repository of {name}, but not push to it."
             )));
         }
         _ => {}
     }
     apps::ensure_live(&app)?;
-    let row = store::claim(&core.db, app.id, &core.host).await?;
+    let row = store::claim_repository(&core.db, app.id, &core.host).await?;
     if row.host != core.host {
-        let reached = store::find_host(&core.db, &row.host).await?;
+        let reached = store::find_replica_address(&core.db, &row.host).await?;
         let (url, ssh_address) = reached.map(|reached| (reached.url, reached.ssh_address)).unzip();
-        return Ok(Place::There(Elsewhere {
+        return Ok(RepositoryLocation::Remote(RemoteReplica {
             app: name,
             host: row.host,
             url,
@@ -103,32 +112,36 @@ pub async fn find(core: &Core, call: &Call, repository: &str, service: Service) 
         }));
     }
     let branch = row.branch.as_ref().unwrap_or(&core.settings.git.default_branch);
-    let path = core.dirs.repository(row.id);
+    let path = core.data_dir.repository_dir(row.id);
     match path.exists() {
-        true => point(&path, branch).await?,
-        false => make(core, &path, branch).await?,
+        true => set_head_branch(core, &path, branch).await?,
+        false => create_repository(core, &path, branch).await?,
     }
-    Ok(Place::Here(Box::new(Repository { app, path })))
+    Ok(RepositoryLocation::Local(Box::new(Repository { app, path })))
 }
 
-/// An app's repository as it is shown.
+/// The details of an app's repository.
 #[derive(Clone, Debug)]
-pub(super) struct Described {
+pub(super) struct RepositoryDetails {
     pub(super) url: String,
     pub(super) http_url: String,
-    /// What is deployed.
+    /// The branch that is deployed.
     pub(super) branch: BranchName,
-    /// Who has it; empty: nobody yet.
+    /// The host that has it; empty if no host does yet.
     pub(super) host: String,
     pub(super) bytes: i64,
 }
 
 /// Describes an app's repository.
-pub(super) async fn describe(core: &Core, call: &Call, name: &AppName) -> Result<Described, Problem> {
-    let app = apps::find_for(core, call, name, Permission::APP_READ_INFO).await?;
-    let found = store::find(&core.db, app.id).await?;
+pub(super) async fn describe_repository(
+    core: &Core,
+    call: &RequestContext,
+    name: &AppName,
+) -> Result<RepositoryDetails, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_READ_INFO).await?;
+    let found = store::find_repository(&core.db, app.id).await?;
     let (host, branch, bytes) = found.map_or((None, None, 0), |row| (row.host, row.branch, row.bytes));
-    Ok(Described {
+    Ok(RepositoryDetails {
         url: core.public.repository_url(name),
         http_url: core.public.repository_http_url(name),
         branch: branch.unwrap_or_else(|| core.settings.git.default_branch.clone()),
@@ -137,127 +150,155 @@ pub(super) async fn describe(core: &Core, call: &Call, name: &AppName) -> Result
     })
 }
 
-/// Chooses the branch whose pushes are deployed. What runs stays until the next push.
-pub(super) async fn choose_branch(
+/// Sets the branch whose pushes are deployed. The running version stays until the next push.
+pub(super) async fn set_deploy_branch(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &AppName,
     branch: &BranchName,
-) -> Result<(), Problem> {
+) -> Result<(), Error> {
+    let app = authorize_change(core, call, name).await?;
     let mut tx = core.db.begin().await?;
-    let app = change(core, &mut tx, call, name, json!({ "branch": branch })).await?;
-    store::set_branch(&mut tx, app, branch).await?;
+    record_change(&mut tx, call, &app, json!({ "branch": branch })).await?;
+    store::set_deploy_branch(&mut tx, app.id, branch).await?;
     tx.commit().await?;
     Ok(())
 }
 
-/// Gives up the repository of an app: whoever looks at it next, wherever that is, begins a new one. For one
-/// whose host does not come back, or that is full. What runs stays.
-pub(super) async fn give_up(core: &Core, call: &Call, name: &AppName) -> Result<(), Problem> {
+/// Detaches the repository of an app: the next access, on any host, creates a new one. For a repository that
+/// is full, or whose host is lost. The running version stays.
+pub(super) async fn detach_repository(
+    core: &Core,
+    call: &RequestContext,
+    name: &AppName,
+) -> Result<(), Error> {
+    let app = authorize_change(core, call, name).await?;
     let mut tx = core.db.begin().await?;
-    let app = change(core, &mut tx, call, name, json!({ "repository": "given up" })).await?;
-    if let Some(branch) = store::give_up(&mut tx, app).await? {
-        store::set_branch(&mut tx, app, &branch).await?;
+    record_change(&mut tx, call, &app, json!({ "repository": "given up" })).await?;
+    if let Some(branch) = store::detach_repository(&mut tx, app.id).await? {
+        store::set_deploy_branch(&mut tx, app.id, &branch).await?;
     }
     tx.commit().await?;
     Ok(())
 }
 
-/// Records a change of an app's repository by who may make it.
-async fn change(
-    core: &Core,
-    tx: &mut PgConnection,
-    call: &Call,
-    name: &AppName,
-    data: Value,
-) -> Result<AppId, Problem> {
-    let app = apps::find_for(core, call, name, Permission::APP_UPDATE).await?;
-    call.allow(Permission::APP_UPDATE, &app.contexts())?;
+/// Finds an app and checks that the caller may change its repository.
+async fn authorize_change(core: &Core, call: &RequestContext, name: &AppName) -> Result<App, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_UPDATE).await?;
+    call.authorize(Permission::APP_UPDATE, &app.permission_contexts())?;
     apps::ensure_live(&app)?;
-    let new = NewEvent::new(Target::app(name), Permission::APP_UPDATE, app.contexts(), data);
-    events::record(tx, call, &new).await?;
-    Ok(app.id)
+    Ok(app)
 }
 
-/// Removes the files of an app's repository, if this host has them. What another host has, its healer removes
-/// once the app is gone.
-pub async fn remove_files(core: &Core, app: AppId) -> Result<(), Problem> {
-    match store::find_id(&core.db, app, &core.host).await? {
-        Some(id) => disk::remove(&core.dirs.repository(id)).await,
+async fn record_change(
+    tx: &mut PgConnection,
+    call: &RequestContext,
+    app: &App,
+    data: Value,
+) -> Result<(), Error> {
+    let new = NewEvent::new(
+        EventTarget::for_app(&app.name),
+        Permission::APP_UPDATE,
+        app.permission_contexts(),
+        data,
+    );
+    events::record_event(tx, call, &new).await?;
+    Ok(())
+}
+
+/// Removes the files of an app's repository, if they are on this host. Files on another host are removed by
+/// its healer once the app is gone.
+pub async fn remove_repository_files(core: &Core, app: AppId) -> Result<(), Error> {
+    match store::find_local_repository_id(&core.db, app, &core.host).await? {
+        Some(id) => disk::remove_repository(&core.data_dir.repository_dir(id)).await,
         None => Ok(()),
     }
 }
 
-/// Made aside and moved into place: there is none or a whole one, and the first of two wins.
-async fn make(core: &Core, path: &Path, branch: &BranchName) -> Result<(), Problem> {
+/// Creates the repository under a temporary name and renames it, so that it is complete or absent, and the
+/// first of two concurrent creations wins.
+async fn create_repository(core: &Core, path: &Path, branch: &BranchName) -> Result<(), Error> {
     let fresh = core
-        .dirs
-        .repositories()
-        .join(format!("{NEW}{}", uuid::Uuid::new_v4().simple()));
-    let mut init = git(&fresh);
-    init.args(["init", "--bare", "--quiet", "--template="])
-        .arg(format!("--initial-branch={branch}"));
-    order(&mut init).await?;
+        .data_dir
+        .repositories_dir()
+        .join(format!("{NEW_PREFIX}{}", uuid::Uuid::new_v4().simple()));
+    tokio::fs::create_dir(&fresh).await.map_err(Error::internal)?;
+    if let Some(user) = git_user(core) {
+        lchown(&fresh, Some(user), Some(user)).map_err(Error::internal)?;
+    }
+    let init = git_command(core, &fresh).args(["init", "--bare", "--quiet", "--template="]);
+    init.arg(format!("--initial-branch={branch}"))
+        .run_checked()
+        .await?;
     if let Err(error) = tokio::fs::rename(&fresh, path).await {
-        tokio::fs::remove_dir_all(&fresh)
-            .await
-            .map_err(Problem::internal)?;
+        tokio::fs::remove_dir_all(&fresh).await.map_err(Error::internal)?;
         if !path.exists() {
-            return Err(Problem::internal(error));
+            return Err(Error::internal(error));
         }
     }
     Ok(())
 }
 
-/// Lets `HEAD` name what is deployed, so that this is what a clone checks out.
-async fn point(path: &Path, branch: &BranchName) -> Result<(), Problem> {
+/// Sets `HEAD` to the deployed branch, so that a clone checks it out.
+async fn set_head_branch(core: &Core, path: &Path, branch: &BranchName) -> Result<(), Error> {
     let name = branch_ref(branch);
-    let head = tokio::fs::read_to_string(path.join("HEAD"))
-        .await
-        .map_err(Problem::internal)?;
-    if head.trim_end() != format!("ref: {name}") {
-        order(git(path).args(["symbolic-ref", "HEAD", &name])).await?;
+    let head = path.join("HEAD");
+    let head = disk::run_blocking(move || disk::read_small_file(&head)).await?;
+    if head.trim_ascii_end() != format!("ref: {name}").as_bytes() {
+        git_command(core, path)
+            .args(["symbolic-ref", "HEAD", &name])
+            .run_checked()
+            .await?;
     }
     Ok(())
 }
 
-/// Where another machine reaches what listens at an address: this machine's name, if that is all its addresses.
-fn reached(bound: SocketAddr) -> Result<String, Problem> {
+/// Returns the address at which other machines reach a listener: the machine's name if it listens on all
+/// addresses.
+fn reachable_address(bound: SocketAddr) -> Result<String, Error> {
     if !bound.ip().is_unspecified() {
         return Ok(bound.to_string());
     }
-    let name = nix::unistd::gethostname().map_err(Problem::internal)?;
+    let name = nix::unistd::gethostname().map_err(Error::internal)?;
     Ok(format!("{}:{}", name.to_string_lossy(), bound.port()))
 }
 
-/// Writes the hook, removes what a life before has left behind, and tells the other replicas where this one is
-/// reached. For the start of who owns the folder.
-pub async fn prepare(core: &Core, api: SocketAddr, ssh: Option<SocketAddr>) -> Result<(), Problem> {
+/// Prepares the folder of repositories: writes the hook, gives repositories to the user of git, removes what
+/// an earlier process left, and announces this host's addresses to the other replicas. Called at the start by
+/// the process that owns the folder.
+pub async fn prepare_repositories(
+    core: &Core,
+    api: SocketAddr,
+    ssh: Option<SocketAddr>,
+) -> Result<(), Error> {
     let url = match core.settings.git.replica_url.as_str() {
-        "" => format!("http://{}", reached(api)?),
+        "" => format!("http://{}", reachable_address(api)?),
         url => url.to_owned(),
     };
     let ssh_address = match (ssh, core.settings.ssh.replica_address.as_str()) {
         (None, _) => String::new(),
-        (Some(bound), "") => reached(bound)?,
+        (Some(bound), "") => reachable_address(bound)?,
         (Some(_), address) => address.to_owned(),
     };
-    store::note_host(&core.db, &core.host, &store::Reached { url, ssh_address }).await?;
-    let folder = core.dirs.repositories();
+    store::save_replica_address(&core.db, &core.host, &store::ReplicaAddress { url, ssh_address }).await?;
+    let (folder, user) = (core.data_dir.repositories_dir(), git_user(core));
     let preparing = move || -> std::io::Result<()> {
-        hook::install(&folder)?;
+        hook::install_hook(&folder)?;
+        programs::link_programs(&programs::programs_folder(&folder))?;
         for entry in std::fs::read_dir(&folder)? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with(NEW) || name.starts_with(hook::PUSH) {
+            if name.starts_with(NEW_PREFIX) || name.starts_with(hook::PUSH_FOLDER_PREFIX) {
                 std::fs::remove_dir_all(entry.path())?;
+            } else if name.ends_with(".git") {
+                disk::chown_repository(&entry.path(), user)?;
             }
         }
         Ok(())
     };
     tokio::task::spawn_blocking(preparing)
         .await
-        .map_err(Problem::internal)?
-        .map_err(Problem::internal)
+        .map_err(Error::internal)?
+        .map_err(Error::internal)
 }

@@ -1,50 +1,73 @@
-//! Repositories: one bare git repository an app, spoken to by `git` over HTTP, and `git push` deploys.
+//! Repositories: one bare git repository per app, accessed by `git` over HTTP and SSH; `git push` deploys.
 //!
-//! The talking is git's own: `git upload-pack` and `git receive-pack` run as children, by argv and with a
-//! cleared environment, and their bytes stream both ways. What a push may do is decided in between. The
-//! objects arrive in git's quarantine; then git runs our hook, the only one there is (`core.hooksPath` is
-//! ours, so a hook in a pushed tree is a file like any other), which asks this process over two named
-//! pipes in a folder that nobody else can enter. A push of the *default branch* is deployed there and then,
-//! as the user who pushes; lines of the event go back through the hook to the pusher. Only when the deploy
-//! has ended well does the hook say yes, and the refs move. Whatever fails, a killed server included, is a
-//! no: objects and refs stay as they were, and the deploy, which is an event like any other, is done or
-//! undone by itself.
+//! The protocol is git's own: `git upload-pack` and `git receive-pack` run as child processes, started by
+//! argv, and their bytes are streamed both ways. They read data of untrusted users, so every git command runs
+//! in the sandbox, as a separate user (`git_command`).
 //!
-//! The *default branch* is the app's own choice; until it has chosen, that of the settings, or `main` or
-//! `master` if only that comes first. The database knows it, and `HEAD` follows. Other branches and tags are
-//! kept, not deployed. One push at a time deploys an app.
+//! *A push.* The objects arrive in git's quarantine. Then git runs our hook, the only one there is
+//! (`core.hooksPath` is ours, so a hook in a pushed tree is an ordinary file), which sends a request to this
+//! process over two named pipes in a folder that no other user can enter. A push of the *default branch* is
+//! deployed at once, as the pushing user; the lines of the event are returned through the hook to the client.
+//! The hook accepts only after the deploy has succeeded, and then the refs move. Any failure, including a
+//! killed server, rejects the push: objects and refs stay as they were, and the deploy, an event like any
+//! other, is completed or undone on its own.
 //!
-//! *Where the truth lies.* Files and refs lie on one host: that of the first push or fetch, as the versions made
-//! of them do. The database knows which host that is and where it is reached, and every other replica passes on
-//! to it what it is asked, over HTTP as over SSH; so a push to any of them is seen by all. While that host is away
-//! its repositories are, and pushers are told so; nothing is copied between hosts.
+//! The *default branch* is chosen per app. Without a choice it is that of the settings, or `main` or `master`
+//! if only that is pushed first. It is stored in the database, and `HEAD` follows. Other branches and tags
+//! are stored, not deployed. An app is deployed by one push at a time.
 //!
-//! A pusher who hangs up stops neither the deploy nor the refs: git's answer is read to its end. Whoever only
-//! fetches, and stops reading, loses their git after the time that an upload may pause.
+//! *A push is atomic.* It moves branches and tags only. If it deploys, everything that git would refuse is
+//! checked before: missing objects are detected, and the refs are locked until the deploy has ended (`refs`).
+//! So the released commit is the one that the branch then points to. Shallow clones may push, as in CI.
 //!
-//! Disk is bounded: what comes in stays packed (`receive.unpackLimit`), git refuses a pack that is larger than what is
-//! left of the quota, and one push is received after the other, so that all of them together keep to it. What a pack
-//! unpacks to is bounded apart: a git that takes in what strangers have made may write no file larger than the room that
-//! is left, may hold no object in memory that is larger than a deploy may be, and has so much time of the processor. What
-//! a commit unpacks to is counted before it is unpacked. A healer packs anew what was pushed to, and removes what belongs
-//! to no app any more.
+//! *Waiting.* The number of git processes is bounded, and their slots are shared fairly by user; pushes to
+//! one repository are received one after the other. A waiting client holds neither and is notified
+//! (`waiting`).
+//!
+//! *Location.* Files and refs are on one host: that of the first push or fetch, like the versions built from
+//! them. The database stores which host that is and its address, and every other replica forwards requests to
+//! it, over HTTP and SSH, so a push to any replica is visible on all. While that host is down, its
+//! repositories are unavailable, and clients get an error; nothing is copied between hosts.
+//!
+//! A client that disconnects during a push stops neither the deploy nor the refs: git's output is read to its
+//! end. The git process of a client that fetches and stops reading is ended after the time that an upload may
+//! pause.
+//!
+//! *Disk.* Usage is bounded: received objects stay packed (`receive.unpackLimit`), git refuses a pack larger
+//! than the remaining quota, and pushes and fetches are received one after the other, so that together they
+//! keep the quota. Unpacked sizes are bounded separately: a git process that receives untrusted objects may
+//! write no file larger than the remaining quota, may hold no object in memory that is larger than a deploy
+//! may be, and has limited processor time. The unpacked size of a commit is computed before it is unpacked. A
+//! healer repacks repositories that received pushes, and removes those of removed apps.
 
 mod actions;
-mod children;
 mod disk;
-mod fetched;
+mod fsck;
+mod git_command;
+mod git_output;
+mod git_session;
 mod healer;
 mod hook;
+mod http_push;
 mod model;
 pub mod modern;
+mod programs;
 mod push;
-mod room;
+mod push_head;
+mod quota;
+mod refs;
+mod remote_fetch;
 mod store;
-mod talk;
+mod tree;
+mod waiting;
 pub mod wire;
 
-pub use actions::{Elsewhere, Place, Repository, find, prepare, remove_files};
-pub use fetched::{Remote, deploy_fetched, fetch, host};
-pub use healer::Repositories;
-pub use model::Service;
-pub use talk::{Manner, Talk};
+pub use actions::{
+    RemoteReplica, Repository, RepositoryLocation, find_or_create_repository, prepare_repositories,
+    remove_repository_files,
+};
+pub use git_session::{GitProtocol, GitSession};
+pub use healer::RepositoryHealer;
+pub use model::GitService;
+pub use remote_fetch::{RemoteRepository, deploy_fetched_commit, fetch_branch, find_or_claim_host};
+pub use waiting::ProgressSink;

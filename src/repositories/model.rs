@@ -1,12 +1,12 @@
-//! What is asked of a repository.
+//! Types for requests to a repository.
 
+use crate::kernel::error::Error;
 use crate::kernel::names::BranchName;
 use crate::kernel::permission::Permission;
-use crate::kernel::problem::Problem;
 
 /// One of git's services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Service {
+pub enum GitService {
     /// Clone and fetch.
     UploadPack,
     /// Push.
@@ -15,9 +15,9 @@ pub enum Service {
     UploadArchive,
 }
 
-impl Service {
-    /// Its name on the wire.
-    pub fn name(self) -> &'static str {
+impl GitService {
+    /// Returns its name in the protocol.
+    pub fn program_name(self) -> &'static str {
         match self {
             Self::UploadPack => "git-upload-pack",
             Self::ReceivePack => "git-receive-pack",
@@ -25,20 +25,20 @@ impl Service {
         }
     }
 
-    /// Its name as a subcommand.
-    pub(super) fn subcommand(self) -> &'static str {
-        self.name().trim_start_matches("git-")
+    /// Returns its name as a subcommand.
+    pub(super) fn subcommand_name(self) -> &'static str {
+        self.program_name().trim_start_matches("git-")
     }
 
-    /// The service of that name on the wire.
+    /// Parses the name of a service in the protocol.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::UploadPack, Self::ReceivePack, Self::UploadArchive]
             .into_iter()
-            .find(|service| service.name() == name)
+            .find(|service| service.program_name() == name)
     }
 
-    /// What a user must hold on the app.
-    pub(super) fn permission(self) -> Permission {
+    /// Returns the permission that it requires on the app.
+    pub(super) fn required_permission(self) -> Permission {
         match self {
             Self::UploadPack | Self::UploadArchive => Permission::APP_READ,
             Self::ReceivePack => Permission::APP_DEPLOY_GIT,
@@ -46,20 +46,20 @@ impl Service {
     }
 }
 
-/// What a push wants of one ref.
+/// The update of one ref by a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
-    /// What the pusher believes is there; `None`: nothing.
+pub(super) struct RefUpdate {
+    /// The expected old object; `None`: the ref must not exist.
     pub(super) old: Option<String>,
-    /// `None`: that it goes.
+    /// The new object; `None`: the ref is deleted.
     pub(super) new: Option<String>,
     pub(super) name: String,
 }
 
-impl Wish {
-    /// Reads `<old> <new> <ref>`, as git tells a hook.
-    pub(super) fn parse(line: &str) -> Result<Self, Problem> {
-        let wrong = || Problem::internal("a hook was told something else than git tells");
+impl RefUpdate {
+    /// Parses `<old> <new> <ref>`, the format of git's hooks.
+    pub(super) fn parse(line: &str) -> Result<Self, Error> {
+        let wrong = || Error::internal("malformed ref update from the hook of a push");
         let mut words = line.splitn(3, ' ');
         let object = |word: Option<&str>| match word {
             Some(id) if matches!(id.len(), 40 | 64) && id.bytes().all(|b| b.is_ascii_hexdigit()) => {
@@ -74,17 +74,17 @@ impl Wish {
     }
 }
 
-/// The ref of a branch.
+/// Returns the ref of a branch.
 pub(super) fn branch_ref(branch: &BranchName) -> String {
     format!("refs/heads/{branch}")
 }
 
-/// The branch that is deployed where none has been chosen: the usual one, or `main` or `master` if only that
-/// comes.
-pub(super) fn first_default(wishes: &[Wish], usual: &BranchName) -> BranchName {
+/// Chooses the default branch if none is set: the configured one, or `main` or `master` if only that is
+/// pushed.
+pub(super) fn choose_default_branch(updates: &[RefUpdate], usual: &BranchName) -> BranchName {
     let comes = |branch: &BranchName| {
         let name = branch_ref(branch);
-        wishes.iter().any(|w| w.name == name && w.new.is_some())
+        updates.iter().any(|w| w.name == name && w.new.is_some())
     };
     let others = ["main", "master"];
     let others = others.iter().filter_map(|name| BranchName::parse(name).ok());
@@ -98,16 +98,16 @@ pub(super) fn first_default(wishes: &[Wish], usual: &BranchName) -> BranchName {
 mod tests {
     use super::*;
 
-    fn wish(name: &str) -> Wish {
+    fn update(name: &str) -> RefUpdate {
         let (old, new) = ("0".repeat(40), "a1".repeat(20));
-        Wish::parse(&format!("{old} {new} refs/heads/{name}")).unwrap()
+        RefUpdate::parse(&format!("{old} {new} refs/heads/{name}")).unwrap()
     }
 
     #[test]
-    fn the_first_default_is_the_usual_one_unless_only_another_comes() {
+    fn default_branch_is_the_configured_one_unless_only_main_or_master_is_pushed() {
         let first = |usual: &str, come: &[&str]| {
-            let wishes: Vec<Wish> = come.iter().map(|name| wish(name)).collect();
-            first_default(&wishes, &BranchName::parse(usual).unwrap()).to_string()
+            let updates: Vec<RefUpdate> = come.iter().map(|name| update(name)).collect();
+            choose_default_branch(&updates, &BranchName::parse(usual).unwrap()).to_string()
         };
         assert_eq!(first("main", &[]), "main");
         assert_eq!(first("main", &["master"]), "master");
@@ -118,12 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_has_no_new_object_and_garbage_is_refused() {
+    fn deletion_has_no_new_object_and_malformed_line_is_refused() {
         let (some, none) = ("a1".repeat(20), "0".repeat(40));
-        let gone = Wish::parse(&format!("{some} {none} refs/heads/main")).unwrap();
+        let gone = RefUpdate::parse(&format!("{some} {none} refs/heads/main")).unwrap();
         assert_eq!((gone.old, gone.new), (Some(some), None));
         for line in ["", "a b", "a --upload-pack=x refs/heads/main"] {
-            assert!(Wish::parse(line).is_err(), "{line}");
+            assert!(RefUpdate::parse(line).is_err(), "{line}");
         }
     }
 }

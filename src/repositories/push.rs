@@ -1,122 +1,145 @@
-//! What a push may do: the deploy of the default branch before its ref moves.
+//! A push: checks it, and deploys the default branch before its ref moves.
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use nix::fcntl::{Flock, FlockArg};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::Command;
 
 use crate::core::Core;
-use crate::deploys::{self, Order, Source, Upload};
-use crate::events::{self, Outcome, Told};
-use crate::kernel::call::Call;
-use crate::kernel::ids::EventId;
+use crate::events::{self, EventOutcome, EventUpdate};
+use crate::kernel::error::Error;
 use crate::kernel::names::BranchName;
-use crate::kernel::problem::Problem;
+use crate::kernel::request_context::RequestContext;
 use crate::repositories::actions::Repository;
-use crate::repositories::children::{Bounds, ask, cannot_start, git, order};
-use crate::repositories::hook::{Asked, Pipes};
-use crate::repositories::model::{Wish, branch_ref, first_default};
-use crate::repositories::room::{self, Turn};
+use crate::repositories::git_command::{GitLimits, git_command, git_user};
+use crate::repositories::hook::{self, HookPipes, HookRequest};
+use crate::repositories::model::{RefUpdate, branch_ref, choose_default_branch};
+use crate::repositories::quota::{self, RepositoryLock};
+use crate::repositories::refs::{self, PreparedRefs};
+use crate::repositories::tree::DeployableTree;
+use crate::repositories::waiting::{self, ProgressSink};
 use crate::repositories::{disk, store};
 
-const CHUNK: usize = 64 * 1024;
 /// For a deploy to end when the server stops.
-const LAST_STEP: Duration = Duration::from_secs(5);
-/// Beside the files, an archive has heads and fillings.
-const FRAME: u64 = 2048;
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-/// A push under way.
-pub(super) struct Push {
+/// A push in progress.
+pub(super) struct PushSession {
     core: Core,
-    call: Call,
+    call: RequestContext,
     repository: Repository,
-    pipes: Pipes,
+    pipes: HookPipes,
     /// The bytes by which the repository may grow.
-    left: u64,
-    /// Held until all that is pushed has come.
-    receiving: Option<Turn>,
-    /// Held until git has moved the refs.
-    lock: Option<Flock<File>>,
+    bytes_left: u64,
+    /// Held until all pushed objects have arrived.
+    receive_lock: Option<RepositoryLock>,
+    /// For a push that deploys: held until git has moved the refs.
+    deploy_lock: Option<Flock<File>>,
+    /// Held while git moves the refs.
+    refs_lock: Option<RepositoryLock>,
 }
 
-impl Push {
-    /// One whose turn it is.
-    pub(super) async fn new(core: &Core, call: &Call, repository: Repository) -> Result<Self, Problem> {
-        let receiving = Some(Turn::to_receive(&repository.path).await?);
-        let left = room::left(&repository.path, core.settings.git.max_repository_bytes.0).await?;
+impl PushSession {
+    /// Waits for the receive lock. Errors: `Unavailable` if it cannot be taken in time.
+    pub(super) async fn new(
+        core: &Core,
+        call: &RequestContext,
+        repository: Repository,
+        client: &dyn ProgressSink,
+    ) -> Result<Self, Error> {
+        let turn = RepositoryLock::for_receiving(&repository.path);
+        let line = "Another push or fetch into this repository is in progress: waiting for it to end.";
+        let receiving = Some(waiting::wait_with_progress(turn, client, line).await?);
+        let left = quota::remaining_bytes(&repository.path, core.settings.git.max_repository_bytes.0).await?;
         Ok(Self {
-            left,
-            receiving,
+            bytes_left: left,
+            receive_lock: receiving,
             core: core.clone(),
             call: call.clone(),
             repository,
-            pipes: Pipes::lay(&core.dirs.repositories())?,
-            lock: None,
+            pipes: HookPipes::create_pipes(&core.data_dir.repositories_dir(), git_user(core))?,
+            deploy_lock: None,
+            refs_lock: None,
         })
     }
 
-    /// Where the hook finds us.
-    pub(super) fn folder(&self) -> &Path {
+    /// Returns the folder in which the hook finds the pipes.
+    pub(super) fn hook_folder(&self) -> &Path {
         &self.pipes.folder
     }
 
-    /// What git may take in.
-    pub(super) fn bounds(&self) -> Bounds {
-        Bounds {
-            room: self.left,
-            largest: self.core.settings.builds.max_unpacked_bytes.0,
+    /// Returns the limits for git while it receives objects.
+    pub(super) fn git_limits(&self) -> GitLimits {
+        GitLimits {
+            max_growth_bytes: self.bytes_left,
+            max_object_bytes: self.core.settings.builds.max_unpacked_bytes.0,
         }
     }
 
-    /// Waits for the hook and answers it.
-    pub(super) async fn converse(&mut self) {
-        let asked = self.pipes.asked().await;
-        self.receiving = None;
-        let judged = match asked {
-            Ok(asked) => self.judge(&asked).await,
-            Err(problem) => Err(problem),
+    /// Waits for the hook's request and responds to it.
+    pub(super) async fn handle_hook(&mut self) {
+        let request = self.pipes.read_request(&self.repository.path).await;
+        self.receive_lock = None;
+        let judged = match request {
+            Ok(request) => self.handle_request(&request).await,
+            Err(error) => Err(error),
         };
-        if let Err(problem) = &judged {
-            tracing::info!(problem = %problem.chain(), app = %self.repository.app.name, "a push is refused");
-            self.pipes.say(&format!("ERROR: {}", problem.words())).await;
+        if let Err(error) = &judged {
+            tracing::info!(error = %error.report(), app = %self.repository.app.name, "push refused");
+            self.pipes
+                .send_message(&format!("ERROR: {}", error.message()))
+                .await;
         }
-        self.pipes.decide(judged.is_ok()).await;
+        self.pipes.send_verdict(judged.is_ok()).await;
     }
 
-    async fn judge(&mut self, asked: &Asked) -> Result<(), Problem> {
-        self.measure(asked).await?;
+    async fn handle_request(&mut self, request: &HookRequest) -> Result<(), Error> {
+        self.check_quarantine_size(request).await?;
+        refs::check_ref_names(&request.updates)?;
         let app = self.repository.app.id;
-        let chosen = store::find_branch(&self.core.db, app).await?;
+        let chosen = store::find_deploy_branch(&self.core.db, app).await?;
         let usual = &self.core.settings.git.default_branch;
-        let branch = chosen.unwrap_or_else(|| first_default(&asked.wishes, usual));
+        let branch = chosen.unwrap_or_else(|| choose_default_branch(&request.updates, usual));
         let name = branch_ref(&branch);
-        let wish = asked.wishes.iter().find(|wish| wish.name == name);
-        match wish {
-            None => self.pipes.say(&kept(&branch)).await,
-            Some(wish) => self.deploy_branch(asked, &branch, wish).await?,
+        match request.updates.iter().find(|update| update.name == name) {
+            None => {
+                self.pipes.send_message(&not_deployed_message(&branch)).await;
+                self.refs_lock = Some(RepositoryLock::for_ref_updates(&self.repository.path).await?);
+                self.record_push(None).await
+            }
+            Some(update) => {
+                self.deploy_branch(request, &branch, update).await?;
+                // A push that was deployed is never refused afterwards.
+                if let Err(error) = self.record_push(Some(&branch)).await {
+                    tracing::warn!(error = %error.report(), "cannot record a deployed push");
+                }
+                Ok(())
+            }
         }
-        let bytes = disk::size(&self.repository.path).await?;
+    }
+
+    /// Records the push, and the branch that it deployed.
+    async fn record_push(&self, deployed: Option<&BranchName>) -> Result<(), Error> {
+        let bytes = disk::measure_folder(&self.repository.path).await?;
         let mut tx = self.core.db.begin().await?;
-        store::pushed(&mut tx, app, wish.map(|_| &branch), bytes).await?;
+        store::record_push(&mut tx, self.repository.app.id, deployed, bytes).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Refuses what makes the repository too large with what git has written beside it.
-    async fn measure(&self, asked: &Asked) -> Result<(), Problem> {
-        let Some(quarantine) = &asked.quarantine else {
+    /// Refuses a push whose quarantine would make the repository larger than its quota.
+    async fn check_quarantine_size(&self, request: &HookRequest) -> Result<(), Error> {
+        let Some(quarantine) = &request.quarantine else {
             return Ok(());
         };
-        match disk::size(quarantine).await?.unsigned_abs() > self.left {
+        match disk::measure_folder(quarantine).await?.unsigned_abs() > self.bytes_left {
             false => Ok(()),
-            true => Err(Problem::too_large(format!(
-                "What is pushed makes the repository larger than the {} bytes that it may have.",
+            true => Err(Error::too_large(format!(
+                "This push would make the repository larger than its quota of {} bytes.",
                 self.core.settings.git.max_repository_bytes.0
             ))),
         }
@@ -124,259 +147,160 @@ impl Push {
 
     async fn deploy_branch(
         &mut self,
-        asked: &Asked,
+        request: &HookRequest,
         branch: &BranchName,
-        wish: &Wish,
-    ) -> Result<(), Problem> {
-        let Some(commit) = &wish.new else {
-            return Err(Problem::invalid(format!(
-                "The branch {branch} is the one that is deployed: it cannot be deleted."
+        update: &RefUpdate,
+    ) -> Result<(), Error> {
+        let Some(commit) = &update.new else {
+            return Err(Error::invalid(format!(
+                "The branch {branch} is the deployed branch and cannot be deleted."
             )));
         };
-        self.lock = Some(self.lock()?);
-        // Git looks as well, but only once everything is deployed.
-        let tip = ["rev-parse", "--verify", "--quiet", &wish.name];
-        let (_, tip) = ask(git(&self.repository.path).args(tip)).await?;
-        if tip != wish.old.as_deref().unwrap_or_default() {
-            return Err(Problem::conflict(format!(
-                "The branch {branch} has been pushed by somebody else meanwhile: fetch it, then push again."
+        self.deploy_lock = Some(self.lock_deploys()?);
+        let tip = ["rev-parse", "--verify", "--quiet", &update.name];
+        let (_, tip) = git_command(&self.core, &self.repository.path)
+            .args(tip)
+            .run_query()
+            .await?;
+        if tip != update.old.as_deref().unwrap_or_default() {
+            return Err(Error::conflict(format!(
+                "The branch {branch} has been changed by another push: fetch it, then push again."
             )));
         }
-        let kind = order(self.tree(asked).looking().args(["cat-file", "-t", commit])).await?;
-        if kind != "commit" {
-            return Err(Problem::invalid(format!(
-                "A branch leads to a commit, and this is a {kind}."
-            )));
-        }
-        self.tree(asked).check(commit).await?;
-        self.deploy(asked, branch, commit).await
-    }
-
-    async fn deploy(&mut self, asked: &Asked, branch: &BranchName, commit: &str) -> Result<(), Problem> {
-        let event = self.tree(asked).deploy(commit).await?;
-        let short = &commit[..commit.len().min(12)];
-        self.pipes
-            .say(&format!("Deploying {short} of {branch} (event {event})"))
-            .await;
-        let mut following = events::follow(&self.core.db, &self.core.notices, &event);
-        let stopping = self.stopping();
-        tokio::pin!(stopping);
-        loop {
-            let told = tokio::select! {
-                told = following.next() => told?,
-                problem = &mut stopping => return Err(problem),
-            };
-            let Some(told) = told else { break };
-            match told {
-                Told::Line { message, .. } => self.pipes.say(&message).await,
-                Told::End(Outcome::Done) => return Ok(()),
-                Told::End(failed) => return failed.into_result(),
+        let kind = self
+            .deployable_tree(request)
+            .git_with_objects()
+            .args(["cat-file", "-t", commit]);
+        match kind.run_query().await?.1.as_str() {
+            "commit" => {}
+            "" => {
+                return Err(Error::invalid(
+                    "This push does not contain the commit of its branch.",
+                ));
+            }
+            kind => {
+                return Err(Error::invalid(format!(
+                    "A branch must point to a commit, but this object is a {kind}."
+                )));
             }
         }
-        Err(Problem::internal("an event ended without an outcome"))
+        self.deployable_tree(request).check_commit(commit).await?;
+        self.deployable_tree(request)
+            .check_connectivity(&request.updates)
+            .await?;
+        let locked = self.lock_refs(request).await?;
+        let deployed = self.deploy_commit(request, branch, commit).await;
+        if deployed.is_ok() {
+            // A push that deploys nothing moves its refs quickly; a hanging one must not undo a completed
+            // deploy.
+            self.refs_lock = RepositoryLock::for_ref_updates(&self.repository.path).await.ok();
+        }
+        locked.unlock_refs().await;
+        deployed
     }
 
-    /// Comes when the server stops, a little later: the deploy, which is this host's alone, may be at its last step.
-    /// If not, it lies still until the server is back, and nobody can be kept waiting for so long.
-    fn stopping(&self) -> impl Future<Output = Problem> + use<> {
-        let (stop, drain) = (self.core.stop.clone(), self.core.settings.api.drain);
+    /// Locks all refs of the push, so that they can be moved after the deploy has succeeded.
+    async fn lock_refs(&self, request: &HookRequest) -> Result<PreparedRefs, Error> {
+        let path = &self.repository.path;
+        let seeing = || self.deployable_tree(request).git_with_objects();
+        match PreparedRefs::lock_refs(seeing(), &request.updates).await {
+            Ok(locked) => Ok(locked),
+            Err(error) => {
+                let hook = hook::hook_path(&self.core.data_dir.repositories_dir());
+                match refs::remove_stale_locks(path, &hook).await? {
+                    true => PreparedRefs::lock_refs(seeing(), &request.updates).await,
+                    false => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn deploy_commit(
+        &mut self,
+        request: &HookRequest,
+        branch: &BranchName,
+        commit: &str,
+    ) -> Result<(), Error> {
+        let event = self.deployable_tree(request).deploy_commit(commit).await?;
+        let short = &commit[..commit.len().min(12)];
+        self.pipes
+            .send_message(&format!("Deploying {short} of {branch} (event {event})"))
+            .await;
+        let mut following = events::follow_event(&self.core.db, &self.core.notices, &event);
+        let stopping = self.wait_for_shutdown();
+        tokio::pin!(stopping);
+        loop {
+            let update = tokio::select! {
+                update = following.next() => update?,
+                error = &mut stopping => return Err(error),
+            };
+            let Some(update) = update else { break };
+            match update {
+                EventUpdate::Line { message, .. } => self.pipes.send_message(&message).await,
+                EventUpdate::End(EventOutcome::Done) => return Ok(()),
+                EventUpdate::End(failed) => return failed.into_result(),
+            }
+        }
+        Err(Error::internal("an event ended without an outcome"))
+    }
+
+    /// Completes shortly after the server begins to stop: the deploy, which only this host can run, may be at
+    /// its last step. Otherwise it pauses until the server is back, which is too long for a client to wait.
+    fn wait_for_shutdown(&self) -> impl Future<Output = Error> + use<> {
+        let (stop, drain) = (self.core.stop.clone(), self.core.settings.api.drain_timeout);
         async move {
             stop.cancelled().await;
-            tokio::time::sleep(LAST_STEP.min(drain / 2)).await;
-            Problem::unavailable(
-                "This server is being stopped, and the branch stays where it was. The deploy goes on when the server \
-                 is back: push again then.",
+            tokio::time::sleep(SHUTDOWN_GRACE.min(drain / 2)).await;
+            Error::unavailable(
+                "This server is shutting down; the branch was not moved. The deploy continues when the server is back: \
+                 push again then.",
             )
         }
     }
 
-    fn tree<'a>(&'a self, asked: &'a Asked) -> Tree<'a> {
-        Tree {
+    fn deployable_tree<'a>(&'a self, request: &'a HookRequest) -> DeployableTree<'a> {
+        DeployableTree {
             core: &self.core,
             call: &self.call,
             repository: &self.repository,
-            quarantine: asked.quarantine.as_deref(),
+            hook_request: Some(request),
         }
     }
 
-    /// The event of a deploy keeps others away while it runs; this one also until the refs have moved.
-    fn lock(&self) -> Result<Flock<File>, Problem> {
+    /// The event of a deploy locks the app while it runs; this lock is held until the refs have moved.
+    fn lock_deploys(&self) -> Result<Flock<File>, Error> {
         let path = self.repository.path.join("tancho.lock");
         let mut options = File::options();
         let file = options.create(true).read(true).write(true).truncate(false);
-        let file = file.open(path).map_err(Problem::internal)?;
+        // The folder belongs to git's user, and this process may write where git may not.
+        let file = file.mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+        let file = file.open(path).map_err(Error::internal)?;
         let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|(file, _)| Problem::conflict(taken(file)))?;
-        file.set_len(0).map_err(Problem::internal)?;
+            .map_err(|(file, _)| Error::conflict(deploy_locked_message(file)))?;
+        file.set_len(0).map_err(Error::internal)?;
         (&*file)
-            .write_all(self.call.owner().1.as_bytes())
-            .map_err(Problem::internal)?;
+            .write_all(self.call.event_owner().1.as_bytes())
+            .map_err(Error::internal)?;
         Ok(file)
     }
 }
 
-/// What may be deployed: commits of a repository, and those that are about to become its own.
-pub(super) struct Tree<'a> {
-    pub(super) core: &'a Core,
-    pub(super) call: &'a Call,
-    pub(super) repository: &'a Repository,
-    /// Where objects lie that are not the repository's yet.
-    pub(super) quarantine: Option<&'a Path>,
+fn not_deployed_message(branch: &BranchName) -> String {
+    format!("Stored but not deployed: only pushes to {branch} are deployed.")
 }
 
-impl Tree<'_> {
-    /// A git that sees all of them.
-    fn looking(&self) -> Command {
-        let mut command = git(&self.repository.path);
-        if let Some(quarantine) = self.quarantine {
-            command.env("GIT_OBJECT_DIRECTORY", quarantine).env(
-                "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-                self.repository.path.join("objects"),
-            );
-        }
-        command
-    }
-
-    /// Refuses what would be deployed without what it needs, and what is too large to be.
-    pub(super) async fn check(&self, commit: &str) -> Result<(), Problem> {
-        let settings = &self.core.settings.builds;
-        let mut listing = self.looking();
-        listing.args(["ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit]);
-        let mut child = listing.spawn().map_err(cannot_start)?;
-        let stdout = child.stdout.take().ok_or_else(|| Problem::internal("no pipe"))?;
-        let (mut entries, mut entry) = (BufReader::new(stdout), Vec::new());
-        let (mut files, mut bytes) = (0, 0u64);
-        while entries
-            .read_until(0, &mut entry)
-            .await
-            .map_err(Problem::internal)?
-            > 0
-        {
-            bytes = bytes.saturating_add(file_size(&entry)?);
-            files += 1;
-            if files > settings.max_files || bytes > settings.max_unpacked_bytes.0 {
-                return Err(Problem::too_large(format!(
-                    "The commit has more than the {} files and folders or {} bytes that one deploy may have.",
-                    settings.max_files, settings.max_unpacked_bytes.0
-                )));
-            }
-            entry.clear();
-        }
-        if !child.wait().await.map_err(Problem::internal)?.success() {
-            return Err(Problem::internal("git cannot list what was pushed"));
-        }
-        let attributes = [
-            "grep",
-            "-q",
-            "-e",
-            "filter=lfs",
-            commit,
-            "--",
-            ":(glob)**/.gitattributes",
-        ];
-        match ask(self.looking().args(attributes)).await?.0 {
-            0 => Err(Problem::invalid(
-                "A .gitattributes file asks for Git LFS, which is not kept here: commit the files themselves \
-                 (`git lfs migrate export`).",
-            )),
-            1 => Ok(()),
-            _ => Err(Problem::internal("git grep failed")),
-        }
-    }
-
-    /// Deploys a commit. Answers the event to follow.
-    pub(super) async fn deploy(&self, commit: &str) -> Result<EventId, Problem> {
-        let about = [
-            "log",
-            "-1",
-            "--no-show-signature",
-            "--format=%an <%ae>%n%B",
-            commit,
-        ];
-        let about = order(self.looking().args(about)).await?.replace('\0', "");
-        let (author, message) = about.split_once('\n').unwrap_or((&about, ""));
-        let about = Order {
-            origin: "git".into(),
-            message: message.trim().to_owned(),
-            commit: commit.to_owned(),
-            author: author.chars().take(200).collect(),
-            beside: false,
-        };
-        let archive = self.archive(commit).await?;
-        let source = Source::Archive(archive);
-        deploys::deploy(self.core, self.call, &self.repository.app.name, about, source).await
-    }
-
-    async fn archive(&self, commit: &str) -> Result<Upload, Problem> {
-        let settings = &self.core.settings.builds;
-        let frames = settings.max_files.saturating_mul(FRAME);
-        let limit = settings.max_unpacked_bytes.0.saturating_add(frames);
-        let mut upload = Upload::begin(&self.core.dirs.uploads(), limit).await?;
-        let mut packing = self.looking();
-        let mut child = packing
-            .args(["archive", "--format=tar", commit])
-            .spawn()
-            .map_err(cannot_start)?;
-        let mut stdout = child.stdout.take().ok_or_else(|| Problem::internal("no pipe"))?;
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            match stdout.read(&mut chunk).await.map_err(Problem::internal)? {
-                0 => break,
-                n => upload.write(&Bytes::copy_from_slice(&chunk[..n])).await?,
-            }
-        }
-        match child.wait().await.map_err(Problem::internal)?.success() {
-            true => Ok(upload),
-            false => Err(Problem::internal("git archive failed")),
-        }
-    }
-}
-
-fn kept(branch: &BranchName) -> String {
-    format!("Kept, and not deployed: pushes of {branch} are.")
-}
-
-/// Who has the lock of a push.
-fn taken(mut file: File) -> String {
+/// Builds the error that names the owner of the deploy lock.
+fn deploy_locked_message(mut file: File) -> String {
     let mut owner = String::new();
-    // What cannot be read is left out.
+    // An unreadable owner is left out.
     let _ = file.read_to_string(&mut owner);
     let since = file.metadata().and_then(|file| file.modified());
     match since.map(DateTime::<Utc>::from) {
         Ok(since) if !owner.is_empty() => format!(
-            "Another push of this app is being deployed, that of {owner} since {}: wait for its end, then push \
+            "Another push to this app is being deployed, that of {owner} since {}: wait until it ends, then push \
              again.",
             since.format("%Y-%m-%d %H:%M:%S UTC")
         ),
-        _ => "Another push of this app is being deployed: wait for its end, then push again.".into(),
-    }
-}
-
-/// The size of one entry of `git ls-tree -l`. Errors: `Invalid` for a submodule.
-fn file_size(entry: &[u8]) -> Result<u64, Problem> {
-    let text = String::from_utf8_lossy(entry);
-    let (about, path) = text.split_once('\t').unwrap_or((&text, ""));
-    let mut words = about.split_ascii_whitespace();
-    if words.next() == Some("160000") {
-        let path = path.trim_end_matches('\0');
-        return Err(Problem::invalid(format!(
-            "{path} is a submodule, and submodules are not fetched here: commit its files instead."
-        )));
-    }
-    Ok(words.nth(2).and_then(|size| size.parse().ok()).unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entries_have_sizes_and_submodules_are_refused() {
-        let id = "a1".repeat(20);
-        let entry = |mode: &str, kind: &str, size: &str| format!("{mode} {kind} {id} {size:>7}\ta/b c\0");
-        assert_eq!(file_size(entry("100644", "blob", "123").as_bytes()).unwrap(), 123);
-        assert_eq!(file_size(entry("120000", "blob", "7").as_bytes()).unwrap(), 7);
-        let refused = file_size(entry("160000", "commit", "-").as_bytes()).unwrap_err();
-        assert!(refused.words().starts_with("a/b c is a submodule"), "{refused:?}");
+        _ => "Another push to this app is being deployed: wait until it ends, then push again.".into(),
     }
 }

@@ -1,4 +1,4 @@
-//! Repositories in SQL.
+//! SQL of repositories.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
@@ -7,20 +7,24 @@ use uuid::Uuid;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::BranchName;
 
-/// A repository as the database knows it.
+/// A repository in the database.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(super) struct RepositoryRow {
     pub(super) id: Uuid,
-    /// The host that has its files.
+    /// The host with its files.
     pub(super) host: String,
-    /// What is deployed, once that is chosen.
+    /// The branch that is deployed, if set.
     pub(super) branch: Option<BranchName>,
 }
 
-/// An app's repository, made if there is none. It is this host's, if no other has it yet.
-pub(super) async fn claim(db: impl PgExecutor<'_>, app: AppId, host: &str) -> sqlx::Result<Row> {
+/// Returns an app's repository, created if there is none. This host claims it unless another one has it.
+pub(super) async fn claim_repository(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    host: &str,
+) -> sqlx::Result<RepositoryRow> {
     sqlx::query_as!(
-        Row,
+        RepositoryRow,
         r#"insert into repository (repository_id, app_id, host) values ($1, $2, $3)
            on conflict on constraint repository_app_key do update set host = coalesce(repository.host, excluded.host)
            returning repository_id as id, host as "host!", branch as "branch: BranchName""#,
@@ -32,8 +36,11 @@ pub(super) async fn claim(db: impl PgExecutor<'_>, app: AppId, host: &str) -> sq
     .await
 }
 
-/// The branch that is deployed; `None`: not chosen yet.
-pub(super) async fn find_branch(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<BranchName>> {
+/// Returns the branch that is deployed; `None`: not set yet.
+pub(super) async fn find_deploy_branch(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+) -> sqlx::Result<Option<BranchName>> {
     sqlx::query_scalar!(
         r#"select branch as "branch: BranchName" from repository where app_id = $1"#,
         app.0
@@ -43,8 +50,8 @@ pub(super) async fn find_branch(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Re
     .map(Option::flatten)
 }
 
-/// Notes a push, and the branch it chose if none was chosen.
-pub(super) async fn pushed(
+/// Records a push, and sets the deployed branch if none was set.
+pub(super) async fn record_push(
     tx: &mut PgConnection,
     app: AppId,
     branch: Option<&BranchName>,
@@ -61,18 +68,21 @@ pub(super) async fn pushed(
     .map(drop)
 }
 
-/// A repository as it is shown.
+/// A repository for display.
 #[derive(Clone, Debug)]
-pub(super) struct Shown {
+pub(super) struct RepositoryInfo {
     pub(super) host: Option<String>,
     pub(super) branch: Option<BranchName>,
     pub(super) bytes: i64,
 }
 
-/// An app's repository; `None`: nobody has looked at it yet.
-pub(super) async fn find(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<Shown>> {
+/// Returns an app's repository; `None`: not created yet.
+pub(super) async fn find_repository(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+) -> sqlx::Result<Option<RepositoryInfo>> {
     sqlx::query_as!(
-        Shown,
+        RepositoryInfo,
         r#"select host, branch as "branch: BranchName", bytes from repository where app_id = $1"#,
         app.0
     )
@@ -80,8 +90,12 @@ pub(super) async fn find(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Op
     .await
 }
 
-/// Chooses what is deployed.
-pub(super) async fn set_branch(tx: &mut PgConnection, app: AppId, branch: &BranchName) -> sqlx::Result<()> {
+/// Sets the branch that is deployed.
+pub(super) async fn set_deploy_branch(
+    tx: &mut PgConnection,
+    app: AppId,
+    branch: &BranchName,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into repository (repository_id, app_id, branch) values ($1, $2, $3)
          on conflict on constraint repository_app_key do update set branch = excluded.branch",
@@ -94,8 +108,8 @@ pub(super) async fn set_branch(tx: &mut PgConnection, app: AppId, branch: &Branc
     .map(drop)
 }
 
-/// Gives up an app's repository, which its host then removes; the branch that it had chosen.
-pub(super) async fn give_up(tx: &mut PgConnection, app: AppId) -> sqlx::Result<Option<BranchName>> {
+/// Detaches an app's repository, which its host then removes; returns the branch that was set.
+pub(super) async fn detach_repository(tx: &mut PgConnection, app: AppId) -> sqlx::Result<Option<BranchName>> {
     sqlx::query_scalar!(
         r#"update repository set app_id = null where app_id = $1 and host is not null
            returning branch as "branch: BranchName""#,
@@ -106,17 +120,21 @@ pub(super) async fn give_up(tx: &mut PgConnection, app: AppId) -> sqlx::Result<O
     .map(Option::flatten)
 }
 
-/// Where a host is reached by the others.
+/// The addresses of a host for other replicas.
 #[derive(Clone, Debug)]
-pub(super) struct Reached {
-    /// Its API.
+pub(super) struct ReplicaAddress {
+    /// The URL of its API.
     pub(super) url: String,
-    /// Its SSH server, host and port; empty: there is none.
+    /// Its SSH server, host and port; empty: it has none.
     pub(super) ssh_address: String,
 }
 
-/// Says where a host is reached.
-pub(super) async fn note_host(db: impl PgExecutor<'_>, host: &str, reached: &Reached) -> sqlx::Result<()> {
+/// Saves the addresses of a host.
+pub(super) async fn save_replica_address(
+    db: impl PgExecutor<'_>,
+    host: &str,
+    reached: &ReplicaAddress,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into repository_replica as known (host, url, ssh_address) values ($1, $2, $3)
          on conflict (host) do update set url = excluded.url, ssh_address = excluded.ssh_address
@@ -130,10 +148,13 @@ pub(super) async fn note_host(db: impl PgExecutor<'_>, host: &str, reached: &Rea
     .map(drop)
 }
 
-/// Where a host is reached; `None`: it has not said.
-pub(super) async fn find_host(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Option<Reached>> {
+/// Returns the addresses of a host; `None`: unknown.
+pub(super) async fn find_replica_address(
+    db: impl PgExecutor<'_>,
+    host: &str,
+) -> sqlx::Result<Option<ReplicaAddress>> {
     sqlx::query_as!(
-        Reached,
+        ReplicaAddress,
         "select url, ssh_address from repository_replica where host = $1",
         host
     )
@@ -141,41 +162,70 @@ pub(super) async fn find_host(db: impl PgExecutor<'_>, host: &str) -> sqlx::Resu
     .await
 }
 
-/// A repository to be looked after.
+/// A repository that needs maintenance.
 #[derive(Clone, Debug)]
-pub(super) struct Untidy {
+pub(super) struct MaintenanceCandidate {
     pub(super) id: Uuid,
-    /// Its app is gone.
+    /// Its app no longer exists.
     pub(super) is_orphan: bool,
 }
 
-/// Repositories of a host whose app is gone, or that have been pushed to since they were looked after.
-pub(super) async fn list_untidy(
+/// Returns the keys that share the maintenance of repositories on a host: those that have repositories to
+/// maintain and are not `busy`, the longest waiting first. A key is a user, an app without an owner, or the
+/// zero id for repositories of removed apps.
+pub(super) async fn list_untidy_keys(
     db: impl PgExecutor<'_>,
     host: &str,
+    busy: &[Uuid],
     limit: i64,
-) -> sqlx::Result<Vec<Untidy>> {
-    sqlx::query_as!(
-        Untidy,
-        r#"select repository_id as id, app_id is null as "is_orphan!" from repository
-           where host = $1 and (app_id is null or pushed_at > coalesce(tidied_at, '-infinity'))
-           order by app_id is not null, pushed_at limit $2"#,
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        r#"select k.key as "key!"
+           from (select coalesce(a.owner_id, a.app_id, '00000000-0000-0000-0000-000000000000') as key, r.pushed_at
+                 from repository r left join app a using (app_id)
+                 where r.host = $1 and (r.app_id is null or r.pushed_at > coalesce(r.tidied_at, '-infinity'))) k
+           where k.key <> all($2)
+           group by k.key order by min(k.pushed_at) nulls first limit $3"#,
         host,
+        busy,
         limit,
     )
     .fetch_all(db)
     .await
 }
 
-/// The time, for `tidied`: what is pushed later counts as not looked after.
-pub(super) async fn now(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> {
+/// Returns the repositories of a host and a key whose app was removed, or that received pushes since their
+/// last maintenance.
+pub(super) async fn list_maintenance_candidates(
+    db: impl PgExecutor<'_>,
+    host: &str,
+    key: Uuid,
+    limit: i64,
+) -> sqlx::Result<Vec<MaintenanceCandidate>> {
+    sqlx::query_as!(
+        MaintenanceCandidate,
+        r#"select r.repository_id as id, r.app_id is null as "is_orphan!"
+           from repository r left join app a using (app_id)
+           where r.host = $1 and (r.app_id is null or r.pushed_at > coalesce(r.tidied_at, '-infinity'))
+             and coalesce(a.owner_id, a.app_id, '00000000-0000-0000-0000-000000000000') = $2
+           order by r.pushed_at nulls first limit $3"#,
+        host,
+        key,
+        limit,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Returns the current time for `record_maintenance`: later pushes need maintenance again.
+pub(super) async fn current_time(db: impl PgExecutor<'_>) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar!(r#"select now() as "now!""#)
         .fetch_one(db)
         .await
 }
 
-/// Notes that a repository has been looked after, from a time on.
-pub(super) async fn tidied(
+/// Records the maintenance of a repository that began at `since`.
+pub(super) async fn record_maintenance(
     tx: &mut PgConnection,
     id: Uuid,
     since: DateTime<Utc>,
@@ -192,16 +242,20 @@ pub(super) async fn tidied(
     .map(drop)
 }
 
-/// Forgets a repository whose files are gone.
-pub(super) async fn delete(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
+/// Deletes the row of a repository whose files were removed.
+pub(super) async fn delete_repository(tx: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
     sqlx::query!("delete from repository where repository_id = $1", id)
         .execute(tx)
         .await
         .map(drop)
 }
 
-/// The repository of an app, if this host has its files.
-pub(super) async fn find_id(db: impl PgExecutor<'_>, app: AppId, host: &str) -> sqlx::Result<Option<Uuid>> {
+/// Returns the repository of an app if its files are on this host.
+pub(super) async fn find_local_repository_id(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    host: &str,
+) -> sqlx::Result<Option<Uuid>> {
     sqlx::query_scalar!(
         "select repository_id from repository where app_id = $1 and host = $2",
         app.0,

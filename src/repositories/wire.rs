@@ -1,114 +1,114 @@
-//! Git's smart HTTP: what a service has, then what is asked of it. The same in both editions.
+//! Git's smart HTTP protocol: the ref advertisement, then the service request. The same in both editions of
+//! the API.
 
 use std::convert::Infallible;
 use std::io::Write;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use flate2::write::GzDecoder;
 use futures_util::{StreamExt, stream};
-use tokio::io::AsyncWriteExt;
-use tokio::process::ChildStdin;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::core::Core;
-use crate::http::kit::Caller;
-use crate::http::wording::modern::Refusal;
-use crate::kernel::call::Call;
-use crate::kernel::problem::Problem;
-use crate::repositories::actions::{self, Elsewhere, Place};
-use crate::repositories::model::Service;
-use crate::repositories::talk::{self, Manner, Talk};
+use crate::kernel::error::Error;
+use crate::kernel::request_context::RequestContext;
+use crate::repositories::actions::{self, RemoteReplica, RepositoryLocation};
+use crate::repositories::git_session::{self, GitProtocol, GitSession};
+use crate::repositories::http_push::HttpPush;
+use crate::repositories::model::GitService;
+use crate::repositories::waiting::NoProgress;
+use crate::web::errors::modern::ModernResult;
+use crate::web::route_table::AuthPolicy::UserTokenOrPassword;
+use crate::web::route_table::{GET, POST, RouteTable};
+use crate::web::{Ctx, Path};
 
-/// Unpacked at a time; a thousand times as much may come out.
-const PACKED: usize = 4 * 1024;
-/// Chunks on their way to the client.
-const AHEAD: usize = 8;
-/// Of a request for what a client lacks: the names of what it has.
-const LONGEST_REQUEST: u64 = 64 << 20;
-/// Beside its objects, a push names what it moves.
-const FRAME: u64 = 4 << 20;
+/// The compressed input per step; it may expand a thousandfold.
+const GZIP_CHUNK: usize = 4 * 1024;
+/// The buffer between the request body and git, for pushes.
+const CHUNK: usize = 64 * 1024;
+/// Buffered response chunks per client.
+const RESPONSE_BUFFER: usize = 8;
+/// The limit on fetch requests, which list the objects that the client has.
+const MAX_FETCH_REQUEST_BYTES: u64 = 64 << 20;
+/// What a push may contain besides objects: its ref updates.
+const PUSH_OVERHEAD_BYTES: u64 = 4 << 20;
 
-/// What of a request another replica needs, beside where it comes from.
-const PASSED_ON: [HeaderName; 6] = [
+/// Request headers that are forwarded to another replica, besides the client's address.
+const FORWARDED_HEADERS: [HeaderName; 6] = [
     header::AUTHORIZATION,
     header::ACCEPT,
     header::CONTENT_TYPE,
     header::CONTENT_ENCODING,
     header::USER_AGENT,
-    PROTOCOL,
+    GIT_PROTOCOL_HEADER,
 ];
-/// What of its answer the client needs.
-const PASSED_BACK: [HeaderName; 3] = [
+/// Response headers that are returned to the client.
+const RETURNED_HEADERS: [HeaderName; 3] = [
     header::CONTENT_TYPE,
     header::CACHE_CONTROL,
     header::WWW_AUTHENTICATE,
 ];
-const PROTOCOL: HeaderName = HeaderName::from_static("git-protocol");
-/// Marks what another replica has passed on: it goes no further.
-const PASSED: HeaderName = HeaderName::from_static("tancho-passed-on");
+const GIT_PROTOCOL_HEADER: HeaderName = HeaderName::from_static("git-protocol");
+/// Marks a forwarded request, which is not forwarded again.
+const FORWARDED_MARKER: HeaderName = HeaderName::from_static("tancho-passed-on");
 
 /// `GET /git/{app}.git/info/refs?service=…`
-pub async fn advertise(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(name): Path<String>,
-    request: Request,
-) -> Result<Response, Refusal> {
+pub async fn advertise_refs(ctx: Ctx, Path(name): Path<String>, request: Request) -> ModernResult<Response> {
     let query = request.uri().query();
     let named = query.and_then(|query| query.strip_prefix("service="));
     let service = named
-        .and_then(Service::parse)
-        .filter(|service| *service != Service::UploadArchive)
+        .and_then(GitService::parse)
+        .filter(|service| *service != GitService::UploadArchive)
         .ok_or_else(|| {
-            Problem::forbidden("This server speaks the smart protocol only: use git 1.6.6 or later.")
+            Error::forbidden("This server speaks the smart protocol only: use git 1.6.6 or later.")
         })?;
-    let repository = match actions::find(&core, &call, &name, service).await? {
-        Place::Here(repository) => repository,
-        Place::There(elsewhere) => return pass_on(&core, &call, &elsewhere, request).await,
+    let repository = match actions::find_or_create_repository(&ctx.core, &ctx.request, &name, service).await?
+    {
+        RepositoryLocation::Local(repository) => repository,
+        RepositoryLocation::Remote(elsewhere) => {
+            return forward_request(&ctx.core, &ctx.request, &elsewhere, request).await;
+        }
     };
-    let has = talk::advertise(&core, &repository, manner(service, request.headers())).await?;
-    let line = format!("# service={}\n", service.name());
+    let has = git_session::advertise_refs(
+        &ctx.core,
+        &ctx.request,
+        &repository,
+        request_protocol(service, request.headers()),
+    )
+    .await?;
+    let line = format!("# service={}\n", service.program_name());
     let mut text = format!("{:04x}{line}0000", line.len() + 4).into_bytes();
     text.extend_from_slice(&has);
-    Ok(said(service, "advertisement", Body::from(text)))
+    Ok(git_response(service, "advertisement", Body::from(text)))
 }
 
 /// `POST /git/{app}.git/git-upload-pack`
-pub async fn upload_pack(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(name): Path<String>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    serve(&core, &call, &name, Service::UploadPack, request).await
+pub async fn upload_pack(ctx: Ctx, Path(name): Path<String>, request: Request) -> ModernResult<Response> {
+    serve_git(&ctx.core, &ctx.request, &name, GitService::UploadPack, request).await
 }
 
 /// `POST /git/{app}.git/git-receive-pack`
-pub async fn receive_pack(
-    State(core): State<Core>,
-    Caller(call): Caller,
-    Path(name): Path<String>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    serve(&core, &call, &name, Service::ReceivePack, request).await
+pub async fn receive_pack(ctx: Ctx, Path(name): Path<String>, request: Request) -> ModernResult<Response> {
+    serve_git(&ctx.core, &ctx.request, &name, GitService::ReceivePack, request).await
 }
 
-/// Lets the replica answer that has the repository.
-async fn pass_on(
+/// Forwards the request to the replica that has the repository.
+async fn forward_request(
     core: &Core,
-    call: &Call,
-    elsewhere: &Elsewhere,
+    call: &RequestContext,
+    elsewhere: &RemoteReplica,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> ModernResult<Response> {
     let (parts, body) = request.into_parts();
-    let (Some(url), None) = (&elsewhere.url, parts.headers.get(PASSED)) else {
-        return Err(elsewhere.problem(core).into());
+    let (Some(url), None) = (&elsewhere.url, parts.headers.get(FORWARDED_MARKER)) else {
+        return Err(elsewhere.wrong_host_error(core).into());
     };
-    let mut headers = chosen(&parts.headers, &PASSED_ON);
-    headers.insert(PASSED, HeaderValue::from_static("yes"));
+    let mut headers = select_headers(&parts.headers, &FORWARDED_HEADERS);
+    headers.insert(FORWARDED_MARKER, HeaderValue::from_static("yes"));
     if let Ok(source) = HeaderValue::from_str(&call.source_ip) {
         headers.insert("x-forwarded-for", source);
     }
@@ -116,27 +116,30 @@ async fn pass_on(
     let url = format!("{url}{path}");
     let asked = core
         .outbound
-        .pass_on(parts.method, &url, headers, body.into_data_stream());
+        .forward_to_replica(parts.method, &url, headers, body.into_data_stream());
     let answer = asked.await.map_err(|error| {
-        Problem::unavailable(format!(
-            "The host {}, which has this repository, does not answer: try again when it is back.",
+        Error::unavailable(format!(
+            "The host {}, which has this repository, does not respond: try again when it is back.",
             elsewhere.host
         ))
-        .because(error)
+        .with_source(error)
     })?;
-    let (status, headers) = (answer.status(), chosen(answer.headers(), &PASSED_BACK));
+    let (status, headers) = (
+        answer.status(),
+        select_headers(answer.headers(), &RETURNED_HEADERS),
+    );
     Ok((status, headers, Body::from_stream(answer.bytes_stream())).into_response())
 }
 
-fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+fn select_headers(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
     let found = names
         .iter()
         .filter_map(|name| Some((name.clone(), headers.get(name)?.clone())));
     found.collect()
 }
 
-fn said(service: Service, what: &str, body: Body) -> Response {
-    let content_type = format!("application/x-{}-{what}", service.name());
+fn git_response(service: GitService, what: &str, body: Body) -> Response {
+    let content_type = format!("application/x-{}-{what}", service.program_name());
     let headers = [
         (header::CONTENT_TYPE, content_type),
         (
@@ -147,71 +150,100 @@ fn said(service: Service, what: &str, body: Body) -> Response {
     (headers, body).into_response()
 }
 
-fn manner(service: Service, headers: &HeaderMap) -> Manner<'_> {
-    Manner {
+fn request_protocol(service: GitService, headers: &HeaderMap) -> GitProtocol<'_> {
+    GitProtocol {
         service,
         stateless: true,
-        protocol: headers.get(PROTOCOL).and_then(|value| value.to_str().ok()),
+        version: headers
+            .get(GIT_PROTOCOL_HEADER)
+            .and_then(|value| value.to_str().ok()),
     }
 }
 
-/// Starts the service and lets it speak with the client.
-async fn serve(
+/// Runs the service for the client.
+async fn serve_git(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     name: &str,
-    service: Service,
+    service: GitService,
     request: Request,
-) -> Result<Response, Refusal> {
-    let repository = match actions::find(core, call, name, service).await? {
-        Place::Here(repository) => repository,
-        Place::There(elsewhere) => return pass_on(core, call, &elsewhere, request).await,
+) -> ModernResult<Response> {
+    let repository = match actions::find_or_create_repository(core, call, name, service).await? {
+        RepositoryLocation::Local(repository) => repository,
+        RepositoryLocation::Remote(elsewhere) => {
+            return forward_request(core, call, &elsewhere, request).await;
+        }
     };
     let (parts, body) = request.into_parts();
     let is = |name: HeaderName, values: &[&str]| {
         let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
         value.is_some_and(|value| values.contains(&value))
     };
-    let kind = format!("application/x-{}-request", service.name());
+    let kind = format!("application/x-{}-request", service.program_name());
     if !is(header::CONTENT_TYPE, &[&kind]) {
-        return Err(Problem::invalid("Only git asks here, with the content type of its own.").into());
+        return Err(
+            Error::invalid(format!("This endpoint is for git: send the content type {kind}.")).into(),
+        );
     }
-    let (talk, stdin) = Talk::start(core, call, &repository, manner(service, &parts.headers)).await?;
     let limit = match service {
-        Service::UploadPack | Service::UploadArchive => LONGEST_REQUEST,
-        // Git knows the limit of what comes in, and says so better.
-        Service::ReceivePack => core.settings.git.max_repository_bytes.0.saturating_add(FRAME),
+        GitService::UploadPack | GitService::UploadArchive => MAX_FETCH_REQUEST_BYTES,
+        // Git enforces the limit itself, with a better message.
+        GitService::ReceivePack => core
+            .settings
+            .git
+            .max_repository_bytes
+            .0
+            .saturating_add(PUSH_OVERHEAD_BYTES),
     };
     let packed = is(header::CONTENT_ENCODING, &["gzip", "x-gzip"]);
-    core.tasks.spawn(feed(body, packed, limit, stdin));
-    let (sender, receiver) = mpsc::channel(AHEAD);
-    core.tasks.spawn(talk.hear(sender));
+    let (sender, receiver) = mpsc::channel(RESPONSE_BUFFER);
+    let protocol = request_protocol(service, &parts.headers);
+    match service {
+        GitService::UploadPack | GitService::UploadArchive => {
+            let (session, stdin) =
+                GitSession::start_session(core, call, &repository, protocol, &NoProgress).await?;
+            core.tasks.spawn(feed_body(body, packed, limit, stdin));
+            core.tasks.spawn(session.stream_output(sender));
+        }
+        GitService::ReceivePack => {
+            let (plain, writer) = tokio::io::duplex(CHUNK);
+            core.tasks.spawn(feed_body(body, packed, limit, writer));
+            let push = HttpPush {
+                core: core.clone(),
+                call: call.clone(),
+                repository: *repository,
+                protocol: protocol.version.map(str::to_owned),
+                sender,
+            };
+            core.tasks.spawn(push.receive_push(plain));
+        }
+    }
     let chunks = stream::unfold(receiver, |mut receiver| async move {
         let chunk: Result<Bytes, Infallible> = Ok(receiver.recv().await?);
         Some((chunk, receiver))
     });
-    Ok(said(service, "result", Body::from_stream(chunks)))
+    Ok(git_response(service, "result", Body::from_stream(chunks)))
 }
 
-/// Brings what the client sends to git. What git no longer reads is thrown away for a while, so that the
-/// client comes to read why.
-async fn feed(body: Body, packed: bool, limit: u64, stdin: ChildStdin) {
+/// Forwards the request body to git. What git no longer reads is discarded, so that the client reaches git's
+/// error message.
+async fn feed_body(body: Body, packed: bool, limit: u64, stdin: impl AsyncWrite + Unpin) {
     let mut chunks = body.into_data_stream();
     let mut unpacking = packed.then(|| GzDecoder::new(Vec::new()));
     let (mut stdin, mut count) = (Some(stdin), 0u64);
     while let Some(Ok(chunk)) = chunks.next().await {
-        for part in chunk.chunks(if packed { PACKED } else { chunk.len().max(1) }) {
+        for part in chunk.chunks(if packed { GZIP_CHUNK } else { chunk.len().max(1) }) {
             let plain = match &mut unpacking {
                 None => part.to_vec(),
                 Some(decoder) => match decoder.write_all(part).and_then(|()| decoder.flush()) {
                     Ok(()) => std::mem::take(decoder.get_mut()),
-                    // Git misses the rest, and says so.
+                    // Git reports the missing rest.
                     Err(_) => return,
                 },
             };
             count = count.saturating_add(plain.len() as u64);
             if count > limit {
-                // What comes now is thrown away. Git has refused already, or misses the rest and says so.
+                // The rest is discarded. Git has refused already, or reports that the rest is missing.
                 stdin = None;
             }
             if let Some(pipe) = &mut stdin
@@ -224,7 +256,18 @@ async fn feed(body: Body, packed: bool, limit: u64, stdin: ChildStdin) {
     if let (Some(decoder), Some(pipe)) = (&mut unpacking, &mut stdin)
         && decoder.try_finish().is_ok()
     {
-        // A git that has gone needs no rest.
+        // Git may have exited.
         let _ = pipe.write_all(decoder.get_ref()).await;
     }
+}
+
+/// The routes of `git`, which belong to no edition.
+#[rustfmt::skip]
+pub fn routes(table: RouteTable) -> RouteTable {
+    table
+        .add_route(GET, "/git/{repository}/info/refs", UserTokenOrPassword, advertise_refs)
+        .add_route(POST, "/git/{repository}/git-upload-pack", UserTokenOrPassword, upload_pack)
+        .accept_uploads()
+        .add_route(POST, "/git/{repository}/git-receive-pack", UserTokenOrPassword, receive_pack)
+        .accept_uploads()
 }

@@ -1,34 +1,34 @@
-//! What a client wants run, taken apart.
+//! Parses the command of a client.
 
-use crate::repositories::Service;
+use crate::repositories::GitService;
 
-/// What is said to whoever wants something else than git.
-pub(super) const ONLY_GIT: &str = "This is a git server: clone, fetch, push and `git archive --remote` are all it does. \
-                                   There is no shell, no files and no forwarding.";
+/// The error for requests other than git commands.
+pub(super) const ONLY_GIT_MESSAGE: &str = "This server accepts git only: clone, fetch, push and `git archive --remote`. \
+                                   There is no shell, no file transfer and no forwarding.";
 
-/// What a client wants of which repository.
+/// A git command for a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) service: Service,
-    /// As the client has named it, with or without `.git`.
+pub(super) struct GitRequest {
+    pub(super) service: GitService,
+    /// As sent by the client, with or without `.git`.
     pub(super) repository: String,
 }
 
-/// Reads `git-upload-pack '/board.git'`, as `git` writes it for a shell. `None`: it is something else.
-pub(super) fn parse(command: &[u8]) -> Option<Request> {
+/// Parses `git-upload-pack '/board.git'`, as `git` quotes it for a shell. `None`: another command.
+pub(super) fn parse_command(command: &[u8]) -> Option<GitRequest> {
     let command = std::str::from_utf8(command).ok()?;
     let (program, argument) = command.split_once(' ')?;
-    let service = Service::parse(program)?;
-    let path = unquoted(argument.trim());
-    Some(Request {
+    let service = GitService::parse(program)?;
+    let path = strip_quotes(argument.trim());
+    Some(GitRequest {
         service,
-        // What is no name of an app, such as one with more slashes or quotes in it, is refused as such.
+        // Anything that is not the name of an app, for example with more slashes or quotes, is refused later.
         repository: path.strip_prefix('/').unwrap_or(path).to_owned(),
     })
 }
 
-/// Without a pair of quotes around it. What a shell would unquote within belongs to no name of an app.
-fn unquoted(text: &str) -> &str {
+/// Removes one pair of quotes. Names of apps need no further unquoting.
+fn strip_quotes(text: &str) -> &str {
     ['\'', '"']
         .iter()
         .find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote))
@@ -42,19 +42,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commands_of_git_are_understood() {
+    fn git_commands_are_parsed() {
         for (command, service, repository) in [
-            ("git-upload-pack 'board.git'", Service::UploadPack, "board.git"),
-            ("git-upload-pack '/board.git'", Service::UploadPack, "board.git"),
+            ("git-upload-pack 'board.git'", GitService::UploadPack, "board.git"),
             (
-                "git-receive-pack \"/board.git\"",
-                Service::ReceivePack,
+                "git-upload-pack '/board.git'",
+                GitService::UploadPack,
                 "board.git",
             ),
-            ("git-receive-pack board.git", Service::ReceivePack, "board.git"),
-            ("git-upload-archive '/board'", Service::UploadArchive, "board"),
+            (
+                "git-receive-pack \"/board.git\"",
+                GitService::ReceivePack,
+                "board.git",
+            ),
+            ("git-receive-pack board.git", GitService::ReceivePack, "board.git"),
+            ("git-upload-archive '/board'", GitService::UploadArchive, "board"),
         ] {
-            let read = parse(command.as_bytes()).unwrap();
+            let read = parse_command(command.as_bytes()).unwrap();
             assert_eq!(
                 (read.service, read.repository.as_str()),
                 (service, repository),
@@ -64,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_shell_would_make_of_it_stays_part_of_the_name() {
+    fn shell_syntax_stays_part_of_the_repository_name() {
         for (command, repository) in [
             ("git-upload-pack 'a.git' --strict", "'a.git' --strict"),
             ("git-upload-pack '//etc'", "/etc"),
@@ -74,7 +78,7 @@ mod tests {
             ("git-upload-pack $(ls)", "$(ls)"),
         ] {
             assert_eq!(
-                parse(command.as_bytes()).unwrap().repository,
+                parse_command(command.as_bytes()).unwrap().repository,
                 repository,
                 "{command}"
             );
@@ -82,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_no_command() {
+    fn other_commands_are_refused() {
         for command in [
             "",
             "ls",
@@ -92,15 +96,15 @@ mod tests {
             "scp -t /tmp",
             "git-shell a",
         ] {
-            assert_eq!(parse(command.as_bytes()), None, "{command}");
+            assert_eq!(parse_command(command.as_bytes()), None, "{command}");
         }
-        assert_eq!(parse(b"git-upload-pack '\xff.git'"), None);
+        assert_eq!(parse_command(b"git-upload-pack '\xff.git'"), None);
     }
 
     proptest! {
         #[test]
         fn no_command_makes_it_panic(command in "(git-upload-pack|git-receive-pack|.{0,9}) .{0,40}") {
-            let _ = parse(command.as_bytes());
+            let _ = parse_command(command.as_bytes());
         }
     }
 }

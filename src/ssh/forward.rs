@@ -1,11 +1,11 @@
-//! What another replica has to answer: it is passed on there, in the name of the user.
+//! Forwards commands to the replica that has the repository, on behalf of the user.
 //!
-//! A replica logs in to the other one under a fixed name and by the key that only replicas have, once the other
-//! has shown the host key that only replicas have; then it says in the channel's variables for whom it asks. The
-//! other believes these variables of nobody else, and decides on the user's rights anew. What was passed on goes
-//! no further.
+//! A replica verifies the host key of the other one, which only replicas have, and logs in under a fixed name
+//! with the replica key, which also only replicas have. Channel variables then name the user. The other
+//! replica accepts these variables from replicas only, and checks the user's permissions again. A forwarded
+//! command is not forwarded again.
 //!
-//! Each command has a connection of its own, so that a client that does not read holds up nobody else's.
+//! Each command has a connection of its own, so that a client that does not read delays no other client.
 
 use std::time::Duration;
 
@@ -14,126 +14,142 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::core::Core;
-use crate::kernel::problem::Problem;
-use crate::repositories::Elsewhere;
+use crate::kernel::error::Error;
+use crate::repositories::RemoteReplica;
 use crate::ssh::HostKey;
-use crate::ssh::client::{self, ClientError, Hearing, PublicKey, Speaking};
-use crate::ssh::command::Request;
-use crate::ssh::errand::Guest;
+use crate::ssh::client::{self, ChannelReader, ChannelWriter, ClientError, SshPublicKey};
+use crate::ssh::command::GitRequest;
+use crate::ssh::exec::SshPeer;
 use crate::ssh::relay;
 
-/// Under which a replica logs in. To a user it is a name like any other.
-pub(super) const USER: &str = "tancho-replica";
+/// The login name of replicas. For users it is a name like any other.
+pub(super) const REPLICA_USER: &str = "tancho-replica";
 /// The variable with the fingerprint of the user's key.
-pub(super) const KEY: &str = "TANCHO_SSH_KEY";
+pub(super) const KEY_VARIABLE: &str = "TANCHO_SSH_KEY";
 /// The variable with the user's address.
-pub(super) const ADDRESS: &str = "TANCHO_SSH_ADDRESS";
+pub(super) const ADDRESS_VARIABLE: &str = "TANCHO_SSH_ADDRESS";
 
-/// For a connection to another replica.
-const CONNECT: Duration = Duration::from_secs(4);
-/// For each step from there to the command.
-const STEP: Duration = Duration::from_secs(10);
-/// Logins to other replicas at once. Few, for at the door of each an address has only so many places, and
-/// several replicas may have the same one.
-const LOGINS: usize = 4;
+/// The timeout for connecting to another replica.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// The timeout of each step from there to the command.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Concurrent logins to other replicas. Few, because each of them limits pending logins per address, and
+/// several replicas may share an address.
+const MAX_LOGINS: usize = 4;
 
-/// Comes when this replica stops and the time for what is under way is nearly over.
-async fn stopping(core: &Core) -> Problem {
+/// Completes when this replica stops and the drain time is nearly over.
+async fn wait_for_shutdown(core: &Core) -> Error {
     core.stop.cancelled().await;
-    tokio::time::sleep(core.settings.api.drain * 2 / 3).await;
-    Problem::unavailable(
-        "This server is being stopped before this was at its end. A push that is being deployed goes on: fetch in a \
+    tokio::time::sleep(core.settings.api.drain_timeout * 2 / 3).await;
+    Error::unavailable(
+        "This server is shutting down before the command was complete. A deploy in progress continues: fetch in a \
          while to see whether the branch has moved.",
     )
 }
 
-/// The other replicas, and how they know us.
-pub(super) struct Replicas {
+/// The client for other replicas.
+pub(super) struct ReplicaClient {
     key: HostKey,
     logins: Semaphore,
 }
 
-/// What is passed on.
-pub(super) struct Passed<'a> {
-    pub(super) guest: &'a Guest,
-    pub(super) request: &'a Request,
-    pub(super) protocol: Option<&'a str>,
+/// A command to forward.
+pub(super) struct ForwardedCommand<'a> {
+    pub(super) peer: &'a SshPeer,
+    pub(super) request: &'a GitRequest,
+    pub(super) protocol_version: Option<&'a str>,
 }
 
-impl Replicas {
+impl ReplicaClient {
     pub(super) fn new(key: HostKey) -> Self {
         Self {
             key,
-            logins: Semaphore::new(LOGINS),
+            logins: Semaphore::new(MAX_LOGINS),
         }
     }
 
-    /// Whether a key is that of a replica.
-    pub(super) fn is_one(&self, key: &russh::keys::PublicKey) -> bool {
-        PublicKey::new(key) == self.key.replica.public()
+    /// Returns whether a key is the replica key.
+    pub(super) fn is_replica_key(&self, key: &russh::keys::PublicKey) -> bool {
+        SshPublicKey::new(key) == self.key.replica_key.public_key()
     }
 
-    /// Lets the replica that has the repository speak with the client, who reads, hears and is told errors by the
-    /// three; git's exit status there. Errors: `Unavailable` while that replica is away.
-    pub(super) async fn pass_on(
+    /// Runs the command on the replica that has the repository, and relays it to the client, given by its
+    /// standard input, output and error; returns git's exit status. Errors: `Unavailable` while that replica
+    /// is down.
+    pub(super) async fn forward_command(
         &self,
         core: &Core,
-        elsewhere: &Elsewhere,
-        passed: &Passed<'_>,
+        elsewhere: &RemoteReplica,
+        forwarded: &ForwardedCommand<'_>,
         client: (
             impl AsyncRead + Unpin,
             impl AsyncWrite + Unpin,
             impl AsyncWrite + Unpin,
         ),
-    ) -> Result<u32, Problem> {
+    ) -> Result<u32, Error> {
         let Some(address) = &elsewhere.ssh_address else {
-            return Err(elsewhere.problem(core));
+            return Err(elsewhere.wrong_host_error(core));
         };
         let host = &elsewhere.host;
-        let (speaking, mut hearing) = self.begin(address, passed).await.map_err(|error| {
-            // Not the user's to mend: a wrong address looks the same to them.
-            tracing::warn!(%error, host, address, "another replica cannot be reached over SSH");
-            Problem::unavailable(format!(
-                "The host {host}, which has this repository, does not answer: try again when it is back."
+        let (input, mut output) = self.start_command(address, forwarded).await.map_err(|error| {
+            // The user cannot fix this: a wrong address looks the same to them.
+            tracing::warn!(%error, host, address, "cannot reach another replica over SSH");
+            Error::unavailable(format!(
+                "The host {host}, which has this repository, does not respond: try again when it is back."
             ))
-            .because(error)
+            .with_source(error)
         })?;
-        let passing = relay::pass(&speaking, &mut hearing, client, core.settings.ssh.idle);
+        let passing = relay::relay_remote(&input, &mut output, client, core.settings.ssh.idle_timeout);
         let is_complete = tokio::select! {
             is_complete = passing => is_complete,
-            problem = stopping(core) => return Err(problem),
+            error = wait_for_shutdown(core) => return Err(error),
         };
-        match hearing.status() {
+        match output.exit_status() {
             Some(status) => {
-                core.tasks.spawn(hearing.leave());
+                core.tasks.spawn(output.close_connection());
                 Ok(status)
             }
-            None if is_complete => Err(Problem::unavailable(format!(
-                "The host {host}, which has this repository, went away before this was at its end: try again when \
-                 it is back."
+            None if is_complete => Err(Error::unavailable(format!(
+                "The host {host}, which has this repository, closed the connection before the command was complete: try again \
+                 when it is back."
             ))),
-            // The client is gone, or too slow.
+            // The client is gone or too slow.
             None => Ok(1),
         }
     }
 
-    async fn begin(&self, address: &str, passed: &Passed<'_>) -> Result<(Speaking, Hearing), ClientError> {
-        let entering = async {
-            let place = timeout(STEP, self.logins.acquire()).await;
-            let _place = place.map_err(|_| ClientError::Late("have room for us"))?;
-            let stream = client::reach(address, CONNECT).await?;
-            let met = client::meet(stream, STEP).await?.expect(&self.key.public())?;
-            met.log_in(USER, &self.key.replica).await
+    async fn start_command(
+        &self,
+        address: &str,
+        forwarded: &ForwardedCommand<'_>,
+    ) -> Result<(ChannelWriter, ChannelReader), ClientError> {
+        let logging_in = async {
+            let permit = timeout(STEP_TIMEOUT, self.logins.acquire()).await;
+            let _permit = permit.map_err(|_| ClientError::TimedOut("the wait for a login slot"))?;
+            let stream = client::connect_tcp(address, CONNECT_TIMEOUT).await?;
+            let server = client::perform_handshake(stream, STEP_TIMEOUT)
+                .await?
+                .require_host_key(&self.key.public_key())?;
+            server.log_in(REPLICA_USER, &self.key.replica_key).await
         };
-        let address = passed.guest.address.to_string();
-        let mut variables = vec![(KEY, &*passed.guest.key), (ADDRESS, &address)];
-        if let Some(protocol) = passed.protocol {
+        let address = forwarded.peer.address.to_string();
+        let mut variables = vec![
+            (KEY_VARIABLE, &*forwarded.peer.key_fingerprint),
+            (ADDRESS_VARIABLE, &address),
+        ];
+        if let Some(protocol) = forwarded.protocol_version {
             variables.push(("GIT_PROTOCOL", protocol));
         }
-        // Taken apart and put together: whatever else the client wrote stays here.
-        let (service, name) = (passed.request.service.name(), &passed.request.repository);
+        // Built from the parsed request, so that nothing else of the client's command line is forwarded.
+        let (service, name) = (
+            forwarded.request.service.program_name(),
+            &forwarded.request.repository,
+        );
         let command = format!("{service} {name}");
-        entering.await?.run(&variables, command.as_bytes()).await
+        logging_in
+            .await?
+            .exec_command(&variables, command.as_bytes())
+            .await
     }
 }
 
@@ -144,28 +160,34 @@ mod tests {
 
     use super::*;
     use crate::kernel::secret::Secret;
-    use crate::repositories::Service;
-    use crate::ssh::client::tests::{pair, serve};
+    use crate::repositories::GitService;
+    use crate::ssh::client::tests::{random_key_pair, serve_one_connection};
 
     #[tokio::test]
-    async fn nobody_is_logged_in_to_who_has_another_host_key_than_ours() {
-        let own = HostKey::from_seed(&Secret::random()).unwrap();
-        let address = serve(&pair(), &own.replica).await;
-        let guest = Guest {
-            key: Arc::from("SHA256:a"),
+    async fn login_to_replica_with_another_host_key_is_refused() {
+        let own = HostKey::from_seed(&Secret::random_hex()).unwrap();
+        let address = serve_one_connection(&random_key_pair(), &own.replica_key).await;
+        let peer = SshPeer {
+            key_fingerprint: Arc::from("SHA256:a"),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            was_passed: false,
+            was_forwarded: false,
         };
-        let request = Request {
-            service: Service::UploadPack,
+        let request = GitRequest {
+            service: GitService::UploadPack,
             repository: "shop".to_owned(),
         };
-        let passed = Passed {
-            guest: &guest,
+        let forwarded = ForwardedCommand {
+            peer: &peer,
             request: &request,
-            protocol: None,
+            protocol_version: None,
         };
-        let begun = Replicas::new(own).begin(&address, &passed).await.err();
-        assert!(matches!(begun, Some(ClientError::OtherKey(_))), "{begun:?}");
+        let begun = ReplicaClient::new(own)
+            .start_command(&address, &forwarded)
+            .await
+            .err();
+        assert!(
+            matches!(begun, Some(ClientError::HostKeyMismatch(_))),
+            "{begun:?}"
+        );
     }
 }

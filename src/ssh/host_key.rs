@@ -1,56 +1,56 @@
-//! The key by which clients know the server: made once, the same on all replicas.
+//! The host key of the server: created once, the same on all replicas.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::db::Db;
-use crate::kernel::problem::Problem;
-use crate::kernel::seal::{Column, Keyring, Place};
+use crate::kernel::encryption::{AssociatedData, Keyring, SealedColumn};
+use crate::kernel::error::Error;
 use crate::kernel::secret::Secret;
-use crate::ssh::client::{KeyPair, PublicKey};
+use crate::ssh::client::{KeyPair, SshPublicKey};
 use crate::ssh::store;
 
-/// What makes the key of replicas another one than the host key.
-const LABEL: &[u8] = b"tancho: a replica logs in to another";
+/// The label that derives the replica key from the seed of the host key.
+const REPLICA_KEY_LABEL: &[u8] = b"tancho: a replica logs in to another";
 
-/// See the module.
+/// The host key; see the module.
 #[derive(Clone)]
 pub struct HostKey {
-    pub(super) server: KeyPair,
-    /// By which replicas know each other; of the same seed, and its public half is told to nobody else. The host
-    /// key itself never logs in anywhere.
-    pub(super) replica: KeyPair,
+    pub(super) server_key: KeyPair,
+    /// The key by which replicas authenticate to each other. It is derived from the same seed, and its public
+    /// half is published nowhere. The host key itself is never used to log in.
+    pub(super) replica_key: KeyPair,
 }
 
 impl HostKey {
-    /// The key of this database, made now if there is none. Of two replicas that start at once, one makes it.
-    /// The keys that seal must have been agreed on.
-    pub async fn load(db: &Db, keys: &Keyring) -> Result<Self, Problem> {
-        let place = Place::new(Column::SSH_HOST_KEY, &[&true]);
-        // Never kept but by the first; cheap enough to be made at each start.
-        let fresh = keys.seal(&place, &Secret::random());
-        let kept = store::claim(db, &fresh).await?;
-        Self::from_seed(&keys.open(&place, &kept)?)
+    /// Loads the key from the database, and creates it if there is none. If two replicas start at once, one
+    /// creates it. The encryption keys must have been checked before.
+    pub async fn load_or_create(db: &Db, keys: &Keyring) -> Result<Self, Error> {
+        let associated_data = AssociatedData::new(SealedColumn::SSH_HOST_KEY, &[&true]);
+        // Used only if none is stored; cheap enough to generate at each start.
+        let fresh = keys.encrypt(&associated_data, &Secret::random_hex());
+        let kept = store::claim_host_key(db, &fresh).await?;
+        Self::from_seed(&keys.decrypt(&associated_data, &kept)?)
     }
 
-    pub(super) fn from_seed(seed: &Secret) -> Result<Self, Problem> {
-        let mut derived =
-            Hmac::<Sha256>::new_from_slice(seed.expose().as_bytes()).expect("a key of any length does");
-        derived.update(LABEL);
+    pub(super) fn from_seed(seed: &Secret) -> Result<Self, Error> {
+        let mut derived = Hmac::<Sha256>::new_from_slice(seed.expose_secret().as_bytes())
+            .expect("HMAC accepts keys of any length");
+        derived.update(REPLICA_KEY_LABEL);
         let derived = Secret::new(hex::encode(derived.finalize().into_bytes()));
         Ok(Self {
-            server: KeyPair::from_seed(seed)?,
-            replica: KeyPair::from_seed(&derived)?,
+            server_key: KeyPair::from_seed(seed)?,
+            replica_key: KeyPair::from_seed(&derived)?,
         })
     }
 
-    pub(super) fn public(&self) -> PublicKey {
-        self.server.public()
+    pub(super) fn public_key(&self) -> SshPublicKey {
+        self.server_key.public_key()
     }
 
-    /// `SHA256:…`, as `ssh` shows it at the first connection.
+    /// Returns `SHA256:…`, as `ssh` shows it at the first connection.
     pub fn fingerprint(&self) -> String {
-        self.public().fingerprint()
+        self.public_key().fingerprint()
     }
 }
 
@@ -59,13 +59,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replicas_have_a_key_of_their_own_and_all_the_same() {
-        let seed = Secret::random();
+    fn replica_key_is_the_same_on_all_replicas_and_not_the_host_key() {
+        let seed = Secret::random_hex();
         let (one, other) = (
             HostKey::from_seed(&seed).unwrap(),
             HostKey::from_seed(&seed).unwrap(),
         );
-        assert_eq!(one.replica.public(), other.replica.public());
-        assert_ne!(one.replica.public(), one.public());
+        assert_eq!(one.replica_key.public_key(), other.replica_key.public_key());
+        assert_ne!(one.replica_key.public_key(), one.public_key());
     }
 }

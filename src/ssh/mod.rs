@@ -1,38 +1,38 @@
-//! SSH: a second door to the repositories of apps, for `git` alone.
+//! SSH: access to the repositories of apps, for `git` only.
 //!
-//! A user shows that they have one of the private keys whose public half they have added; the name they log
-//! in with does not matter. What they may then say is one of three commands, `git-upload-pack`,
-//! `git-receive-pack` and `git-upload-archive`, with the name of a repository, as `git` says them. The words
-//! are taken apart here: no shell is ever asked, nothing of the client's environment but the version of git's
-//! protocol gets through, and there are no terminals, no forwarding, no files. Who may use which repository
-//! is decided where it is for HTTP ([`crate::repositories`]), anew for each command, so that a key or a role
-//! that has been taken away ends what an open connection can do.
+//! A user authenticates with a private key whose public half was added to their account; the login name does
+//! not matter. A client may run one of three commands, `git-upload-pack`, `git-receive-pack` and
+//! `git-upload-archive`, with the name of a repository, as `git` sends them. The command line is parsed here:
+//! no shell runs, the only variable accepted from the client is the version of git's protocol, and there are
+//! no terminals, no forwarding and no file transfer. Access to repositories is checked where it is for HTTP
+//! ([`crate::repositories`]), anew for each command, so that removing a key or a role takes effect on open
+//! connections.
 //!
-//! The host key is made once and kept sealed in the database, so that all replicas have the same one and no
-//! client is warned of another machine.
+//! The host key is created once and stored encrypted in the database, so that all replicas have the same one
+//! and clients get no warning.
 //!
-//! A repository that another replica has is spoken with there: the command is passed on, with the user's key and
+//! A command for a repository on another replica is forwarded there, with the user's key fingerprint and
 //! address, under a key that only replicas have (`forward`).
 //!
-//! A connection has to log in soon, may try few keys, may hold few channels, and is closed when nothing runs
-//! in it for a while. When the server stops, it takes no more connections, closes those in which nothing
-//! runs, and lets the commands of the others come to their end. A client that does not read holds up its own
-//! command only, and for so long.
+//! Connections are limited per address before login, and per user after it. A connection must log in within a
+//! time limit, may try few keys and open few channels, and is closed when it has been idle for a while. When
+//! the server stops, it accepts no more connections, closes idle ones, and lets running commands finish. A
+//! client that does not read delays only its own command, and for a limited time.
 //!
-//! [`client`] is the other side of the protocol, for whoever has to log in to another server.
+//! [`client`] is the client side of the protocol, for logging in to other servers.
 //!
-//! The protocol itself is `russh`, which is named in this folder and nowhere else.
+//! The protocol is implemented by `russh`, which is used in this folder only.
 
 pub mod client;
 mod command;
-mod errand;
+mod exec;
 mod forward;
 mod host_key;
-mod manner;
 mod relay;
 mod serve;
+mod server_config;
 mod session;
 mod store;
 
 pub use host_key::HostKey;
-pub use serve::serve;
+pub use serve::serve_connections;

@@ -1,67 +1,89 @@
-//! The bytes between a channel and git.
+//! Relays bytes between a channel and git.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::core::Core;
-use crate::kernel::call::Call;
-use crate::kernel::problem::Problem;
-use crate::repositories::{Manner, Repository, Talk};
-use crate::ssh::client::{Hearing, Piece, Speaking};
+use crate::kernel::error::Error;
+use crate::kernel::request_context::RequestContext;
+use crate::repositories::{GitProtocol, GitSession, ProgressSink, Repository};
+use crate::ssh::client::{ChannelOutput, ChannelReader, ChannelWriter};
 
 const CHUNK: usize = 64 * 1024;
-/// Chunks on their way to the client.
-const AHEAD: usize = 8;
+/// The time limit for writing a progress message.
+const PROGRESS_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Buffered chunks per client.
+const OUTPUT_BUFFER: usize = 8;
 
-/// Lets git speak with a client; git's exit status. A client that takes nothing for `ssh.idle_seconds`, or with
-/// which nothing goes either way for so long, is given up.
-pub(super) async fn run(
+/// Runs git for a client; returns its exit status. Gives up on a client that reads nothing for
+/// `ssh.idle_seconds`, and on a connection without traffic in either direction for that time.
+pub(super) async fn relay_local(
     core: &Core,
-    call: &Call,
+    call: &RequestContext,
     repository: &Repository,
-    manner: Manner<'_>,
-    client: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
-) -> Result<u32, Problem> {
-    let (talk, stdin) = Talk::start(core, call, repository, manner).await?;
-    let (sender, receiver) = mpsc::channel(AHEAD);
-    // Apart, because a push goes on without its client.
-    let hearing = core.tasks.spawn(talk.hear(sender));
-    let pulse = Pulse::new(core.settings.ssh.idle);
-    let (reader, writer) = client;
+    protocol: GitProtocol<'_>,
+    client: (
+        impl AsyncRead + Unpin,
+        impl AsyncWrite + Unpin,
+        impl AsyncWrite + Unpin + Send,
+    ),
+) -> Result<u32, Error> {
+    let (reader, writer, errors) = client;
+    let waiting = StderrProgress(tokio::sync::Mutex::new(errors));
+    let (session, stdin) = GitSession::start_session(core, call, repository, protocol, &waiting).await?;
+    let (sender, receiver) = mpsc::channel(OUTPUT_BUFFER);
+    // A task of its own, because a push continues without its client.
+    let output = core.tasks.spawn(session.stream_output(sender));
+    let idle_timer = IdleTimer::new(core.settings.ssh.idle_timeout);
     tokio::select! {
-        () = tell(receiver, writer, &pulse) => {}
-        () = feed(reader, stdin, &pulse) => {}
-        () = pulse.stopped() => {}
+        () = send_output(receiver, writer, &idle_timer) => {}
+        () = feed_stdin(reader, stdin, &idle_timer) => {}
+        () = idle_timer.wait_until_idle() => {}
     }
-    // With the pipe closed, git comes to its end soon.
-    let status = hearing.await.map_err(Problem::internal)?;
+    // When its input is closed, git exits soon.
+    let status = output.await.map_err(Error::internal)?;
     Ok(status.and_then(|status| u32::try_from(status).ok()).unwrap_or(1))
 }
 
-/// Lets the git of another replica speak with a client, who reads, hears and is told errors by the three. True:
-/// to its end, or that of the connection there; false: the client was given up, as above.
-pub(super) async fn pass(
-    speaking: &Speaking,
-    hearing: &mut Hearing,
+/// Sends progress messages to the client's standard error.
+struct StderrProgress<W>(tokio::sync::Mutex<W>);
+
+#[async_trait]
+impl<W: AsyncWrite + Unpin + Send> ProgressSink for StderrProgress<W> {
+    async fn send_progress(&self, line: &str) {
+        let line = format!("{line}\n");
+        let mut errors = self.0.lock().await;
+        // Dropped if the client does not read.
+        let _ = tokio::time::timeout(PROGRESS_WRITE_TIMEOUT, errors.write_all(line.as_bytes())).await;
+    }
+}
+
+/// Relays a git process on another replica to the client, given by its standard input, output and error.
+/// Returns true if the command or the connection to the replica has ended; false if the client is gone or was
+/// given up, as in `relay_local`.
+pub(super) async fn relay_remote(
+    input: &ChannelWriter,
+    output: &mut ChannelReader,
     client: (
         impl AsyncRead + Unpin,
         impl AsyncWrite + Unpin,
         impl AsyncWrite + Unpin,
     ),
-    quiet: Duration,
+    idle_limit: Duration,
 ) -> bool {
-    let pulse = Pulse::new(quiet);
+    let idle_timer = IdleTimer::new(idle_limit);
     let (reader, mut out, mut err) = client;
-    let telling = async {
-        while let Some(piece) = hearing.next().await {
-            let is_taken = match piece {
-                Piece::Out(bytes) => say(&mut out, &bytes, &pulse).await,
-                Piece::Err(bytes) => say(&mut err, &bytes, &pulse).await,
+    let copying = async {
+        while let Some(chunk) = output.next_output().await {
+            let is_taken = match chunk {
+                ChannelOutput::Stdout(bytes) => write_chunk(&mut out, &bytes, &idle_timer).await,
+                ChannelOutput::Stderr(bytes) => write_chunk(&mut err, &bytes, &idle_timer).await,
             };
             if !is_taken {
                 return false;
@@ -70,33 +92,33 @@ pub(super) async fn pass(
         true
     };
     tokio::select! {
-        is_complete = telling => is_complete,
-        () = feed(reader, speaking.writer(), &pulse) => false,
-        () = pulse.stopped() => false,
+        is_complete = copying => is_complete,
+        () = feed_stdin(reader, input.stdin_writer(), &idle_timer) => false,
+        () = idle_timer.wait_until_idle() => false,
     }
 }
 
-/// When something last went either way.
-struct Pulse {
-    last: Mutex<Instant>,
-    quiet: Duration,
+/// The time of the last traffic in either direction.
+struct IdleTimer {
+    last_activity: Mutex<Instant>,
+    idle_limit: Duration,
 }
 
-impl Pulse {
-    fn new(quiet: Duration) -> Self {
+impl IdleTimer {
+    fn new(idle_limit: Duration) -> Self {
         Self {
-            last: Mutex::new(Instant::now()),
-            quiet,
+            last_activity: Mutex::new(Instant::now()),
+            idle_limit,
         }
     }
 
-    fn beat(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn record_activity(&self) {
+        *self.last_activity.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    async fn stopped(&self) {
+    async fn wait_until_idle(&self) {
         loop {
-            let end = *self.last.lock().unwrap_or_else(PoisonError::into_inner) + self.quiet;
+            let end = *self.last_activity.lock().unwrap_or_else(PoisonError::into_inner) + self.idle_limit;
             if end <= Instant::now() {
                 return;
             }
@@ -105,12 +127,16 @@ impl Pulse {
     }
 }
 
-/// Brings what the client says to git, and its end. What git no longer reads is thrown away, so that the
-/// client comes to read why. Never ends by itself: git does.
-async fn feed(mut reader: impl AsyncRead + Unpin, stdin: impl AsyncWrite + Unpin, pulse: &Pulse) {
+/// Forwards the client's input and its end to git. What git no longer reads is discarded, so that the client
+/// reaches git's error message. Never completes: the end of git ends the relay.
+async fn feed_stdin(
+    mut reader: impl AsyncRead + Unpin,
+    stdin: impl AsyncWrite + Unpin,
+    idle_timer: &IdleTimer,
+) {
     let (mut chunk, mut stdin) = (vec![0; CHUNK], Some(stdin));
     while let Ok(read @ 1..) = reader.read(&mut chunk).await {
-        pulse.beat();
+        idle_timer.record_activity();
         if let Some(pipe) = &mut stdin
             && pipe.write_all(&chunk[..read]).await.is_err()
         {
@@ -118,25 +144,29 @@ async fn feed(mut reader: impl AsyncRead + Unpin, stdin: impl AsyncWrite + Unpin
         }
     }
     if let Some(mut pipe) = stdin {
-        // A git that has gone needs no end.
+        // Git may have exited.
         let _ = pipe.shutdown().await;
     }
     std::future::pending::<()>().await;
 }
 
-/// Brings what git says to the client, until git has said all or the client is gone.
-async fn tell(mut receiver: mpsc::Receiver<Bytes>, mut writer: impl AsyncWrite + Unpin, pulse: &Pulse) {
+/// Forwards git's output to the client, until git has ended or the client is gone.
+async fn send_output(
+    mut receiver: mpsc::Receiver<Bytes>,
+    mut writer: impl AsyncWrite + Unpin,
+    idle_timer: &IdleTimer,
+) {
     while let Some(chunk) = receiver.recv().await {
-        if !say(&mut writer, &chunk, pulse).await {
+        if !write_chunk(&mut writer, &chunk, idle_timer).await {
             return;
         }
     }
 }
 
-/// Brings one chunk to the client. False: they are gone, or take nothing.
-async fn say(writer: &mut (impl AsyncWrite + Unpin), chunk: &[u8], pulse: &Pulse) -> bool {
-    pulse.beat();
-    let said = tokio::time::timeout(pulse.quiet, writer.write_all(chunk)).await;
-    pulse.beat();
-    matches!(said, Ok(Ok(())))
+/// Writes one chunk to the client. Returns false if the client is gone or does not read.
+async fn write_chunk(writer: &mut (impl AsyncWrite + Unpin), chunk: &[u8], idle_timer: &IdleTimer) -> bool {
+    idle_timer.record_activity();
+    let written = tokio::time::timeout(idle_timer.idle_limit, writer.write_all(chunk)).await;
+    idle_timer.record_activity();
+    matches!(written, Ok(Ok(())))
 }

@@ -1,4 +1,4 @@
-//! Connections: how many there may be, and how long one may stand.
+//! Accepts connections, and limits their number and duration.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,24 +12,29 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::core::Core;
-use crate::ssh::client::Leash;
-use crate::ssh::forward::Replicas;
-use crate::ssh::session::{Fault, Session, Status};
-use crate::ssh::{HostKey, manner};
+use crate::kernel::fair_slots::{FairSlots, SlotLimits};
+use crate::ssh::client::ShutdownOnDrop;
+use crate::ssh::forward::ReplicaClient;
+use crate::ssh::session::{SessionError, SessionStatus, SshSession, UserSlots};
+use crate::ssh::{HostKey, server_config};
 
-/// Connections of one address that have not logged in yet, at most: one client must not keep all others out.
-const MOST_AT_THE_DOOR: usize = 20;
-/// For a client to hang up once it has all it asked for, and once it was told to.
-const FAREWELL: Duration = Duration::from_secs(5);
-/// After `accept` failed (no descriptor left): time for others to close.
-const PAUSE: Duration = Duration::from_millis(50);
+/// The limit on connections per address that have not logged in yet, so that one client cannot block all
+/// others.
+const MAX_PENDING_PER_IP: usize = 20;
+/// A user may have this many connections, however low the total limit is.
+const MIN_PER_USER: usize = 2;
+/// How long a client may take to disconnect after its last command, and after it was asked to.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after `accept` fails (no descriptors left), so that other connections can close.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves a listener until the server stops, then lets commands under way finish.
-pub async fn serve(listener: TcpListener, core: Core, key: HostKey) {
-    let config = Arc::new(manner::config(&core.settings.ssh, &key));
-    let replicas = Arc::new(Replicas::new(key));
-    let room = Arc::new(Semaphore::new(core.settings.ssh.max_connections));
-    let (door, tasks) = (Door::default(), TaskTracker::new());
+/// Serves a listener until the server stops, then lets running commands finish.
+pub async fn serve_connections(listener: TcpListener, core: Core, key: HostKey) {
+    let config = Arc::new(server_config::build_config(&core.settings.ssh, &key));
+    let replicas = Arc::new(ReplicaClient::new(key));
+    let most = core.settings.ssh.max_connections;
+    let (connection_slots, user_slots) = (Arc::new(Semaphore::new(most)), build_user_slots(most));
+    let (per_ip_limit, tasks) = (PerIpLimit::new(most), TaskTracker::new());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -37,24 +42,27 @@ pub async fn serve(listener: TcpListener, core: Core, key: HostKey) {
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
-            Err(cause) => {
-                tracing::debug!(%cause, "cannot accept a connection");
-                tokio::time::sleep(PAUSE).await;
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 continue;
             }
         };
-        let (Ok(place), Some(waiting)) = (Arc::clone(&room).try_acquire_owned(), door.knock(peer.ip()))
-        else {
-            // Lines before the protocol are allowed, and clients show them when asked to be verbose. Best effort.
+        let (Ok(permit), Some(waiting)) = (
+            Arc::clone(&connection_slots).try_acquire_owned(),
+            per_ip_limit.try_admit(peer.ip()),
+        ) else {
+            // Lines before the protocol are permitted; clients show them in verbose mode. Best effort.
             let _ = stream.try_write(b"Too many connections: try again in a moment.\r\n");
             continue;
         };
-        let (core, config, replicas) = (core.clone(), Arc::clone(&config), Arc::clone(&replicas));
+        let (core, config) = (core.clone(), Arc::clone(&config));
+        let shared = (Arc::clone(&replicas), user_slots.clone());
         tasks.spawn(async move {
-            if let Err(cause) = attend(&core, config, replicas, (stream, peer), waiting).await {
-                tracing::debug!(%cause, "an SSH connection ended");
+            if let Err(error) = drive_connection(&core, config, shared, (stream, peer), waiting).await {
+                tracing::debug!(%error, "SSH connection ended with an error");
             }
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
@@ -62,20 +70,20 @@ pub async fn serve(listener: TcpListener, core: Core, key: HostKey) {
     tasks.wait().await;
 }
 
-/// Drives a connection to its end.
-async fn attend(
+/// Runs a connection to its end.
+async fn drive_connection(
     core: &Core,
     config: Arc<Config>,
-    replicas: Arc<Replicas>,
+    (replicas, user_slots): (Arc<ReplicaClient>, UserSlots),
     (stream, peer): (TcpStream, SocketAddr),
-    waiting: Waiting,
-) -> Result<(), Fault> {
+    waiting: PendingLogin,
+) -> Result<(), SessionError> {
     let settings = &core.settings.ssh;
-    let (_leash, stream) = Leash::take(stream)?;
-    let (status, mut seen) = watch::channel(Status::default());
-    let late = tokio::time::sleep(settings.login);
+    let (_guard, stream) = ShutdownOnDrop::wrap_stream(stream)?;
+    let (status, mut seen) = watch::channel(SessionStatus::default());
+    let late = tokio::time::sleep(settings.login_timeout);
     tokio::pin!(late);
-    let session = Session::new(core.clone(), peer.ip(), status, replicas);
+    let session = SshSession::new(core.clone(), peer.ip(), status, replicas, user_slots);
     let running = tokio::select! {
         running = run_stream(config, stream, session) => running?,
         () = &mut late => return Ok(()),
@@ -85,59 +93,82 @@ async fn attend(
     tokio::pin!(running);
     tokio::select! {
         ended = &mut running => return ended,
-        _ = seen.wait_for(|status| status.is_inside) => {}
+        _ = seen.wait_for(|status| status.is_authenticated) => {}
         () = &mut late => return Ok(()),
         () = core.stop.cancelled() => return Ok(()),
     }
     drop(waiting);
     let why = loop {
-        let is_idle = seen.borrow_and_update().commands == 0;
+        let is_idle = seen.borrow_and_update().active_commands == 0;
         tokio::select! {
             ended = &mut running => return ended,
             Ok(()) = seen.changed() => {}
-            () = core.stop.cancelled(), if is_idle => break "the server is stopping",
-            () = tokio::time::sleep(settings.idle), if is_idle => break "nothing has happened for too long",
+            () = core.stop.cancelled(), if is_idle => break "the server is shutting down",
+            () = tokio::time::sleep(settings.idle_timeout), if is_idle => break "the connection was idle for too long",
         }
     };
-    // What a command said last may still be on its way, and a goodbye would overtake it. Who has it hangs up.
-    let has_run = seen.borrow().has_run;
-    if has_run && let Ok(ended) = tokio::time::timeout(FAREWELL, &mut running).await {
+    // The last output of a command may still be in flight, and a disconnect would overtake it. The client
+    // disconnects once it has it.
+    let has_run = seen.borrow().has_run_command;
+    if has_run && let Ok(ended) = tokio::time::timeout(DISCONNECT_TIMEOUT, &mut running).await {
         return ended;
     }
-    let farewell = async {
-        // Fails when the client was quicker, which is as good.
+    let disconnecting = async {
+        // Fails if the client has disconnected already.
         let _ = handle
             .disconnect(Disconnect::ByApplication, why.to_owned(), String::new())
             .await;
         running.await
     };
-    tokio::time::timeout(FAREWELL, farewell).await.unwrap_or(Ok(()))
+    tokio::time::timeout(DISCONNECT_TIMEOUT, disconnecting)
+        .await
+        .unwrap_or(Ok(()))
 }
 
-/// Who has not logged in yet, by address.
-#[derive(Clone, Default)]
-struct Door(Arc<Mutex<HashMap<IpAddr, usize>>>);
+/// Slots for authenticated connections: a user may have a quarter of all connections.
+fn build_user_slots(most: usize) -> UserSlots {
+    FairSlots::new(SlotLimits {
+        total: most,
+        per_key: (most / 4).max(MIN_PER_USER),
+        waiting_per_key: 0,
+    })
+}
 
-/// One of them, until it is dropped.
-struct Waiting(Door, IpAddr);
+/// Limits connections per address that have not logged in yet. One address may have most of the connections,
+/// but not the last quarter.
+#[derive(Clone)]
+struct PerIpLimit {
+    pending: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    max_per_ip: usize,
+}
 
-impl Door {
-    /// `None`: too many of that address.
-    fn knock(&self, address: IpAddr) -> Option<Waiting> {
+/// A pending login, counted until it is dropped.
+struct PendingLogin(PerIpLimit, IpAddr);
+
+impl PerIpLimit {
+    fn new(most: usize) -> Self {
+        Self {
+            pending: Arc::default(),
+            max_per_ip: MAX_PENDING_PER_IP.min(most - most / 4),
+        }
+    }
+
+    /// Returns `None` if the address has too many pending logins.
+    fn try_admit(&self, address: IpAddr) -> Option<PendingLogin> {
         let address = address.to_canonical();
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let count = waiting.entry(address).or_default();
-        if *count >= MOST_AT_THE_DOOR {
+        if *count >= self.max_per_ip {
             return None;
         }
         *count += 1;
-        Some(Waiting(self.clone(), address))
+        Some(PendingLogin(self.clone(), address))
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingLogin {
     fn drop(&mut self) {
-        let mut waiting = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = waiting.get_mut(&self.1) {
             *count -= 1;
             if *count == 0 {
@@ -150,18 +181,38 @@ impl Drop for Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::ids::UserId;
 
     #[test]
-    fn one_address_fills_its_own_place_at_the_door_only() {
-        let door = Door::default();
+    fn pending_logins_of_one_address_are_limited_and_others_are_not() {
+        let per_ip_limit = PerIpLimit::new(200);
         let (one, other): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let mut waiting: Vec<Waiting> = (0..MOST_AT_THE_DOOR).map(|_| door.knock(one).unwrap()).collect();
-        assert!(door.knock(one).is_none());
-        assert!(door.knock("::ffff:10.0.0.1".parse().unwrap()).is_none());
-        assert!(door.knock(other).is_some());
+        let mut waiting: Vec<PendingLogin> = (0..MAX_PENDING_PER_IP)
+            .map(|_| per_ip_limit.try_admit(one).unwrap())
+            .collect();
+        assert!(per_ip_limit.try_admit(one).is_none());
+        assert!(
+            per_ip_limit
+                .try_admit("::ffff:10.0.0.1".parse().unwrap())
+                .is_none()
+        );
+        assert!(per_ip_limit.try_admit(other).is_some());
         waiting.pop();
-        assert!(door.knock(one).is_some());
+        assert!(per_ip_limit.try_admit(one).is_some());
         drop(waiting);
-        assert!(door.0.lock().unwrap().is_empty());
+        assert!(per_ip_limit.pending.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn small_connection_limits_leave_room_for_other_addresses_and_users() {
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        for (most, of_an_address, of_a_user) in [(1, 1, 2), (2, 2, 2), (25, 19, 6), (200, 20, 50)] {
+            let per_ip_limit = PerIpLimit::new(most);
+            let waiting: Vec<PendingLogin> = std::iter::from_fn(|| per_ip_limit.try_admit(address)).collect();
+            assert_eq!(waiting.len(), of_an_address, "{most}");
+            let (user_slots, user) = (build_user_slots(most), UserId(uuid::Uuid::nil()));
+            let held: Vec<_> = std::iter::from_fn(|| user_slots.try_acquire(&user)).collect();
+            assert_eq!(held.len(), of_a_user.min(most), "{most}");
+        }
     }
 }

@@ -1,13 +1,14 @@
-//! The other side: logging in to a server, and one command there.
+//! An SSH client: logs in to a server and runs one command there.
 //!
-//! It goes in steps, so that the caller decides in between. [`meet`] greets a server, which shows its host key
-//! and proves that it has it; nothing has been told to it until then. If the caller knows that key,
-//! [`Met::log_in`] follows, then [`Inside::run`]. Each step has the time that the caller gives it; how long a
-//! command may run, and how long it may be silent, is the caller's to say. At most one window of what a server
-//! sends is kept: who does not listen holds the server up. Whatever is dropped on the way ends the connection.
+//! It works in steps, so that the caller decides in between. [`perform_handshake`] connects to a server,
+//! which shows its host key and proves that it owns it; nothing secret has been sent until then. If the
+//! caller trusts that key, [`HandshakenServer::log_in`] follows, then [`AuthenticatedServer::exec_command`].
+//! Each step has the timeout that the caller sets; limits on the duration and the silence of a command are up
+//! to the caller. At most one window of a server's data is buffered: a caller that does not read blocks the
+//! server. Dropping any of the values ends the connection.
 
-mod leash;
-mod pair;
+mod key_pair;
+mod shutdown_on_drop;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -25,24 +26,25 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-pub(super) use self::leash::Leash;
-pub use self::pair::{KeyPair, PublicKey};
+pub use self::key_pair::{KeyPair, SshPublicKey};
+pub(super) use self::shutdown_on_drop::ShutdownOnDrop;
 
-/// How often a silent server is asked whether it is there.
-const ALIVE: Duration = Duration::from_secs(20);
-/// So many times; then it is not. A command that reads slowly may hold up the answer for a while.
-const MOST_SILENT: usize = 6;
-/// For a server to take what is sent.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// Messages of a server that wait to be heard.
-const AHEAD: usize = 16;
-/// Bytes that a server may send before it is told that they have been heard.
-const WINDOW: u32 = 1 << 20;
-/// Standard error, among the kinds of data of a channel.
-const STDERR: u32 = 1;
+/// How often an idle server is probed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// The server is disconnected after this many unanswered probes. A command that reads slowly may delay the
+/// answer.
+const MAX_UNANSWERED_KEEPALIVES: usize = 6;
+/// How long a server may take to accept data.
+const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(300);
+/// Buffered messages per channel.
+const CHANNEL_BUFFER: usize = 16;
+/// How many bytes a server may send before they are acknowledged.
+const WINDOW_BYTES: u32 = 1 << 20;
+/// The data type code of standard error.
+const EXTENDED_DATA_STDERR: u32 = 1;
 
-/// Ways to agree on a key; all servers of the last ten years have one of them.
-const EXCHANGES: &[kex::Name] = &[
+/// Key exchange algorithms; all servers of the last ten years support one of them.
+const KEX_ALGORITHMS: &[kex::Name] = &[
     kex::MLKEM768X25519_SHA256,
     kex::CURVE25519,
     kex::CURVE25519_PRE_RFC_8731,
@@ -50,8 +52,8 @@ const EXCHANGES: &[kex::Name] = &[
     kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
 ];
 
-/// Kinds of host keys; RSA with SHA-1 is none of them, and neither are certificates.
-const KEYS: &[Algorithm] = &[
+/// The types of host keys; RSA with SHA-1 and certificates are excluded.
+const HOST_KEY_ALGORITHMS: &[Algorithm] = &[
     Algorithm::Ed25519,
     Algorithm::Ecdsa {
         curve: EcdsaCurve::NistP256,
@@ -70,169 +72,173 @@ const KEYS: &[Algorithm] = &[
     },
 ];
 
-/// Why a server is of no use.
+/// Why a server cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("it cannot be reached: {0}")]
+    #[error("cannot connect: {0}")]
     Socket(#[from] std::io::Error),
-    #[error("it took too long to {0}")]
-    Late(&'static str),
-    #[error("it does not speak SSH as we do: {0}")]
+    #[error("timeout in {0}")]
+    TimedOut(&'static str),
+    #[error("SSH protocol error: {0}")]
     Protocol(#[from] russh::Error),
-    #[error("its host key is another one, {0}")]
-    OtherKey(String),
-    #[error("it does not take our key")]
+    #[error("host key mismatch: the server shows {0}")]
+    HostKeyMismatch(String),
+    #[error("the server rejected the key")]
     Denied,
-    #[error("it does not run the command")]
-    Refused,
+    #[error("the server refused the command")]
+    CommandRefused,
 }
 
-/// Does one step in the time for it.
-async fn within<T, E: Into<ClientError>>(
+/// Runs one step within its timeout.
+async fn with_timeout<T, E: Into<ClientError>>(
     time: Duration,
     what: &'static str,
     step: impl Future<Output = Result<T, E>>,
 ) -> Result<T, ClientError> {
     match timeout(time, step).await {
         Ok(done) => done.map_err(Into::into),
-        Err(_) => Err(ClientError::Late(what)),
+        Err(_) => Err(ClientError::TimedOut(what)),
     }
 }
 
-/// Opens a connection to `host:port`, for who has no way of their own to do that.
-pub async fn reach(address: &str, time: Duration) -> Result<TcpStream, ClientError> {
-    within(time, "connect", TcpStream::connect(address)).await
+/// Connects to `host:port`, for callers that do not resolve the address themselves.
+pub async fn connect_tcp(address: &str, time: Duration) -> Result<TcpStream, ClientError> {
+    with_timeout(time, "the TCP connection", TcpStream::connect(address)).await
 }
 
-/// A server that has proved to have its host key.
-pub struct Met {
-    connection: Connection,
-    key: PublicKey,
+/// A server that has proved that it owns its host key.
+pub struct HandshakenServer {
+    connection: SshConnection,
+    key: SshPublicKey,
 }
 
-/// A server that has let us in.
-pub struct Inside(Connection);
+/// A server that has accepted the login.
+pub struct AuthenticatedServer(SshConnection);
 
-struct Connection {
-    handle: Handle<Ears>,
-    /// For each step.
-    time: Duration,
-    _leash: Leash,
+struct SshConnection {
+    handle: Handle<ClientHandler>,
+    /// The timeout of each step.
+    step_timeout: Duration,
+    _shutdown_on_drop: ShutdownOnDrop,
 }
 
-/// What is heard of the server itself: its host key, once.
+/// Stores the host key that the server shows.
 #[derive(Clone, Default)]
-struct Ears(Arc<Mutex<Option<PublicKey>>>);
+struct ClientHandler(Arc<Mutex<Option<SshPublicKey>>>);
 
-/// What is not here is refused, as far as a server may ask for it: no banner is read, and what it sends of
-/// channels that nobody has opened ends the connection.
-impl Handler for Ears {
+/// Requests of the server that are not implemented here are refused: banners are ignored, and messages for
+/// channels that are not open end the connection.
+impl Handler for ClientHandler {
     type Error = russh::Error;
 
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
         let PublicKeyOrCertificate::PublicKey { key, .. } = shown else {
             return Ok(false);
         };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(PublicKey::new(key));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(SshPublicKey::new(key));
         Ok(true)
     }
 }
 
-fn config() -> Config {
+fn build_config() -> Config {
     Config {
         client_id: SshId::Standard(Cow::Borrowed(concat!(
             "SSH-2.0-tancho_",
             env!("CARGO_PKG_VERSION")
         ))),
         preferred: Preferred {
-            kex: Cow::Borrowed(EXCHANGES),
-            key: Cow::Borrowed(KEYS),
+            kex: Cow::Borrowed(KEX_ALGORITHMS),
+            key: Cow::Borrowed(HOST_KEY_ALGORITHMS),
             ..Preferred::DEFAULT
         },
-        window_size: WINDOW,
-        channel_buffer_size: AHEAD,
-        inactivity_timeout: Some(PATIENCE),
-        keepalive_interval: Some(ALIVE),
-        keepalive_max: MOST_SILENT,
+        window_size: WINDOW_BYTES,
+        channel_buffer_size: CHANNEL_BUFFER,
+        inactivity_timeout: Some(INACTIVITY_TIMEOUT),
+        keepalive_interval: Some(KEEPALIVE_INTERVAL),
+        keepalive_max: MAX_UNANSWERED_KEEPALIVES,
         ..Config::default()
     }
 }
 
-/// Greets the server at the other end; `time` is for each step from here on. Errors: it is none, or is slow.
-pub async fn meet(stream: TcpStream, time: Duration) -> Result<Met, ClientError> {
-    let (leash, stream) = Leash::take(stream)?;
-    let ears = Ears::default();
-    let greeting = client::connect_stream(Arc::new(config()), stream, ears.clone());
-    let handle = within(time, "greet us", greeting).await?;
-    let key = ears.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    Ok(Met {
-        connection: Connection {
+/// Performs the handshake with a server; `time` is the timeout of each step from here on. Errors: it is not
+/// an SSH server, or is too slow.
+pub async fn perform_handshake(stream: TcpStream, time: Duration) -> Result<HandshakenServer, ClientError> {
+    let (guard, stream) = ShutdownOnDrop::wrap_stream(stream)?;
+    let handler = ClientHandler::default();
+    let handshake = client::connect_stream(Arc::new(build_config()), stream, handler.clone());
+    let handle = with_timeout(time, "the handshake", handshake).await?;
+    let key = handler.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(HandshakenServer {
+        connection: SshConnection {
             handle,
-            time,
-            _leash: leash,
+            step_timeout: time,
+            _shutdown_on_drop: guard,
         },
         key: key.ok_or(russh::Error::UnknownKey)?,
     })
 }
 
-impl Met {
-    /// The host key of the server.
-    pub fn key(&self) -> &PublicKey {
+impl HandshakenServer {
+    /// Returns the host key of the server.
+    pub fn host_key(&self) -> &SshPublicKey {
         &self.key
     }
 
-    /// Goes on with a server that has exactly this host key. Errors: `OtherKey`.
-    pub fn expect(self, key: &PublicKey) -> Result<Self, ClientError> {
+    /// Requires exactly this host key. Errors: `HostKeyMismatch`.
+    pub fn require_host_key(self, key: &SshPublicKey) -> Result<Self, ClientError> {
         match self.key == *key {
             true => Ok(self),
-            false => Err(ClientError::OtherKey(self.key.fingerprint())),
+            false => Err(ClientError::HostKeyMismatch(self.key.fingerprint())),
         }
     }
 
-    /// Logs in by a key, once the host key is known to be the right one. Errors: also `Denied`.
-    pub async fn log_in(self, user: &str, key: &KeyPair) -> Result<Inside, ClientError> {
+    /// Logs in with a key, once the host key is trusted. Errors: also `Denied`.
+    pub async fn log_in(self, user: &str, key: &KeyPair) -> Result<AuthenticatedServer, ClientError> {
         let mut connection = self.connection;
         let key = PrivateKeyWithHashAlg::new(Arc::new(key.0.clone()), None);
         let asking = connection.handle.authenticate_publickey(user, key);
-        match within(connection.time, "let us in", asking).await?.success() {
-            true => Ok(Inside(connection)),
+        match with_timeout(connection.step_timeout, "the login", asking)
+            .await?
+            .success()
+        {
+            true => Ok(AuthenticatedServer(connection)),
             false => Err(ClientError::Denied),
         }
     }
 }
 
-impl Inside {
-    /// Runs a command. Variables are only offered: most servers take few. Errors: also `Refused`.
-    pub async fn run(
+impl AuthenticatedServer {
+    /// Runs a command. Variables are best effort: most servers accept few. Errors: also `CommandRefused`.
+    pub async fn exec_command(
         self,
         variables: &[(&str, &str)],
         command: &[u8],
-    ) -> Result<(Speaking, Hearing), ClientError> {
+    ) -> Result<(ChannelWriter, ChannelReader), ClientError> {
         let connection = self.0;
-        let opening = open(&connection.handle, variables, command);
-        let channel = within(connection.time, "run the command", opening).await?;
+        let opening = open_exec_channel(&connection.handle, variables, command);
+        let channel = with_timeout(connection.step_timeout, "the start of the command", opening).await?;
         let (read, write) = channel.split();
-        let hearing = Hearing {
+        let reader = ChannelReader {
             read,
             status: None,
             connection,
         };
-        Ok((Speaking(write), hearing))
+        Ok((ChannelWriter(write), reader))
     }
 }
 
-/// The standard input of a command at work in a server.
-pub struct Speaking(ChannelWriteHalf<Msg>);
+/// The standard input of a running command.
+pub struct ChannelWriter(ChannelWriteHalf<Msg>);
 
-impl Speaking {
-    /// Where to write; `shutdown` is the end of the input.
-    pub fn writer(&self) -> impl AsyncWrite + Unpin + Send {
+impl ChannelWriter {
+    /// Returns a writer; `shutdown` ends the input.
+    pub fn stdin_writer(&self) -> impl AsyncWrite + Unpin + Send {
         self.0.make_writer()
     }
 }
 
-async fn open(
-    handle: &Handle<Ears>,
+async fn open_exec_channel(
+    handle: &Handle<ClientHandler>,
     variables: &[(&str, &str)],
     command: &[u8],
 ) -> Result<Channel<Msg>, ClientError> {
@@ -244,34 +250,37 @@ async fn open(
     loop {
         match channel.wait().await {
             Some(ChannelMsg::Success) => return Ok(channel),
-            Some(ChannelMsg::Failure | ChannelMsg::Close) => return Err(ClientError::Refused),
+            Some(ChannelMsg::Failure | ChannelMsg::Close) => return Err(ClientError::CommandRefused),
             Some(_) => {}
             None => return Err(russh::Error::Disconnect.into()),
         }
     }
 }
 
-/// A command at work in a server. The connection ends with it.
-pub struct Hearing {
+/// The output of a running command. Dropping it ends the connection.
+pub struct ChannelReader {
     read: ChannelReadHalf,
     status: Option<u32>,
-    connection: Connection,
+    connection: SshConnection,
 }
 
-/// A piece of what a command says.
+/// A chunk of a command's output.
 #[derive(Debug)]
-pub enum Piece {
-    Out(Bytes),
-    Err(Bytes),
+pub enum ChannelOutput {
+    Stdout(Bytes),
+    Stderr(Bytes),
 }
 
-impl Hearing {
-    /// What the command says next; `None`: that was all, or the connection has ended.
-    pub async fn next(&mut self) -> Option<Piece> {
+impl ChannelReader {
+    /// Returns the next output; `None`: the command or the connection has ended.
+    pub async fn next_output(&mut self) -> Option<ChannelOutput> {
         loop {
             match self.read.wait().await? {
-                ChannelMsg::Data { data } => return Some(Piece::Out(data)),
-                ChannelMsg::ExtendedData { data, ext: STDERR } => return Some(Piece::Err(data)),
+                ChannelMsg::Data { data } => return Some(ChannelOutput::Stdout(data)),
+                ChannelMsg::ExtendedData {
+                    data,
+                    ext: EXTENDED_DATA_STDERR,
+                } => return Some(ChannelOutput::Stderr(data)),
                 ChannelMsg::ExitStatus { exit_status } => self.status = Some(exit_status),
                 ChannelMsg::Close => return None,
                 _ => {}
@@ -279,16 +288,20 @@ impl Hearing {
         }
     }
 
-    /// How the command has ended, after its last piece; `None`: nobody has said, for the connection broke, or a
-    /// signal ended it.
-    pub fn status(&self) -> Option<u32> {
+    /// Returns the exit status, once there is no more output; `None`: the connection was lost, or a signal
+    /// killed the command.
+    pub fn exit_status(&self) -> Option<u32> {
         self.status
     }
 
-    /// Says goodbye, and waits for the end of the connection.
-    pub async fn leave(self) {
-        let Connection { handle, time, _leash } = self.connection;
-        // A server that does not hear it sees the connection end.
+    /// Disconnects and waits for the end of the connection.
+    pub async fn close_connection(self) {
+        let SshConnection {
+            handle,
+            step_timeout: time,
+            _shutdown_on_drop: _guard,
+        } = self.connection;
+        // If the message is lost, the server sees the connection end.
         let _ = timeout(time, async {
             handle.disconnect(Disconnect::ByApplication, "", "").await?;
             handle.await

@@ -7,22 +7,22 @@ use crate::kernel::secret::Secret;
 
 const SOON: Duration = Duration::from_secs(20);
 
-pub(crate) fn pair() -> KeyPair {
-    KeyPair::from_seed(&Secret::random()).unwrap()
+pub(crate) fn random_key_pair() -> KeyPair {
+    KeyPair::from_seed(&Secret::random_hex()).unwrap()
 }
 
-/// A server that lets one key in, says a variable on standard error, and then what it is told.
-struct Echo {
-    friend: PublicKey,
+/// A server that accepts one key, writes a variable to standard error, and echoes its input.
+struct EchoServer {
+    accepted_key: SshPublicKey,
     channel: Option<Channel<server::Msg>>,
     variable: String,
 }
 
-impl server::Handler for Echo {
+impl server::Handler for EchoServer {
     type Error = russh::Error;
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
-        match user == "ana" && PublicKey::new(key.public_key) == self.friend {
+        match user == "ana" && SshPublicKey::new(key.public_key) == self.accepted_key {
             true => Ok(Auth::Accept),
             false => Ok(Auth::reject()),
         }
@@ -64,7 +64,7 @@ impl server::Handler for Echo {
         tokio::spawn(async move {
             let (mut read, write) = channel.split();
             write
-                .extended_data_bytes(STDERR, variable.into_bytes())
+                .extended_data_bytes(EXTENDED_DATA_STDERR, variable.into_bytes())
                 .await
                 .unwrap();
             let (mut reader, mut writer) = (read.make_reader(), write.make_writer());
@@ -77,109 +77,123 @@ impl server::Handler for Echo {
     }
 }
 
-/// Serves one connection; where.
-pub(crate) async fn serve(host: &KeyPair, friend: &KeyPair) -> String {
+/// Serves one connection; returns its address.
+pub(crate) async fn serve_one_connection(host: &KeyPair, client_key: &KeyPair) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let config = Arc::new(server::Config {
         keys: vec![host.0.clone()],
         ..server::Config::default()
     });
-    let friend = friend.public();
+    let client_key = client_key.public_key();
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        let echo = Echo {
-            friend,
+        let echo = EchoServer {
+            accepted_key: client_key,
             channel: None,
             variable: String::new(),
         };
-        // Its end, in whatever way.
+        // However the connection ends.
         let _ = server::run_stream(config, stream, echo).await.unwrap().await;
     });
     address
 }
 
-async fn met(host: &KeyPair, friend: &KeyPair) -> Met {
-    let address = serve(host, friend).await;
-    meet(reach(&address, SOON).await.unwrap(), SOON).await.unwrap()
+async fn shake_hands(host: &KeyPair, client_key: &KeyPair) -> HandshakenServer {
+    let address = serve_one_connection(host, client_key).await;
+    perform_handshake(connect_tcp(&address, SOON).await.unwrap(), SOON)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
-async fn a_command_is_spoken_with_to_its_end() {
-    let (host, ana) = (pair(), pair());
-    let met = met(&host, &ana).await;
-    assert_eq!(met.key(), &host.public());
-    let inside = met
-        .expect(&host.public())
+async fn command_input_output_and_exit_status_are_transferred() {
+    let (host, ana) = (random_key_pair(), random_key_pair());
+    let server = shake_hands(&host, &ana).await;
+    assert_eq!(server.host_key(), &host.public_key());
+    let logged_in = server
+        .require_host_key(&host.public_key())
         .unwrap()
         .log_in("ana", &ana)
         .await
         .unwrap();
-    let (speaking, mut hearing) = inside.run(&[("GREETING", "hello")], b"echo \xff").await.unwrap();
-    // More than fits on the way, so that one has to wait for the other.
+    let (writer, mut reader) = logged_in
+        .exec_command(&[("GREETING", "hello")], b"echo \xff")
+        .await
+        .unwrap();
+    // More than the buffers hold, so that both sides have to wait for each other.
     let noise: Vec<u8> = (0..6_000_000_u32).map(|i| (i % 251) as u8).collect();
     let sent = noise.clone();
-    let telling = tokio::spawn(async move {
-        let mut stdin = speaking.writer();
+    let sending = tokio::spawn(async move {
+        let mut stdin = writer.stdin_writer();
         stdin.write_all(&sent).await.unwrap();
         stdin.shutdown().await.unwrap();
     });
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    while let Some(piece) = timeout(SOON, hearing.next()).await.unwrap() {
-        match piece {
-            Piece::Out(bytes) => out.extend_from_slice(&bytes),
-            Piece::Err(bytes) => err.extend_from_slice(&bytes),
+    while let Some(chunk) = timeout(SOON, reader.next_output()).await.unwrap() {
+        match chunk {
+            ChannelOutput::Stdout(bytes) => out.extend_from_slice(&bytes),
+            ChannelOutput::Stderr(bytes) => err.extend_from_slice(&bytes),
         }
     }
-    telling.await.unwrap();
+    sending.await.unwrap();
     assert!(out == noise, "{} of {} bytes", out.len(), noise.len());
     assert_eq!(
-        (err.as_slice(), hearing.status()),
+        (err.as_slice(), reader.exit_status()),
         (&b"GREETING=hello"[..], Some(3))
     );
-    hearing.leave().await;
+    reader.close_connection().await;
 }
 
 #[tokio::test]
-async fn who_has_another_key_name_or_command_is_told_so() {
-    let (host, ana) = (pair(), pair());
-    for (user, key) in [("ana", &pair()), ("bob", &ana)] {
-        let denied = met(&host, &ana).await.log_in(user, key).await;
+async fn wrong_key_user_host_key_or_command_is_reported() {
+    let (host, ana) = (random_key_pair(), random_key_pair());
+    for (user, key) in [("ana", &random_key_pair()), ("bob", &ana)] {
+        let denied = shake_hands(&host, &ana).await.log_in(user, key).await;
         assert!(matches!(denied, Err(ClientError::Denied)), "{user}");
     }
-    let other = met(&host, &ana).await.expect(&ana.public()).err();
+    let other = shake_hands(&host, &ana)
+        .await
+        .require_host_key(&ana.public_key())
+        .err();
     assert!(
-        matches!(&other, Some(ClientError::OtherKey(shown)) if *shown == host.public().fingerprint()),
+        matches!(&other, Some(ClientError::HostKeyMismatch(shown)) if *shown == host.public_key().fingerprint()),
         "{other:?}"
     );
-    let inside = met(&host, &ana).await.log_in("ana", &ana).await.unwrap();
-    let refused = inside.run(&[], b"echo").await.err();
-    assert!(matches!(refused, Some(ClientError::Refused)), "{refused:?}");
+    let logged_in = shake_hands(&host, &ana).await.log_in("ana", &ana).await.unwrap();
+    let refused = logged_in.exec_command(&[], b"echo").await.err();
+    assert!(
+        matches!(refused, Some(ClientError::CommandRefused)),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_or_goes_away_is_not_waited_for() {
+async fn silent_or_closed_server_is_an_error_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let stream = reach(&address, SOON).await.unwrap();
+    let stream = connect_tcp(&address, SOON).await.unwrap();
     let (mut silent, _) = listener.accept().await.unwrap();
-    let late = meet(stream, Duration::from_millis(50)).await.err();
-    assert!(matches!(late, Some(ClientError::Late("greet us"))), "{late:?}");
-    // What is given up is closed.
-    let mut said = Vec::new();
-    timeout(SOON, silent.read_to_end(&mut said))
+    let late = perform_handshake(stream, Duration::from_millis(50)).await.err();
+    assert!(
+        matches!(late, Some(ClientError::TimedOut("the handshake"))),
+        "{late:?}"
+    );
+    // The connection is closed on failure.
+    let mut received = Vec::new();
+    timeout(SOON, silent.read_to_end(&mut received))
         .await
         .unwrap()
         .unwrap();
-    assert!(said.starts_with(b"SSH-2.0-tancho_"));
+    assert!(received.starts_with(b"SSH-2.0-tancho_"));
 
-    let stream = reach(&address, SOON).await.unwrap();
+    let stream = connect_tcp(&address, SOON).await.unwrap();
     let (mut full, _) = listener.accept().await.unwrap();
     full.write_all(b"Too many connections.\r\n").await.unwrap();
     drop(full);
-    let gone = meet(stream, SOON).await.err();
+    let gone = perform_handshake(stream, SOON).await.err();
     assert!(matches!(gone, Some(ClientError::Protocol(_))), "{gone:?}");
     drop(listener);
-    let none = reach(&address, SOON).await.err();
+    let none = connect_tcp(&address, SOON).await.err();
     assert!(matches!(none, Some(ClientError::Socket(_))), "{none:?}");
 }
