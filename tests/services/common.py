@@ -1,9 +1,9 @@
-"""What the services of the tests share: a log of the calls received, and a way to be told to fail.
+"""Shared code of the test services: a log of the calls received, and rules for failing calls.
 
-GET /__log answers the calls so far, GET /__state what the service holds, POST /__fail takes
-{"mode": refuse | 412 | 500 | hang | garbage | cut | "", "name": only calls for this instance, "method": only
-this verb, "path": only paths that end so, "do": whether the work is done before the failure}. There is one
-such rule for each name, and one without; a new one takes the place of the old.
+GET /__log returns the calls so far, GET /__state the data of the service, POST /__fail takes
+{"mode": refuse | 412 | 500 | hang | garbage | cut | answer (with "status" and "body") | "", "name": only calls for this instance, "method": only
+this verb, "path": only paths with this suffix, "do": whether the work is done before the failure}. There is one
+such rule for each name, and one without; a new one replaces the old.
 """
 
 import json
@@ -41,7 +41,7 @@ def record():
     rule, released = failing()
     if not rule or rule.get("do"):
         return None
-    return failure(rule["mode"], released)
+    return failure(rule, released)
 
 
 @app.after_request
@@ -49,11 +49,11 @@ def fail_after(response):
     rule, released = (None, None) if request.path.startswith("/__") else failing()
     if not rule or not rule.get("do"):
         return response
-    return failure(rule["mode"], released)
+    return failure(rule, released)
 
 
 def subject():
-    """The instance that a call is for."""
+    """Returns the instance that a call is for."""
     parts = request.path.split("/")
     return parts[2] if len(parts) > 2 and parts[2] else request.form.get("name", "")
 
@@ -67,7 +67,8 @@ def failing():
     return None, None
 
 
-def failure(mode, released):
+def failure(rule, released):
+    mode = rule["mode"]
     if mode == "refuse":
         return Response("you must be joking\x07", status=403)
     if mode == "412":
@@ -76,6 +77,8 @@ def failure(mode, released):
         return Response("no space left", status=500)
     if mode == "garbage":
         return Response("<html>not json", status=200)
+    if mode == "answer":
+        return Response(rule["body"], status=rule.get("status", 200))
     if mode == "cut":
         return Response(iter([b"{"]), status=200, headers={"Content-Length": "100"})
     released.wait(30)
@@ -104,6 +107,6 @@ def set_fail():
 def run():
     server = make_server("127.0.0.1", 0, app, threaded=True)
     print(server.server_port, flush=True)
-    # The test holds the other end of standard input: when it dies, so do we.
+    # The test holds the other end of standard input: when it exits, so does this process.
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     server.serve_forever()

@@ -1,4 +1,4 @@
-"""A service as today's documents show it: plans, bind-app, bind for units, PUT, status."""
+"""A service by today's documentation: plans, bind-app, bind for units, PUT, status."""
 
 import json
 

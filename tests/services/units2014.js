@@ -1,6 +1,6 @@
-// A service as the rules of 2014 have it: each unit is bound on the instance's own path, by unit-host and
-// app-host, and unbound by its host; no bind-app, no plans, no info. Not in Python, so that nothing of Flask
-// is taken for the API. How it is told to fail: see common.py.
+// A service by the rules of 2014: each unit is bound on the instance's own path, by unit-host and app-host, and
+// unbound by its host; no bind-app, no plans, no info. Not in Python, so that no behaviour of Flask is taken for
+// the API. Rules for failing calls: see common.py.
 "use strict";
 const http = require("node:http");
 
@@ -57,6 +57,7 @@ function failure(rule, response) {
   if (rule.mode === "refuse") return say(403, "you must be joking\x07");
   if (rule.mode === "412") return say(412, "still warming up");
   if (rule.mode === "500") return say(500, "no space left");
+  if (rule.mode === "answer") return say(rule.status || 200, rule.body);
   if (rule.mode === "garbage") return say(200, "<html>not json");
   if (rule.mode === "cut") {
     response.writeHead(200, { "Content-Length": 100 });

@@ -1,4 +1,4 @@
-"""A service of 2012: slashes at the end, bind by hostname, nothing else; misses are not redirected."""
+"""A service of 2012: trailing slashes, bind by hostname, nothing else; paths without the slash are not redirected."""
 
 from flask import jsonify, request
 
