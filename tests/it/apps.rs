@@ -1,21 +1,21 @@
-//! Apps over HTTP, in both editions: create, describe, change, environment, addresses, removal.
+//! Apps over HTTP, in both editions: creation, description, changes, environment, addresses, removal.
 
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::house::{House, Person};
+use crate::test_server::{TestServer, TestUser};
 
-async fn with_team() -> (House, Person) {
-    let house = House::start().await;
-    let ana = house.person("ana").await;
-    house.team(&ana, "red").await;
-    (house, ana)
+async fn with_team() -> (TestServer, TestUser) {
+    let tancho = TestServer::start().await;
+    let ana = tancho.create_user("ana").await;
+    tancho.create_team(&ana, "red").await;
+    (tancho, ana)
 }
 
-async fn new_app(house: &House, person: &Person, name: &str) {
+async fn new_app(tancho: &TestServer, user: &TestUser, name: &str) {
     let body = json!({ "name": name, "platform": "python" });
-    let (status, text) = house.ask(person, Method::POST, "/apps", Some(body)).await;
+    let (status, text) = tancho.send_json(user, Method::POST, "/apps", Some(body)).await;
     assert_eq!(status, 200, "{text}");
     let answer: Value = serde_json::from_str(&text).unwrap();
     let all_texts = answer.as_object().unwrap().values().all(Value::is_string);
@@ -26,10 +26,10 @@ async fn new_app(house: &House, person: &Person, name: &str) {
 }
 
 #[tokio::test]
-async fn an_app_shows_in_both_editions_alike() {
-    let (house, ana) = with_team().await;
-    new_app(&house, &ana, "shop").await;
-    let classic = house.read(&ana, "/apps/shop").await;
+async fn app_is_described_alike_in_both_editions() {
+    let (tancho, ana) = with_team().await;
+    new_app(&tancho, &ana, "shop").await;
+    let classic = tancho.read_json(&ana, "/apps/shop").await;
     for key in ["Name", "name"] {
         assert_eq!(classic[key], "shop");
     }
@@ -39,21 +39,29 @@ async fn an_app_shows_in_both_editions_alike() {
     );
     assert_eq!(classic["Teams"], json!(["red"]));
     assert_eq!(classic["State"], "pending");
-    let modern = house.read(&ana, "/1.0/apps/shop").await;
+    let modern = tancho.read_json(&ana, "/1.0/apps/shop").await;
     assert_eq!(modern["name"], "shop");
     assert_eq!(modern["teamowner"], "red");
     assert_eq!(modern["routers"][0]["address"], classic["ip"]);
     assert_eq!(modern["units"], json!([]));
-    assert_eq!(house.read(&ana, "/apps").await.as_array().unwrap().len(), 1);
-    assert_eq!(house.read(&ana, "/1.0/apps?").await.as_array().unwrap().len(), 1);
-    assert_eq!(house.read(&ana, "/1.0/apps?name=^no").await, json!([]));
-    house.running.stop().await;
+    assert_eq!(tancho.read_json(&ana, "/apps").await.as_array().unwrap().len(), 1);
+    assert_eq!(
+        tancho
+            .read_json(&ana, "/1.0/apps?")
+            .await
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(tancho.read_json(&ana, "/1.0/apps?name=^no").await, json!([]));
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_an_app_is_refused_with_a_reason() {
-    let (house, ana) = with_team().await;
-    new_app(&house, &ana, "shop").await;
+async fn invalid_app_creation_is_refused_with_a_reason() {
+    let (tancho, ana) = with_team().await;
+    new_app(&tancho, &ana, "shop").await;
     let cases = [
         (json!({ "name": "shop", "platform": "python" }), 409),
         (json!({ "name": "Shop", "platform": "python" }), 400),
@@ -82,25 +90,27 @@ async fn what_cannot_be_an_app_is_refused_with_a_reason() {
         ),
     ];
     for (body, expected) in cases {
-        let (status, text) = house.ask(&ana, Method::POST, "/apps", Some(body.clone())).await;
+        let (status, text) = tancho
+            .send_json(&ana, Method::POST, "/apps", Some(body.clone()))
+            .await;
         assert_eq!(status, expected, "{body}: {text}");
         assert!(
             !text.trim().is_empty() && text.trim().lines().count() == 1,
             "{body}: {text}"
         );
     }
-    let (status, _) = house.ask(&ana, Method::GET, "/apps/nobody", None).await;
+    let (status, _) = tancho.send_json(&ana, Method::GET, "/apps/nobody", None).await;
     assert_eq!(status, 404);
-    assert_eq!(house.read(&ana, "/apps").await.as_array().unwrap().len(), 1);
-    house.running.stop().await;
+    assert_eq!(tancho.read_json(&ana, "/apps").await.as_array().unwrap().len(), 1);
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn strangers_get_nothing_and_see_nothing() {
-    let (house, ana) = with_team().await;
-    new_app(&house, &ana, "shop").await;
-    let bob = house.person("bob").await;
-    assert_eq!(house.read(&bob, "/apps").await, json!([]));
+async fn other_users_cannot_read_or_change_apps() {
+    let (tancho, ana) = with_team().await;
+    new_app(&tancho, &ana, "shop").await;
+    let bob = tancho.create_user("bob").await;
+    assert_eq!(tancho.read_json(&bob, "/apps").await, json!([]));
     for (method, path) in [
         (Method::GET, "/apps/shop"),
         (Method::DELETE, "/apps/shop"),
@@ -109,11 +119,11 @@ async fn strangers_get_nothing_and_see_nothing() {
         (Method::GET, "/1.0/apps/shop"),
         (Method::POST, "/1.0/apps/shop/deploy"),
     ] {
-        let (status, text) = house.ask(&bob, method.clone(), path, None).await;
+        let (status, text) = tancho.send_json(&bob, method.clone(), path, None).await;
         assert_eq!(status, 403, "{method} {path}: {text}");
     }
-    let (status, _) = house
-        .ask(
+    let (status, _) = tancho
+        .send_json(
             &bob,
             Method::POST,
             "/apps",
@@ -121,15 +131,15 @@ async fn strangers_get_nothing_and_see_nothing() {
         )
         .await;
     assert_eq!(status, 400, "bob is in no team");
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn variables_are_set_read_and_removed_in_both_forms() {
-    let (house, ana) = with_team().await;
-    new_app(&house, &ana, "shop").await;
-    let (status, text) = house
-        .ask(
+async fn variables_can_be_set_read_and_removed_in_both_editions() {
+    let (tancho, ana) = with_team().await;
+    new_app(&tancho, &ana, "shop").await;
+    let (status, text) = tancho
+        .send_json(
             &ana,
             Method::POST,
             "/apps/shop/env",
@@ -143,14 +153,16 @@ async fn variables_are_set_read_and_removed_in_both_forms() {
         ("Private", "true"),
         ("NoRestart", ""),
     ];
-    let answer = house
-        .by(&ana, Method::POST, "/1.0/apps/shop/env")
+    let answer = tancho
+        .request_as(&ana, Method::POST, "/1.0/apps/shop/env")
         .form(&form)
         .send()
         .await
         .unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.headers()["content-type"], "application/x-json-stream");
+    // The change has ended when its stream has.
+    answer.text().await.unwrap();
     let named = |env: &Value, name: &str| {
         env.as_array()
             .unwrap()
@@ -158,13 +170,13 @@ async fn variables_are_set_read_and_removed_in_both_forms() {
             .find(|v| v["name"] == name)
             .cloned()
     };
-    let env = house.read(&ana, "/apps/shop/env").await;
+    let env = tancho.read_json(&ana, "/apps/shop/env").await;
     assert_eq!(named(&env, "B").unwrap()["value"], "x y");
     assert_eq!(named(&env, "C").unwrap()["public"], false);
     assert_eq!(named(&env, "TSURU_APPNAME").unwrap()["value"], "shop");
     assert_eq!(named(&env, "TSURU_SERVICES").unwrap()["value"], "{}");
     assert_eq!(named(&env, "TSURU_APP_TOKEN").unwrap()["public"], false);
-    let one = house.read(&ana, "/1.0/apps/shop/env?env=A").await;
+    let one = tancho.read_json(&ana, "/1.0/apps/shop/env?env=A").await;
     assert_eq!(one.as_array().unwrap().len(), 1);
     for (method, path, body, expected) in [
         (
@@ -186,20 +198,20 @@ async fn variables_are_set_read_and_removed_in_both_forms() {
         ),
         (Method::DELETE, "/1.0/apps/shop/env?env=B&noRestart=", None, 200),
     ] {
-        let (status, text) = house.ask(&ana, method.clone(), path, body.clone()).await;
+        let (status, text) = tancho.send_json(&ana, method.clone(), path, body.clone()).await;
         assert_eq!(status, expected, "{method} {path} {body:?}: {text}");
     }
-    let env = house.read(&ana, "/apps/shop/env").await;
+    let env = tancho.read_json(&ana, "/apps/shop/env").await;
     assert!(named(&env, "A").is_none() && named(&env, "B").is_none() && named(&env, "C").is_some());
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn the_apps_own_token_reads_its_environment_and_little_else() {
-    let (house, ana) = with_team().await;
-    new_app(&house, &ana, "shop").await;
-    new_app(&house, &ana, "blog").await;
-    let env = house.read(&ana, "/apps/shop/env").await;
+async fn app_token_can_read_its_own_environment_and_little_else() {
+    let (tancho, ana) = with_team().await;
+    new_app(&tancho, &ana, "shop").await;
+    new_app(&tancho, &ana, "blog").await;
+    let env = tancho.read_json(&ana, "/apps/shop/env").await;
     let token = env
         .as_array()
         .unwrap()
@@ -207,75 +219,111 @@ async fn the_apps_own_token_reads_its_environment_and_little_else() {
         .find(|v| v["name"] == "TSURU_APP_TOKEN")
         .unwrap()["value"]
         .clone();
-    let shop = Person {
+    let shop = TestUser {
         email: String::new(),
         token: token.as_str().unwrap().to_owned(),
     };
-    assert_eq!(house.ask(&shop, Method::GET, "/apps/shop/env", None).await.0, 200);
-    assert_eq!(house.ask(&shop, Method::GET, "/apps/blog/env", None).await.0, 403);
-    assert_eq!(house.ask(&shop, Method::GET, "/apps", None).await.0, 403);
-    assert_eq!(house.ask(&shop, Method::DELETE, "/apps/shop", None).await.0, 403);
-    house.running.stop().await;
-}
-
-#[tokio::test]
-async fn addresses_swap_and_swap_back() {
-    let (house, ana) = with_team().await;
-    new_app(&house, &ana, "shop").await;
-    new_app(&house, &ana, "blog").await;
-    let ip = async |app: &str| house.read(&ana, &format!("/apps/{app}")).await["ip"].clone();
-    let cname = Some(json!({ "cname": "www.example.com" }));
     assert_eq!(
-        house
-            .ask(&ana, Method::POST, "/apps/shop/cname", cname.clone())
+        tancho
+            .send_json(&shop, Method::GET, "/apps/shop/env", None)
             .await
             .0,
         200
     );
     assert_eq!(
-        house.ask(&ana, Method::POST, "/apps/blog/cname", cname).await.0,
+        tancho
+            .send_json(&shop, Method::GET, "/apps/blog/env", None)
+            .await
+            .0,
+        403
+    );
+    assert_eq!(tancho.send_json(&shop, Method::GET, "/apps", None).await.0, 403);
+    assert_eq!(
+        tancho
+            .send_json(&shop, Method::DELETE, "/apps/shop", None)
+            .await
+            .0,
+        403
+    );
+    tancho.running.drain_and_stop().await;
+}
+
+#[tokio::test]
+async fn app_addresses_can_be_swapped_and_swapped_back() {
+    let (tancho, ana) = with_team().await;
+    new_app(&tancho, &ana, "shop").await;
+    new_app(&tancho, &ana, "blog").await;
+    let ip = async |app: &str| tancho.read_json(&ana, &format!("/apps/{app}")).await["ip"].clone();
+    let cname = Some(json!({ "cname": "www.example.com" }));
+    assert_eq!(
+        tancho
+            .send_json(&ana, Method::POST, "/apps/shop/cname", cname.clone())
+            .await
+            .0,
+        200
+    );
+    assert_eq!(
+        tancho
+            .send_json(&ana, Method::POST, "/apps/blog/cname", cname)
+            .await
+            .0,
         409
     );
     let inside = Some(json!({ "cname": "x.localhost" }));
     assert_eq!(
-        house.ask(&ana, Method::POST, "/apps/blog/cname", inside).await.0,
+        tancho
+            .send_json(&ana, Method::POST, "/apps/blog/cname", inside)
+            .await
+            .0,
         400
     );
     let (shop, blog) = (ip("shop").await, ip("blog").await);
     assert_eq!(
-        house
-            .ask(&ana, Method::PUT, "/swap?app1=shop&app2=blog", None)
+        tancho
+            .send_json(&ana, Method::PUT, "/swap?app1=shop&app2=blog", None)
             .await
             .0,
         200
     );
     assert_eq!((ip("shop").await, ip("blog").await), (blog.clone(), shop.clone()));
-    assert_eq!(house.read(&ana, "/apps/blog").await["cname"], "www.example.com");
     assert_eq!(
-        house
-            .ask(&ana, Method::PUT, "/swap?app1=blog&app2=shop", None)
+        tancho.read_json(&ana, "/apps/blog").await["cname"],
+        "www.example.com"
+    );
+    assert_eq!(
+        tancho
+            .send_json(&ana, Method::PUT, "/swap?app1=blog&app2=shop", None)
             .await
             .0,
         200
     );
     assert_eq!((ip("shop").await, ip("blog").await), (shop, blog));
     assert_eq!(
-        house
-            .ask(&ana, Method::PUT, "/swap?app1=shop&app2=shop", None)
+        tancho
+            .send_json(&ana, Method::PUT, "/swap?app1=shop&app2=shop", None)
             .await
             .0,
         400
     );
-    assert_eq!(house.ask(&ana, Method::PUT, "/swap?app1=shop", None).await.0, 404);
-    house.running.stop().await;
+    assert_eq!(
+        tancho
+            .send_json(&ana, Method::PUT, "/swap?app1=shop", None)
+            .await
+            .0,
+        404
+    );
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn teams_are_granted_and_revoked_but_never_the_last() {
-    let (house, ana) = with_team().await;
-    house.team(&ana, "blue").await;
+async fn team_access_can_be_granted_and_revoked_except_for_the_last_team() {
+    let (tancho, ana) = with_team().await;
+    tancho.create_team(&ana, "blue").await;
     let body = json!({ "name": "shop", "platform": "go", "teamOwner": "red" });
-    assert_eq!(house.ask(&ana, Method::POST, "/apps", Some(body)).await.0, 200);
+    assert_eq!(
+        tancho.send_json(&ana, Method::POST, "/apps", Some(body)).await.0,
+        200
+    );
     for (method, path, expected) in [
         (Method::DELETE, "/apps/shop/red", 403),
         (Method::PUT, "/apps/shop/blue", 200),
@@ -286,42 +334,48 @@ async fn teams_are_granted_and_revoked_but_never_the_last() {
         (Method::PUT, "/1.0/apps/shop/teams/blue", 200),
         (Method::DELETE, "/1.0/apps/shop/teams/red", 403),
     ] {
-        let (status, text) = house.ask(&ana, method.clone(), path, None).await;
+        let (status, text) = tancho.send_json(&ana, method.clone(), path, None).await;
         assert_eq!(status, expected, "{method} {path}: {text}");
     }
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn of_a_hundred_creations_at_once_as_many_succeed_as_the_quota_allows() {
-    let house = House::with(|settings| settings.quota.apps_per_user = 10).await;
-    let ana = house.person("ana").await;
-    house.team(&ana, "red").await;
+async fn hundred_concurrent_app_creations_succeed_up_to_the_quota() {
+    let tancho = TestServer::start_with(|settings| settings.quota.apps_per_user = 10).await;
+    let ana = tancho.create_user("ana").await;
+    tancho.create_team(&ana, "red").await;
     let creations = (0..100).map(|n| {
         let body = json!({ "name": format!("app-{n}"), "platform": "go" });
-        house.ask(&ana, Method::POST, "/apps", Some(body))
+        tancho.send_json(&ana, Method::POST, "/apps", Some(body))
     });
     let answers = join_all(creations).await;
     let count = |status: u16| answers.iter().filter(|(s, _)| *s == status).count();
     assert_eq!((count(200), count(403)), (10, 90), "{answers:?}");
-    assert_eq!(house.read(&ana, "/apps").await.as_array().unwrap().len(), 10);
-    house.running.stop().await;
+    assert_eq!(
+        tancho.read_json(&ana, "/apps").await.as_array().unwrap().len(),
+        10
+    );
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn a_removed_app_frees_its_name_and_its_quota() {
-    let house = House::with(|settings| settings.quota.apps_per_user = 1).await;
-    let ana = house.person("ana").await;
-    house.team(&ana, "red").await;
-    new_app(&house, &ana, "shop").await;
+async fn removed_app_releases_its_name_and_quota() {
+    let tancho = TestServer::start_with(|settings| settings.quota.apps_per_user = 1).await;
+    let ana = tancho.create_user("ana").await;
+    tancho.create_team(&ana, "red").await;
+    new_app(&tancho, &ana, "shop").await;
     assert_eq!(
-        house.ask(&ana, Method::DELETE, "/apps/shop", None).await,
+        tancho.send_json(&ana, Method::DELETE, "/apps/shop", None).await,
         (200, "success".into())
     );
-    assert_eq!(house.ask(&ana, Method::GET, "/apps/shop", None).await.0, 404);
-    new_app(&house, &ana, "shop").await;
-    let events = house
-        .read(&ana, "/1.1/events?target.type=app&target.value=shop")
+    assert_eq!(
+        tancho.send_json(&ana, Method::GET, "/apps/shop", None).await.0,
+        404
+    );
+    new_app(&tancho, &ana, "shop").await;
+    let events = tancho
+        .read_json(&ana, "/1.1/events?target.type=app&target.value=shop")
         .await;
     let kinds: Vec<&str> = events
         .as_array()
@@ -330,5 +384,43 @@ async fn a_removed_app_frees_its_name_and_its_quota() {
         .map(|e| e["Kind"]["Name"].as_str().unwrap())
         .collect();
     assert_eq!(kinds, ["app.create", "app.delete", "app.create"]);
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
+}
+
+#[tokio::test]
+async fn change_of_a_concurrently_removed_app_returns_not_found() {
+    let (tancho, ana) = with_team().await;
+    tancho.create_team(&ana, "blue").await;
+    for (method, path, body) in [
+        (Method::PUT, "/apps/shop/teams/blue", None),
+        (
+            Method::POST,
+            "/apps/shop/cname",
+            Some(json!({ "cname": "www.example.com" })),
+        ),
+    ] {
+        let body_of_app = json!({ "name": "shop", "platform": "python", "teamOwner": "red" });
+        let made = tancho
+            .send_json(&ana, Method::POST, "/apps", Some(body_of_app))
+            .await;
+        assert_eq!(made.0, 200, "{}", made.1);
+        // Like a removal, holds the app's lock until the app is gone.
+        let mut going = tancho.running.core.db.begin().await.unwrap();
+        for statement in [
+            "insert into event_lock (target_kind, target_value, event_id)
+             select 'app', 'shop', event_id from event limit 1",
+            "delete from app where name = 'shop'",
+            "delete from event_lock where target_kind = 'app' and target_value = 'shop'",
+        ] {
+            sqlx::query(statement).execute(&mut *going).await.unwrap();
+        }
+        let changing = tancho.send_json(&ana, method, path, body);
+        let leaving = async {
+            tancho.wait_for_blocked_query("insert into %").await;
+            going.commit().await.unwrap();
+        };
+        let ((status, text), ()) = tokio::join!(changing, leaving);
+        assert_eq!((status, text.as_str()), (404, "App shop not found.\n"), "{path}");
+    }
+    tancho.running.drain_and_stop().await;
 }

@@ -1,44 +1,43 @@
-//! The audit trail: every route that changes something leaves an event, or says here why not; what has
-//! ended stays as it was, whoever asks the database; and what happened to things that are gone can still
-//! be read.
+//! The audit trail: every changing route records an event, or gives a reason here; finished events cannot be
+//! changed, not even by SQL; and events of removed resources stay readable.
 
 use serde::Deserialize;
 use serde_json::Value;
 use sqlx::Row as _;
 
-use crate::doors::{Street, read_rows};
-use crate::house::House;
+use crate::access_matrix::{AccessMatrix, read_rows};
+use crate::test_server::TestServer;
 
-/// A change that is made, and the kind of the event that it leaves; see `tests/doors/changes.jsonl`.
+/// A change, and the kind of the event that it records; see `tests/access/changes.jsonl`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Change {
+pub(crate) struct AuditedChange {
     who: String,
     pub(crate) route: String,
-    /// The path with its names.
+    /// The path with its parameters filled in.
     path: String,
     sends: String,
     kind: String,
 }
 
 #[tokio::test]
-async fn what_is_made_leaves_an_event() {
-    let street = Street::build().await;
+async fn every_changing_route_records_an_event() {
+    let matrix = AccessMatrix::start().await;
     let mut wrong = Vec::new();
-    for change in read_rows::<Change>("changes") {
-        if let Err(what) = made(&street, &change).await {
+    for change in read_rows::<AuditedChange>("changes") {
+        if let Err(what) = check_change(&matrix, &change).await {
             wrong.push(format!("{}: {what}", change.route));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    street.house.running.stop().await;
+    matrix.tancho.running.drain_and_stop().await;
 }
 
-async fn made(street: &Street, change: &Change) -> Result<(), String> {
+async fn check_change(matrix: &AccessMatrix, change: &AuditedChange) -> Result<(), String> {
     let (method, _) = change.route.split_once(' ').unwrap();
     let id = uuid::Uuid::new_v4().simple().to_string();
-    let house = &street.house;
-    let mut request = house
+    let tancho = &matrix.tancho;
+    let mut request = tancho
         .request(method.parse().unwrap(), &change.path)
         .header("x-request-id", &id)
         .body(change.sends.clone());
@@ -47,12 +46,12 @@ async fn made(street: &Street, change: &Change) -> Result<(), String> {
     }
     let (mut owner, mut token_kind) = ("nobody".to_owned(), "none");
     if !change.who.is_empty() {
-        let person = match street.people.get(change.who.as_str()) {
-            Some(person) => person.clone(),
-            None => house.person(&change.who).await,
+        let user = match matrix.users.get(change.who.as_str()) {
+            Some(user) => user.clone(),
+            None => tancho.create_user(&change.who).await,
         };
-        request = request.header("authorization", format!("bearer {}", person.token));
-        (owner, token_kind) = (person.email, "session");
+        request = request.header("authorization", format!("bearer {}", user.token));
+        (owner, token_kind) = (user.email, "session");
     }
     let answer = request.send().await.unwrap();
     let status = answer.status();
@@ -65,7 +64,7 @@ async fn made(street: &Street, change: &Change) -> Result<(), String> {
          from event where request_id = $1 order by started_at limit 1",
     )
     .bind(&id)
-    .fetch_optional(&house.running.core.db)
+    .fetch_optional(&tancho.running.core.db)
     .await
     .unwrap()
     .ok_or_else(|| format!("{status}, but no event of request {id}"))?;
@@ -101,15 +100,15 @@ async fn made(street: &Street, change: &Change) -> Result<(), String> {
 }
 
 #[tokio::test]
-async fn an_event_tells_the_kind_of_token() {
-    let street = Street::build().await;
-    let house = &street.house;
-    let key = street.must("ana", "POST /1.0/users/api-key", "").await;
-    let mut ana = street.people["ana"].clone();
+async fn event_records_the_kind_of_token() {
+    let matrix = AccessMatrix::start().await;
+    let tancho = &matrix.tancho;
+    let key = matrix.request_ok("ana", "POST /1.0/users/api-key", "").await;
+    let mut ana = matrix.users["ana"].clone();
     ana.token = serde_json::from_str(&key).unwrap();
-    house.team(&ana, "by-key").await;
-    let events = house
-        .read(&street.people["root"], "/1.1/events?target.type=team")
+    tancho.create_team(&ana, "by-key").await;
+    let events = tancho
+        .read_json(&matrix.users["root"], "/1.1/events?target.type=team")
         .await;
     let kinds: Vec<(&str, &str)> = events
         .as_array()
@@ -124,15 +123,15 @@ async fn an_event_tells_the_kind_of_token() {
         .collect();
     assert!(kinds.contains(&("by-key", "api-key")), "{kinds:?}");
     assert!(kinds.contains(&("web-team", "session")), "{kinds:?}");
-    street.house.running.stop().await;
+    matrix.tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn what_has_ended_stays_as_it_was() {
-    let house = House::start().await;
-    let ana = house.person("ana").await;
-    house.team(&ana, "web-team").await;
-    let db = &house.running.core.db;
+async fn finished_events_cannot_be_changed_or_deleted() {
+    let tancho = TestServer::start().await;
+    let ana = tancho.create_user("ana").await;
+    tancho.create_team(&ana, "web-team").await;
+    let db = &tancho.running.core.db;
     let line = "insert into event_line (event_id, message) select event_id, 'said' from event where kind = 'team.create'";
     sqlx::raw_sql(line).execute(db).await.unwrap();
     for sql in [
@@ -151,7 +150,7 @@ async fn what_has_ended_stays_as_it_was() {
             .and_then(|e| e.code().map(|c| c.into_owned()));
         assert_eq!(code.as_deref(), Some("23001"), "{sql}: {refused}");
     }
-    // What runs is still free to say more, to end, and to go.
+    // A running event can still get lines, end and be deleted.
     for sql in [
         "insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name)
          values ('5f3e8a1b9c4d2e0001a7b3d0', 'app', 'shop', 'app.deploy', 'user', 'ana@example.com')",
@@ -161,46 +160,47 @@ async fn what_has_ended_stays_as_it_was() {
     ] {
         sqlx::raw_sql(sql).execute(db).await.expect(sql);
     }
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn events_outlive_their_things() {
-    let street = Street::build().await;
-    let house = &street.house;
-    street.must("bob", "DELETE /1.0/apps/theirs", "").await;
-    street.must("bob", "DELETE /1.0/teams/other-team", "").await;
-    street.must("bob", "DELETE /1.0/users", "").await;
-    let root = &street.people["root"];
+async fn events_remain_after_their_target_is_removed() {
+    let matrix = AccessMatrix::start().await;
+    let tancho = &matrix.tancho;
+    matrix.request_ok("bob", "DELETE /1.0/apps/theirs", "").await;
+    matrix.request_ok("bob", "DELETE /1.0/teams/other-team", "").await;
+    matrix.request_ok("bob", "DELETE /1.0/users", "").await;
+    let root = &matrix.users["root"];
     for (kind, name, made, removed) in [
         ("app", "theirs", "app.create", "app.delete"),
         ("team", "other-team", "team.create", "team.delete"),
         ("user", "bob@example.com", "user.create", "user.delete"),
     ] {
         let path = format!("/1.1/events?target.type={kind}&target.value={name}");
-        let events: Value = house.read(root, &path).await;
+        let events: Value = tancho.read_json(root, &path).await;
         let events = events.as_array().unwrap();
         for wanted in [made, removed] {
             let event = events.iter().find(|event| event["Kind"]["Name"] == wanted);
             let event = event.unwrap_or_else(|| panic!("no {wanted} of {name}: {events:?}"));
             let id = event["UniqueID"].as_str().unwrap();
-            let whole = house.read(root, &format!("/1.1/events/{id}")).await;
+            let whole = tancho.read_json(root, &format!("/1.1/events/{id}")).await;
             assert_eq!(whole["Running"], false, "{whole}");
             if wanted == removed {
                 assert_eq!(whole["Owner"]["Name"], "bob@example.com", "{whole}");
             }
         }
     }
-    street.house.running.stop().await;
+    matrix.tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn old_events_go_and_no_others() {
-    let house = House::with(|settings| settings.events.keep_days = 40).await;
-    let ana = house.person("ana").await;
-    house.team(&ana, "web-team").await;
-    let db = &house.running.core.db;
-    // More than one batch of old ones, and others that must stay: too young, at work, or with work that is not done.
+async fn retention_deletes_only_expired_events() {
+    let tancho = TestServer::start_with(|settings| settings.events.keep_days = 40).await;
+    let ana = tancho.create_user("ana").await;
+    tancho.create_team(&ana, "web-team").await;
+    let db = &tancho.running.core.db;
+    // More than one batch of expired events, and others that must stay: too young, running, or with
+    // unfinished work.
     let rows = "
         insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name, started_at, ended_at, outcome)
         select lpad(to_hex(n), 24, '0'), 'app', kind, 'app.create', 'user', 'ana@example.com', now() - age, now() - age, 'done'
@@ -210,12 +210,12 @@ async fn old_events_go_and_no_others() {
         insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name, started_at)
         values (lpad(to_hex(2004), 24, '0'), 'app', 'running', 'app.create', 'user', 'ana@example.com', now() - interval '90 days');
         insert into event_line (event_id, message) select event_id, 'said' from event where target_value in ('old', 'young');
-        insert into saga (saga_id, kind, lane, event_id, data, state, ended_at, given_up_at)
-        select gen_random_uuid(), 'of a test', 'people', event_id, '{}', 'stuck', now(),
+        insert into saga (saga_id, kind, lane, step, event_id, data, state, ended_at, given_up_at)
+        select gen_random_uuid(), 'of a test', 'people', 'first', event_id, '{}', 'stuck', now(),
                case target_value when 'given-up' then now() end
         from event where target_value in ('stuck', 'given-up')";
     sqlx::raw_sql(rows).execute(db).await.unwrap();
-    // Nobody else lets them go, nor the function younger ones.
+    // Nobody else can delete them, and the function deletes no younger ones.
     for sql in [
         "delete from event where target_value = 'old'",
         "select set_config('tancho.expiring', 'yes', false); delete from event where kind = 'team.create'",
@@ -228,13 +228,13 @@ async fn old_events_go_and_no_others() {
             .as_database_error()
             .and_then(|e| e.code().map(|c| c.into_owned()));
         assert_eq!(code.as_deref(), Some("23001"), "{sql}: {refused}");
-        // The mark ends with its connection.
+        // The permission to delete ends with its connection.
         drop(connection.detach());
     }
     let mut said = String::new();
     for _ in 0..3 {
-        said += &house
-            .ask(&ana, reqwest::Method::GET, "/healers/retention", None)
+        said += &tancho
+            .send_json(&ana, reqwest::Method::GET, "/healers/retention", None)
             .await
             .1;
     }
@@ -253,5 +253,5 @@ async fn old_events_go_and_no_others() {
     .await
     .unwrap();
     assert_eq!(counts, (1, 1, 1));
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }

@@ -1,46 +1,46 @@
-//! Two editions, one world: each operation that both offer is done in one and read in the other, both
-//! ways.
+//! Each operation that both editions offer is done in one and read in the other, both ways.
 
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::house::{House, PASSWORD, Person};
-use crate::recorded::props::{self, Service};
+use crate::recorded::test_service::{self, RecordedService};
+use crate::test_server::{PASSWORD, TestServer, TestUser};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Edition {
+enum ApiEdition {
     Classic,
     Modern,
 }
 
-use Edition::{Classic, Modern};
+use ApiEdition::{Classic, Modern};
 
-/// Two people: `root`, who may do everything, and `ana`, who does it.
-struct World {
-    house: House,
-    service: Service,
-    root: Person,
-    ana: Person,
-    /// Where things are done.
-    here: Edition,
+/// Two users: `root`, who may do everything, and `ana`, who does the changes.
+struct EditionFixture {
+    tancho: TestServer,
+    service: RecordedService,
+    root: TestUser,
+    ana: TestUser,
+    /// The edition in which changes are made.
+    here: ApiEdition,
 }
 
 #[tokio::test]
-async fn what_one_edition_does_the_other_sees() {
-    let house = House::with(|settings| settings.apps.drain = Duration::from_millis(50)).await;
-    props::can_build(&house);
-    props::everybody_listens(&house).await;
-    let mut world = World {
-        service: Service::start(&house).await,
-        root: house.admin().await,
-        ana: house.person("ana").await,
-        house,
+async fn changes_in_one_edition_are_visible_in_the_other() {
+    let tancho =
+        TestServer::start_with(|settings| settings.apps.drain_timeout = Duration::from_millis(50)).await;
+    test_service::install_platforms(&tancho);
+    test_service::listen_for_all_units(&tancho).await;
+    let mut world = EditionFixture {
+        service: RecordedService::start(&tancho).await,
+        root: tancho.login_admin().await,
+        ana: tancho.create_user("ana").await,
+        tancho,
         here: Classic,
     };
-    world.house.team(&world.ana, "red").await;
-    world.house.team(&world.root, "blue").await;
+    world.tancho.create_team(&world.ana, "red").await;
+    world.tancho.create_team(&world.root, "blue").await;
     for here in [Classic, Modern] {
         world.here = here;
         world.users().await;
@@ -49,7 +49,7 @@ async fn what_one_edition_does_the_other_sees() {
         world.releases().await;
         world.services().await;
     }
-    world.house.running.stop().await;
+    world.tancho.running.drain_and_stop().await;
 }
 
 fn names(list: &Value, key: &str) -> Vec<String> {
@@ -58,45 +58,50 @@ fn names(list: &Value, key: &str) -> Vec<String> {
     items.iter().map(name).collect()
 }
 
-impl World {
-    /// Sends; anything but success fails the test.
-    async fn done(&self, who: &Person, verb: &str, path: &str, body: Value) -> String {
+impl EditionFixture {
+    /// Sends a request; fails the test unless it succeeds.
+    async fn send_ok(&self, who: &TestUser, verb: &str, path: &str, body: Value) -> String {
         let body = Some(body).filter(|body| !body.is_null());
         let method: Method = verb.parse().unwrap();
-        let (status, text) = self.house.ask(who, method, path, body).await;
+        let (status, text) = self.tancho.send_json(who, method, path, body).await;
         assert!((200..300).contains(&status), "{verb} {path}: {status} {text}");
         assert!(!text.contains("\"Error\""), "{verb} {path}: {text}");
         text
     }
 
-    /// Does something in the edition where things are done: verb, path and body in each.
-    async fn does(&self, who: &Person, classic: (&str, &str, Value), modern: (&str, &str, Value)) -> String {
+    /// Makes a change in this edition; verb, path and body are given for each.
+    async fn write_in_edition(
+        &self,
+        who: &TestUser,
+        classic: (&str, &str, Value),
+        modern: (&str, &str, Value),
+    ) -> String {
         let (verb, path, body) = match self.here {
             Classic => classic,
             Modern => modern,
         };
-        self.done(who, verb, path, body).await
+        self.send_ok(who, verb, path, body).await
     }
 
     /// Reads in the other edition.
-    async fn sees(&self, who: &Person, classic: &str, modern: &str) -> Value {
-        self.house.read(who, self.there(classic, modern)).await
+    async fn read_in_other(&self, who: &TestUser, classic: &str, modern: &str) -> Value {
+        self.tancho.read_json(who, self.other_path(classic, modern)).await
     }
 
-    fn there<'a>(&self, classic: &'a str, modern: &'a str) -> &'a str {
+    fn other_path<'a>(&self, classic: &'a str, modern: &'a str) -> &'a str {
         match self.here {
             Classic => modern,
             Modern => classic,
         }
     }
 
-    /// The status with which the other edition answers a read.
-    async fn status(&self, who: &Person, classic: &str, modern: &str) -> u16 {
-        let path = self.there(classic, modern);
-        self.house.ask(who, Method::GET, path, None).await.0
+    /// Returns the status with which the other edition answers a read.
+    async fn status(&self, who: &TestUser, classic: &str, modern: &str) -> u16 {
+        let path = self.other_path(classic, modern);
+        self.tancho.send_json(who, Method::GET, path, None).await.0
     }
 
-    /// A name that the other round does not use.
+    /// Returns a name that the other round does not use.
     fn name(&self, stem: &str) -> String {
         match self.here {
             Classic => format!("{stem}-old"),
@@ -109,7 +114,9 @@ impl World {
             format!("/users/{email}/tokens"),
             format!("/1.0/users/{email}/tokens"),
         );
-        let request = self.house.request(Method::POST, self.there(&classic, &modern));
+        let request = self
+            .tancho
+            .request(Method::POST, self.other_path(&classic, &modern));
         let answer = request
             .json(&json!({ "password": password }))
             .send()
@@ -125,29 +132,30 @@ impl World {
             Classic => "/users",
             Modern => "/1.0/users",
         };
-        let answer = self.house.request(Method::POST, path).json(&new).send().await;
+        let answer = self.tancho.request(Method::POST, path).json(&new).send().await;
         assert!(answer.unwrap().status().is_success());
         let (status, text) = self.login_there(&email, PASSWORD).await;
         assert_eq!(status, 200, "{text}");
         let answer: Value = serde_json::from_str(&text).unwrap();
-        let carl = Person {
+        let carl = TestUser {
             token: answer["token"].as_str().unwrap().to_owned(),
             email,
         };
 
         let change = json!({ "old": PASSWORD, "new": "secret456" });
         let classic = ("PUT", "/users/password", change.clone());
-        self.does(&carl, classic, ("PUT", "/1.0/users/password", change))
+        self.write_in_edition(&carl, classic, ("PUT", "/1.0/users/password", change))
             .await;
         assert_eq!(self.login_there(&carl.email, PASSWORD).await.0, 401);
         assert_eq!(self.login_there(&carl.email, "secret456").await.0, 200);
 
-        // Only the modern edition changes quotas; both tell of them.
+        // Only the modern edition changes quotas; both show them.
         let path = format!("/1.0/users/{}/quota", carl.email);
-        self.done(&self.root, "PUT", &path, json!({ "limit": 7 })).await;
+        self.send_ok(&self.root, "PUT", &path, json!({ "limit": 7 }))
+            .await;
         let classic = format!("/quota/{}", carl.email);
-        let old = self.house.read(&self.root, &classic).await;
-        let new = self.house.read(&self.root, &path).await;
+        let old = self.tancho.read_json(&self.root, &classic).await;
+        let new = self.tancho.read_json(&self.root, &path).await;
         assert_eq!(
             (&old["available"], &new["limit"]),
             (&json!(7), &json!(7)),
@@ -158,27 +166,27 @@ impl World {
         let (status, text) = self.login_there(&carl.email, "secret456").await;
         let answer: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(status, 200, "{text}");
-        let carl = Person {
+        let carl = TestUser {
             token: answer["token"].as_str().unwrap().to_owned(),
             ..carl
         };
         let classic = ("DELETE", "/users", Value::Null);
-        self.does(&carl, classic, ("DELETE", "/1.0/users", Value::Null))
+        self.write_in_edition(&carl, classic, ("DELETE", "/1.0/users", Value::Null))
             .await;
         assert_eq!(self.login_there(&carl.email, "secret456").await.0, 404);
     }
 
-    async fn login_ends(&self, carl: &Person) {
+    async fn login_ends(&self, carl: &TestUser) {
         assert_eq!(self.status(carl, "/teams", "/1.0/teams").await, 200);
         let classic = ("DELETE", "/users/tokens", Value::Null);
-        self.does(carl, classic, ("DELETE", "/1.0/users/tokens", Value::Null))
+        self.write_in_edition(carl, classic, ("DELETE", "/1.0/users/tokens", Value::Null))
             .await;
         assert_eq!(self.status(carl, "/teams", "/1.0/teams").await, 401);
     }
 
     async fn members_there(&self, team: &str) -> Vec<String> {
         let (classic, modern) = (format!("/teams/{team}"), format!("/1.4/teams/{team}"));
-        let seen = self.sees(&self.ana, &classic, &modern).await;
+        let seen = self.read_in_other(&self.ana, &classic, &modern).await;
         match self.here {
             Classic => names(&seen["users"], "Email"),
             Modern => serde_json::from_value(seen["users"].clone()).unwrap(),
@@ -189,8 +197,9 @@ impl World {
         let team = self.name("green");
         let new = json!({ "name": team });
         let classic = ("POST", "/teams", new.clone());
-        self.does(&self.ana, classic, ("POST", "/1.0/teams", new)).await;
-        let list = self.sees(&self.ana, "/teams", "/1.0/teams").await;
+        self.write_in_edition(&self.ana, classic, ("POST", "/1.0/teams", new))
+            .await;
+        let list = self.read_in_other(&self.ana, "/teams", "/1.0/teams").await;
         assert!(names(&list, "name").contains(&team), "{list}");
         assert_eq!(self.members_there(&team).await, ["ana@example.com"]);
 
@@ -201,38 +210,40 @@ impl World {
         );
         let classic = ("PUT", member.as_str(), Value::Null);
         let modern = ("POST", "/1.0/roles/team-member/user", role);
-        // In the classic edition a member lets others in, in the modern one who hands out roles.
+        // In the classic edition a member adds members, in the modern one a user who assigns roles.
         let host = match self.here {
             Classic => &self.ana,
             Modern => &self.root,
         };
-        self.does(host, classic, modern).await;
+        self.write_in_edition(host, classic, modern).await;
         assert_eq!(self.members_there(&team).await.len(), 2);
         let held = format!("/1.0/roles/team-member/user/{root}?context={team}");
         let classic = ("DELETE", member.as_str(), Value::Null);
-        self.does(host, classic, ("DELETE", &held, Value::Null)).await;
+        self.write_in_edition(host, classic, ("DELETE", &held, Value::Null))
+            .await;
         assert_eq!(self.members_there(&team).await, ["ana@example.com"]);
 
         let (classic, modern) = (format!("/teams/{team}"), format!("/1.4/teams/{team}"));
         let gone = format!("/1.0/teams/{team}");
         let remove = ("DELETE", classic.as_str(), Value::Null);
-        self.does(&self.ana, remove, ("DELETE", &gone, Value::Null)).await;
+        self.write_in_edition(&self.ana, remove, ("DELETE", &gone, Value::Null))
+            .await;
         assert_eq!(self.status(&self.ana, &classic, &modern).await, 404);
     }
 
-    /// An app as the other edition shows it.
+    /// Returns an app as the other edition shows it.
     async fn app(&self, name: &str) -> Value {
         let (classic, modern) = (format!("/apps/{name}"), format!("/1.0/apps/{name}"));
-        self.sees(&self.ana, &classic, &modern).await
+        self.read_in_other(&self.ana, &classic, &modern).await
     }
 
-    /// What a modern client and a classic one call the same part of an app.
-    async fn part(&self, name: &str, classic: &str, modern: &str) -> Value {
-        self.app(name).await[self.there(classic, modern)].clone()
+    /// Returns the name of a field of an app in the other edition.
+    async fn field_name(&self, name: &str, classic: &str, modern: &str) -> Value {
+        self.app(name).await[self.other_path(classic, modern)].clone()
     }
 
-    /// The same act on something of an app: `tail` below the app's path.
-    async fn on_app(
+    /// Makes the same change to an item of an app: `tail` is below the app's path.
+    async fn change_app_item(
         &self,
         name: &str,
         verb: &str,
@@ -244,7 +255,7 @@ impl World {
             format!("/apps/{name}{classic}"),
             format!("/1.0/apps/{name}{modern}"),
         );
-        self.does(&self.ana, (verb, &old, body.0), (verb, &new, body.1))
+        self.write_in_edition(&self.ana, (verb, &old, body.0), (verb, &new, body.1))
             .await
     }
 
@@ -252,47 +263,53 @@ impl World {
         let app = self.name("shop");
         let new = json!({ "name": app, "platform": "procfile", "teamOwner": "red" });
         let classic = ("POST", "/apps", new.clone());
-        self.does(&self.ana, classic, ("POST", "/1.0/apps", new)).await;
-        let list = self.sees(&self.ana, "/apps", "/1.0/apps").await;
+        self.write_in_edition(&self.ana, classic, ("POST", "/1.0/apps", new))
+            .await;
+        let list = self.read_in_other(&self.ana, "/apps", "/1.0/apps").await;
         assert!(names(&list, "name").contains(&app), "{list}");
-        assert_eq!(self.part(&app, "Name", "name").await, app.as_str());
-        assert_eq!(self.part(&app, "Framework", "platform").await, "procfile");
+        assert_eq!(self.field_name(&app, "Name", "name").await, app.as_str());
+        assert_eq!(self.field_name(&app, "Framework", "platform").await, "procfile");
 
         let nothing = || (Value::Null, Value::Null);
-        self.on_app(&app, "PUT", "/blue", "/teams/blue", nothing()).await;
-        assert_eq!(self.part(&app, "Teams", "teams").await, json!(["blue", "red"]));
-        self.on_app(&app, "DELETE", "/blue", "/teams/blue", nothing())
+        self.change_app_item(&app, "PUT", "/blue", "/teams/blue", nothing())
             .await;
-        assert_eq!(self.part(&app, "Teams", "teams").await, json!(["red"]));
+        assert_eq!(
+            self.field_name(&app, "Teams", "teams").await,
+            json!(["blue", "red"])
+        );
+        self.change_app_item(&app, "DELETE", "/blue", "/teams/blue", nothing())
+            .await;
+        assert_eq!(self.field_name(&app, "Teams", "teams").await, json!(["red"]));
 
         let host = format!("{app}.example.test");
         let cname = json!({ "cname": [host] });
-        self.on_app(&app, "POST", "/cname", "/cname", (cname.clone(), cname.clone()))
+        self.change_app_item(&app, "POST", "/cname", "/cname", (cname.clone(), cname.clone()))
             .await;
-        let seen = self.part(&app, "cname", "cname").await;
+        let seen = self.field_name(&app, "cname", "cname").await;
         assert_eq!(
             seen,
             self.one_or_list(&host),
-            "the classic edition has room for one"
+            "the classic edition shows one only"
         );
-        self.on_app(&app, "DELETE", "/cname", "/cname", (cname.clone(), cname))
+        self.change_app_item(&app, "DELETE", "/cname", "/cname", (cname.clone(), cname))
             .await;
-        assert_ne!(self.part(&app, "cname", "cname").await, seen);
+        assert_ne!(self.field_name(&app, "cname", "cname").await, seen);
 
         self.tags(&app).await;
         self.env(&app).await;
         self.swap(&app).await;
-        self.on_app(&app, "DELETE", "", "", nothing()).await;
+        self.change_app_item(&app, "DELETE", "", "", nothing()).await;
         let (classic, modern) = (format!("/apps/{app}"), format!("/1.0/apps/{app}"));
         assert_eq!(self.status(&self.ana, &classic, &modern).await, 404);
     }
 
-    /// Only the modern edition changes tags; the client takes them away by an empty one.
+    /// Only the modern edition changes tags; the client removes them by an empty one.
     async fn tags(&self, app: &str) {
         for (tags, left) in [(json!(["a", "b"]), json!(["a", "b"])), (json!([""]), json!([]))] {
             let path = format!("/1.0/apps/{app}");
-            self.done(&self.ana, "PUT", &path, json!({ "tags": tags })).await;
-            assert_eq!(self.part(app, "tags", "tags").await, left);
+            self.send_ok(&self.ana, "PUT", &path, json!({ "tags": tags }))
+                .await;
+            assert_eq!(self.field_name(app, "tags", "tags").await, left);
         }
     }
 
@@ -305,7 +322,7 @@ impl World {
 
     async fn vars(&self, app: &str) -> Vec<String> {
         let (classic, modern) = (format!("/apps/{app}/env"), format!("/1.0/apps/{app}/env"));
-        let seen = self.sees(&self.ana, &classic, &modern).await;
+        let seen = self.read_in_other(&self.ana, &classic, &modern).await;
         let own = seen
             .as_array()
             .unwrap()
@@ -326,40 +343,42 @@ impl World {
             { "Name": "COLOUR", "Value": "red & white" }, { "Name": "SIZE", "Value": "" },
         ] });
         let classic = json!({ "COLOUR": "red & white", "SIZE": "" });
-        self.on_app(app, "POST", "/env", "/env", (classic, modern)).await;
+        self.change_app_item(app, "POST", "/env", "/env", (classic, modern))
+            .await;
         assert_eq!(self.vars(app).await, ["COLOUR=red & white", "SIZE="]);
         let gone = (json!(["SIZE"]), Value::Null);
-        self.on_app(app, "DELETE", "/env", "/env?env=SIZE", gone).await;
+        self.change_app_item(app, "DELETE", "/env", "/env?env=SIZE", gone)
+            .await;
         assert_eq!(self.vars(app).await, ["COLOUR=red & white"]);
     }
 
-    /// Swapping has one path for both ages; both see where an app is.
+    /// Swapping has one path for both editions; both show the addresses of an app.
     async fn swap(&self, app: &str) {
         let other = self.name("other");
         let new = json!({ "name": other, "platform": "procfile", "teamOwner": "red" });
-        self.done(&self.ana, "POST", "/apps", new).await;
+        self.send_ok(&self.ana, "POST", "/apps", new).await;
         let before = (
-            self.part(app, "ip", "ip").await,
-            self.part(&other, "ip", "ip").await,
+            self.field_name(app, "ip", "ip").await,
+            self.field_name(&other, "ip", "ip").await,
         );
         let verb = match self.here {
             Classic => "PUT",
             Modern => "POST",
         };
         let path = format!("/swap?app1={app}&app2={other}");
-        self.done(&self.ana, verb, &path, Value::Null).await;
+        self.send_ok(&self.ana, verb, &path, Value::Null).await;
         let after = (
-            self.part(app, "ip", "ip").await,
-            self.part(&other, "ip", "ip").await,
+            self.field_name(app, "ip", "ip").await,
+            self.field_name(&other, "ip", "ip").await,
         );
         assert_eq!(after, (before.1, before.0));
-        self.done(&self.ana, "DELETE", &format!("/apps/{other}"), Value::Null)
+        self.send_ok(&self.ana, "DELETE", &format!("/apps/{other}"), Value::Null)
             .await;
     }
 
-    /// The units that run, as the other edition names them.
+    /// Returns the running units, as the other edition names them.
     async fn units(&self, app: &str) -> Vec<String> {
-        let units = self.part(app, "Units", "units").await;
+        let units = self.field_name(app, "Units", "units").await;
         let running = units
             .as_array()
             .unwrap()
@@ -368,8 +387,8 @@ impl World {
         running.map(|u| u["Name"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Waits until the other edition shows so many units; draining ones go a little later.
-    async fn settles(&self, app: &str, count: usize) -> Vec<String> {
+    /// Waits until the other edition shows so many units; draining units disappear with a delay.
+    async fn wait_for_units(&self, app: &str, count: usize) -> Vec<String> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let units = self.units(app).await;
@@ -387,9 +406,13 @@ impl World {
             Classic => classic,
             Modern => modern,
         };
-        let request = self.house.by(&self.ana, Method::POST, &path);
+        let request = self.tancho.request_as(&self.ana, Method::POST, &path);
         let request = request.header("content-type", "application/gzip");
-        let answer = request.body(props::archive("web: serve\n")).send().await.unwrap();
+        let answer = request
+            .body(test_service::archive("web: serve\n"))
+            .send()
+            .await
+            .unwrap();
         let text = answer.text().await.unwrap();
         assert!(text.ends_with("\nOK\n"), "{text}");
     }
@@ -397,42 +420,45 @@ impl World {
     async fn releases(&self) {
         let app = self.name("busy");
         let new = json!({ "name": app, "platform": "procfile", "teamOwner": "red" });
-        self.done(&self.ana, "POST", "/1.0/apps", new).await;
+        self.send_ok(&self.ana, "POST", "/1.0/apps", new).await;
         self.deploy(&app).await;
         let (classic, modern) = (format!("/deploys?app={app}"), format!("/1.0/deploys?app={app}"));
-        let deploys = self.sees(&self.ana, &classic, &modern).await;
+        let deploys = self.read_in_other(&self.ana, &classic, &modern).await;
         assert_eq!(names(&deploys, "Image"), ["v1"]);
-        assert_eq!(self.part(&app, "deploys", "deploys").await, 1);
-        let first = self.settles(&app, 1).await;
+        assert_eq!(self.field_name(&app, "deploys", "deploys").await, 1);
+        let first = self.wait_for_units(&app, 1).await;
 
         let nothing = || (Value::Null, Value::Null);
         let add = json!({ "units": 2 });
-        self.on_app(&app, "PUT", "/units", "/units", (add.clone(), add))
+        self.change_app_item(&app, "PUT", "/units", "/units", (add.clone(), add))
             .await;
-        self.settles(&app, 3).await;
-        self.on_app(&app, "DELETE", "/units?units=2", "/units?units=2", nothing())
+        self.wait_for_units(&app, 3).await;
+        self.change_app_item(&app, "DELETE", "/units?units=2", "/units?units=2", nothing())
             .await;
-        self.settles(&app, 1).await;
-        self.on_app(&app, "POST", "/restart", "/restart", nothing()).await;
+        self.wait_for_units(&app, 1).await;
+        self.change_app_item(&app, "POST", "/restart", "/restart", nothing())
+            .await;
         assert_ne!(
-            self.settles(&app, 1).await,
+            self.wait_for_units(&app, 1).await,
             first,
-            "they are others after a restart"
+            "a restart replaces them"
         );
-        self.on_app(&app, "POST", "/stop", "/stop", nothing()).await;
-        self.settles(&app, 0).await;
-        self.on_app(&app, "POST", "/start", "/start", nothing()).await;
-        self.settles(&app, 1).await;
+        self.change_app_item(&app, "POST", "/stop", "/stop", nothing())
+            .await;
+        self.wait_for_units(&app, 0).await;
+        self.change_app_item(&app, "POST", "/start", "/start", nothing())
+            .await;
+        self.wait_for_units(&app, 1).await;
 
         let lines = json!(["hello from the app"]);
         let (classic, modern) = ("/log?source=cron", "/log?source=cron");
-        self.on_app(&app, "POST", classic, modern, (lines.clone(), lines))
+        self.change_app_item(&app, "POST", classic, modern, (lines.clone(), lines))
             .await;
         let tail = "log?lines=10&source=cron";
         let (classic, modern) = (format!("/apps/{app}/{tail}"), format!("/1.0/apps/{app}/{tail}"));
-        let seen = self.sees(&self.ana, &classic, &modern).await;
+        let seen = self.read_in_other(&self.ana, &classic, &modern).await;
         assert_eq!(names(&seen, "Message"), ["hello from the app"]);
-        self.on_app(&app, "DELETE", "", "", nothing()).await;
+        self.change_app_item(&app, "DELETE", "", "", nothing()).await;
     }
 
     async fn services(&self) {
@@ -446,13 +472,16 @@ impl World {
         });
         match self.here {
             Classic => {
-                let request = self.house.by(&self.ana, Method::POST, "/services").body(manifest);
+                let request = self
+                    .tancho
+                    .request_as(&self.ana, Method::POST, "/services")
+                    .body(manifest);
                 let answer = request.send().await.unwrap();
                 assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
             }
-            Modern => drop(self.done(&self.ana, "POST", "/1.0/services", form).await),
+            Modern => drop(self.send_ok(&self.ana, "POST", "/1.0/services", form).await),
         }
-        let list = self.sees(&self.ana, "/services", "/1.0/services").await;
+        let list = self.read_in_other(&self.ana, "/services", "/1.0/services").await;
         assert!(names(&list, "service").contains(&service), "{list}");
 
         let (classic, modern) = (
@@ -461,15 +490,16 @@ impl World {
         );
         let text = json!({ "doc": "Use it with care." });
         let old = ("PUT", classic.as_str(), text.clone());
-        self.does(&self.ana, old, ("PUT", &modern, text)).await;
-        let path = self.there(&classic, &modern);
-        let (_, doc) = self.house.ask(&self.ana, Method::GET, path, None).await;
+        self.write_in_edition(&self.ana, old, ("PUT", &modern, text))
+            .await;
+        let path = self.other_path(&classic, &modern);
+        let (_, doc) = self.tancho.send_json(&self.ana, Method::GET, path, None).await;
         assert!(doc.contains("Use it with care."), "{doc}");
         self.instances(&service).await;
 
         let (classic, modern) = (format!("/services/{service}"), format!("/1.0/services/{service}"));
         let remove = ("DELETE", classic.as_str(), Value::Null);
-        self.does(&self.ana, remove, ("DELETE", &modern, Value::Null))
+        self.write_in_edition(&self.ana, remove, ("DELETE", &modern, Value::Null))
             .await;
         assert_eq!(self.status(&self.ana, &classic, &modern).await, 404);
     }
@@ -477,14 +507,15 @@ impl World {
     async fn instances(&self, service: &str) {
         let (instance, app) = (self.name("orders"), self.name("user"));
         let new = json!({ "name": app, "platform": "procfile", "teamOwner": "red" });
-        self.done(&self.ana, "POST", "/apps", new).await;
+        self.send_ok(&self.ana, "POST", "/apps", new).await;
         let below = format!("/1.0/services/{service}/instances");
         let old = json!({ "name": instance, "service_name": service, "plan": "small", "owner": "red" });
         let new = json!({ "name": instance, "plan": "small", "owner": "red" });
         let classic = ("POST", "/services/instances", old);
-        self.does(&self.ana, classic, ("POST", &below, new)).await;
+        self.write_in_edition(&self.ana, classic, ("POST", &below, new))
+            .await;
         let list = self
-            .sees(&self.ana, "/services/instances", "/1.0/services/instances")
+            .read_in_other(&self.ana, "/services/instances", "/1.0/services/instances")
             .await;
         let group = list
             .as_array()
@@ -496,7 +527,10 @@ impl World {
             format!("/services/instances/{instance}"),
             format!("{below}/{instance}"),
         );
-        assert_eq!(self.sees(&self.ana, &classic, &modern).await["Apps"], json!([]));
+        assert_eq!(
+            self.read_in_other(&self.ana, &classic, &modern).await["Apps"],
+            json!([])
+        );
         let status = (format!("{classic}/status"), format!("{modern}/status"));
         assert_eq!(self.status(&self.ana, &status.0, &status.1).await, 200);
 
@@ -504,17 +538,17 @@ impl World {
             format!("{classic}/{app}"),
             format!("/1.13/services/{service}/instances/{instance}/apps/{app}"),
         );
-        self.does(&self.ana, ("PUT", &old, Value::Null), ("PUT", &new, Value::Null))
+        self.write_in_edition(&self.ana, ("PUT", &old, Value::Null), ("PUT", &new, Value::Null))
             .await;
         assert_eq!(
-            self.sees(&self.ana, &classic, &modern).await["Apps"],
+            self.read_in_other(&self.ana, &classic, &modern).await["Apps"],
             json!([app])
         );
         assert_eq!(
             self.vars(&app).await,
             ["DATABASE_HOST=db.example.test", "DATABASE_PASSWORD=s3cret"]
         );
-        self.does(
+        self.write_in_edition(
             &self.ana,
             ("DELETE", &old, Value::Null),
             ("DELETE", &new, Value::Null),
@@ -523,10 +557,10 @@ impl World {
         assert_eq!(self.vars(&app).await, [""; 0]);
 
         let remove = ("DELETE", classic.as_str(), Value::Null);
-        self.does(&self.ana, remove, ("DELETE", &modern, Value::Null))
+        self.write_in_edition(&self.ana, remove, ("DELETE", &modern, Value::Null))
             .await;
         assert_eq!(self.status(&self.ana, &classic, &modern).await, 404);
-        self.done(&self.ana, "DELETE", &format!("/apps/{app}"), Value::Null)
+        self.send_ok(&self.ana, "DELETE", &format!("/apps/{app}"), Value::Null)
             .await;
     }
 }

@@ -1,24 +1,38 @@
-//! The integration tests: one binary, one running server in each test, over real HTTP and a real
-//! Postgres, whose address is in `TANCHO_TEST_DATABASE_URL` (`script/test` starts one).
+//! The integration tests: one binary, one running server in each test, over real HTTP and a real Postgres,
+//! whose address is in `TANCHO_TEST_DATABASE_URL` (`script/test` starts one).
 
-#![expect(
-    clippy::unwrap_used,
-    unreachable_pub,
-    reason = "a test stops at what it did not expect"
-)]
+#![expect(clippy::unwrap_used, unreachable_pub, reason = "a failed test panics")]
 
+mod access_matrix;
+mod accounts;
+mod app_changes;
 mod apps;
+mod attacks;
 mod audit;
 mod classic;
 mod deadlock;
-mod doors;
+mod deploy_edges;
 mod editions;
-mod house;
-mod hygiene;
-mod people;
+mod environment;
+mod events;
+mod exec;
+mod fairness;
+mod hostile_input;
+mod input_validation;
+mod log_posts;
+mod permission_tree;
+mod pools;
 mod recorded;
+mod repositories;
+mod request_origin;
+mod saga_leases;
+mod sagas;
 mod sealing;
 mod services;
 mod smoke;
 mod swap;
+mod test_server;
 mod units;
+mod upgrade;
+mod versions;
+mod wire;

@@ -1,13 +1,13 @@
-//! The frame answers.
+//! Basic responses: unknown paths and metrics.
 
 use reqwest::{Method, StatusCode};
 
-use crate::house::House;
+use crate::test_server::TestServer;
 
 #[tokio::test]
-async fn unknown_paths_are_404_and_carry_a_request_id() {
-    let house = House::start().await;
-    let answer = house
+async fn unknown_paths_return_404_with_a_request_id() {
+    let tancho = TestServer::start().await;
+    let answer = tancho
         .request(Method::GET, "/nothing/here")
         .header("x-request-id", "abc-1")
         .send()
@@ -15,23 +15,23 @@ async fn unknown_paths_are_404_and_carry_a_request_id() {
         .unwrap();
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     assert_eq!(answer.headers()["x-request-id"], "abc-1");
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn the_figures_count_what_happens_and_name_nobody() {
-    let house = House::start().await;
-    let admin = house.admin().await;
-    house.team(&admin, "secretteam").await;
+async fn metrics_count_events_without_naming_apps_or_users() {
+    let tancho = TestServer::start().await;
+    let admin = tancho.login_admin().await;
+    tancho.create_team(&admin, "secretteam").await;
     for (method, path) in [
         (Method::GET, "/1.0/apps/secretapp"),
         (Method::GET, "/secretpath"),
         (Method::from_bytes(b"SECRETVERB").unwrap(), "/1.0/apps"),
     ] {
-        house.by(&admin, method, path).send().await.unwrap();
+        tancho.request_as(&admin, method, path).send().await.unwrap();
     }
     for path in ["/metrics", "/1.2/metrics"] {
-        let answer = house.request(Method::GET, path).send().await.unwrap();
+        let answer = tancho.request(Method::GET, path).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
         assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
@@ -49,5 +49,5 @@ async fn the_figures_count_what_happens_and_name_nobody() {
         }
         assert!(!text.to_lowercase().contains("secret"), "{text}");
     }
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }

@@ -1,32 +1,35 @@
-//! Swapping two apps while both are asked: nothing is lost, and nobody ever sees half of it.
+//! Swapping two apps under load: no request is lost, and no client ever sees a partial swap.
 
 use std::time::Duration;
 
 use axum::Router;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tancho::proxy::{Backends, Proxy, ProxySettings};
-use tancho::units::routes;
+use tancho::kernel::public_hosts::PlatformHosts;
+use tancho::proxy::{BackendSet, Proxy, ProxySettings};
+use tancho::routing;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::house::{House, Person};
+use crate::test_server::{TestServer, TestUser};
 
 const HOSTS: [&str; 2] = ["shop.localhost", "blog.localhost"];
 const SWAPS: usize = 21;
 
-/// An app with one unit, on another host so that this one's reconciler leaves it alone, which says its name.
-async fn app(house: &House, ana: &Person, name: &'static str) -> String {
+/// Creates an app with one unit that returns its name, on another host so that this host's reconciler leaves
+/// it alone.
+async fn app_with_unit(tancho: &TestServer, ana: &TestUser, name: &'static str) -> String {
     let body = json!({ "name": name, "platform": "go", "teamOwner": "red" });
-    let (status, text) = house.ask(ana, Method::POST, "/apps", Some(body)).await;
+    let (status, text) = tancho.send_json(ana, Method::POST, "/apps", Some(body)).await;
     assert_eq!(status, 200, "{text}");
     let unit = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = unit.local_addr().unwrap().to_string();
     let says = Router::new().fallback(async move || name);
     tokio::spawn(async move { axum::serve(unit, says).await });
     let sql = format!(
-        r#"insert into version (app_id, version, host, state, processes)
-               select app_id, 1, 'elsewhere', 'ready', '[{{"name":"web","command":"x"}}]' from app where name = '{name}';
+        r#"insert into version (app_id, version, host, state)
+               select app_id, 1, 'elsewhere', 'ready' from app where name = '{name}';
+           insert into version_process select app_id, 1, 'web', 'x' from app where name = '{name}';
            insert into release (app_id, version, env, user_env) select app_id, 1, '\x01', '\x01' from app where name = '{name}';
            update app set current_release = release_id from release
                where release.app_id = app.app_id and app.name = '{name}';
@@ -35,21 +38,21 @@ async fn app(house: &House, ana: &Person, name: &'static str) -> String {
                from app where name = '{name}';"#
     );
     let query = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
-    query.execute(&house.running.core.db).await.unwrap();
+    query.execute(&tancho.running.core.db).await.unwrap();
     address
 }
 
-/// A proxy that follows the table of routes; its URL.
-async fn proxy(house: &House) -> String {
-    let core = house.running.core.clone();
+/// Starts a proxy that follows the route table; returns its URL.
+async fn start_proxy(tancho: &TestServer) -> String {
+    let core = tancho.running.core.clone();
     let proxy = Proxy::new(ProxySettings::default());
     let loaded = core.stop.child_token();
     let (db, notices) = (core.db.clone(), core.notices.clone());
-    let follow = routes::follow(
+    let follow = routing::follow_routes(
         db,
         tancho::kernel::ids::ReplicaId::new(),
         notices,
-        "localhost".into(),
+        PlatformHosts::new("localhost", ""),
         proxy.clone(),
         loaded,
         core.stop.clone(),
@@ -61,21 +64,21 @@ async fn proxy(house: &House) -> String {
     url
 }
 
-/// What a host answers: the status and the text.
-async fn visit(http: &reqwest::Client, url: &str, host: &str) -> (u16, String) {
+/// Returns the response of a host: the status and the body.
+async fn get_host(http: &reqwest::Client, url: &str, host: &str) -> (u16, String) {
     match http.get(url).header("host", host).send().await {
         Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
         Err(why) => (0, why.to_string()),
     }
 }
 
-/// Waits until the two hosts answer these.
-async fn until_both(http: &reqwest::Client, url: &str, wanted: [&str; 2]) {
+/// Waits until the two hosts return these bodies.
+async fn wait_for_both(http: &reqwest::Client, url: &str, wanted: [&str; 2]) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
         let seen = [
-            visit(http, url, HOSTS[0]).await.1,
-            visit(http, url, HOSTS[1]).await.1,
+            get_host(http, url, HOSTS[0]).await.1,
+            get_host(http, url, HOSTS[1]).await.1,
         ];
         if seen == wanted {
             return;
@@ -86,17 +89,20 @@ async fn until_both(http: &reqwest::Client, url: &str, wanted: [&str; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_swap_under_200_requests_a_second_loses_none_and_is_never_half_done() {
-    let house = House::start().await;
-    let ana = house.person("ana").await;
-    house.team(&ana, "red").await;
-    let units = [app(&house, &ana, "shop").await, app(&house, &ana, "blog").await];
-    let url = proxy(&house).await;
-    let http = house.http.clone();
-    until_both(&http, &url, ["shop", "blog"]).await;
+async fn swap_under_load_loses_no_request_and_is_atomic() {
+    let tancho = TestServer::start().await;
+    let ana = tancho.create_user("ana").await;
+    tancho.create_team(&ana, "red").await;
+    let units = [
+        app_with_unit(&tancho, &ana, "shop").await,
+        app_with_unit(&tancho, &ana, "blog").await,
+    ];
+    let url = start_proxy(&tancho).await;
+    let http = tancho.http.clone();
+    wait_for_both(&http, &url, ["shop", "blog"]).await;
     let stop = tokio_util::sync::CancellationToken::new();
 
-    // The load: on time, however long each takes.
+    // The load: at a fixed rate, however long each request takes.
     let load = tokio::spawn({
         let (http, url, stop) = (http.clone(), url.clone(), stop.clone());
         async move {
@@ -108,24 +114,27 @@ async fn a_swap_under_200_requests_a_second_loses_none_and_is_never_half_done() 
                     () = stop.cancelled() => break,
                 }
                 let (http, url) = (http.clone(), url.clone());
-                requests.spawn(async move { visit(&http, &url, HOSTS[number % 2]).await });
+                requests.spawn(async move { get_host(&http, &url, HOSTS[number % 2]).await });
             }
             requests.join_all().await
         }
     });
-    // Who reads the table of routes, as each router does, and who reads the list of apps.
+    // One task reads the route table, as each router does, and one the list of apps.
     let tables = tokio::spawn({
-        let (db, stop) = (house.running.core.db.clone(), stop.clone());
+        let (db, stop) = (tancho.running.core.db.clone(), stop.clone());
         async move {
             let mut seen = 0;
             while !stop.is_cancelled() {
-                let table = routes::table(&db, "localhost").await.unwrap();
-                let at = HOSTS.map(
-                    |host| match &table.find(host).expect("each has an address").state {
-                        Backends::Ready(at) => at.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                        Backends::None { reason } => panic!("{host}: {reason}"),
-                    },
-                );
+                let table = routing::load_table(&db, &PlatformHosts::new("localhost", ""))
+                    .await
+                    .unwrap();
+                let at =
+                    HOSTS.map(
+                        |host| match &table.find_host(host).expect("each has an address").backends {
+                            BackendSet::Ready(at) => at.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                            BackendSet::None { reason } => panic!("{host}: {reason}"),
+                        },
+                    );
                 let [one, two] = [[units[0].clone()], [units[1].clone()]];
                 assert!(
                     at == [one.to_vec(), two.to_vec()] || at == [two.to_vec(), one.to_vec()],
@@ -137,8 +146,8 @@ async fn a_swap_under_200_requests_a_second_loses_none_and_is_never_half_done() 
         }
     });
     for swap in 1..=SWAPS {
-        let (status, text) = house
-            .ask(&ana, Method::PUT, "/swap?app1=shop&app2=blog", None)
+        let (status, text) = tancho
+            .send_json(&ana, Method::PUT, "/swap?app1=shop&app2=blog", None)
             .await;
         assert_eq!(status, 200, "{text}");
         let wanted = if swap % 2 == 1 {
@@ -146,8 +155,8 @@ async fn a_swap_under_200_requests_a_second_loses_none_and_is_never_half_done() 
         } else {
             ["shop", "blog"]
         };
-        until_both(&http, &url, wanted).await;
-        let list = house.read(&ana, "/apps").await;
+        wait_for_both(&http, &url, wanted).await;
+        let list = tancho.read_json(&ana, "/apps").await;
         let ips: Vec<&Value> = list.as_array().unwrap().iter().map(|app| &app["ip"]).collect();
         assert!(ips.len() == 2 && ips[0] != ips[1], "{list}");
     }
@@ -165,6 +174,9 @@ async fn a_swap_under_200_requests_a_second_loses_none_and_is_never_half_done() 
         &lost[..lost.len().min(5)]
     );
     assert!(answers.len() > 2 * SWAPS, "only {} requests", answers.len());
-    assert!(tables.await.unwrap() > SWAPS, "the table was hardly read");
-    house.running.stop().await;
+    assert!(
+        tables.await.unwrap() > SWAPS,
+        "the route table was read too rarely"
+    );
+    tancho.running.drain_and_stop().await;
 }

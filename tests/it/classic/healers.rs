@@ -1,15 +1,15 @@
-//! Healers: real reconcilers, run by hand.
+//! Healers: real reconcilers, run manually.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::house::House;
+use crate::test_server::TestServer;
 
 #[tokio::test]
-async fn healers_are_listed_as_objects_of_one_key_and_run_as_often_as_one_likes() {
-    let house = House::start().await;
-    let ana = house.person("ana").await;
-    let list = house.read(&ana, "/healers").await;
+async fn healers_are_listed_as_single_key_objects_and_run_repeatedly() {
+    let tancho = TestServer::start().await;
+    let ana = tancho.create_user("ana").await;
+    let list = tancho.read_json(&ana, "/healers").await;
     let names: Vec<String> = list
         .as_array()
         .unwrap()
@@ -27,79 +27,84 @@ async fn healers_are_listed_as_objects_of_one_key_and_run_as_often_as_one_likes(
             "units",
             "orphans",
             "unit-binds",
-            "repositories",
             "leases",
+            "exec-sessions",
             "retention",
+            "archives",
+            "repositories",
+            "versions",
             "routes"
         ]
     );
     for name in names.iter().chain(&names) {
-        let (status, text) = house
-            .ask(&ana, Method::GET, &format!("/healers/{name}"), None)
+        let (status, text) = tancho
+            .send_json(&ana, Method::GET, &format!("/healers/{name}"), None)
             .await;
         assert_eq!(status, 200, "{text}");
         assert!(text.starts_with(&format!("{name}: ")), "{text}");
     }
-    let (status, text) = house.ask(&ana, Method::GET, "/healers/container", None).await;
+    let (status, text) = tancho
+        .send_json(&ana, Method::GET, "/healers/container", None)
+        .await;
     assert!(status == 404 && text.contains("unit-binds"), "{text}");
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn the_healer_of_leases_finds_work_without_an_owner_and_work_that_is_stuck() {
-    let house = House::start().await;
-    let ana = house.person("ana").await;
-    let put = "insert into saga (saga_id, kind, lane, data, state, wake_at, ended_at)
-               values (gen_random_uuid(), 'of another build', 'people', '{}', $1, now() - interval '1 hour',
+async fn lease_healer_reports_sagas_without_owner_and_stuck_sagas() {
+    let tancho = TestServer::start().await;
+    let ana = tancho.create_user("ana").await;
+    let put = "insert into saga (saga_id, kind, lane, step, data, state, wake_at, ended_at)
+               values (gen_random_uuid(), 'of another build', 'people', 'first', '{}', $1, now() - interval '1 hour',
                        case when $1 = 'stuck' then now() end)";
     for state in ["forward", "stuck"] {
         sqlx::query(put)
             .bind(state)
-            .execute(&house.running.core.db)
+            .execute(&tancho.running.core.db)
             .await
             .unwrap();
     }
-    let (_, text) = house.ask(&ana, Method::GET, "/healers/leases", None).await;
+    let (_, text) = tancho.send_json(&ana, Method::GET, "/healers/leases", None).await;
     for part in [
         "1 operations without an owner",
         "1 operations that could not be undone",
     ] {
         assert!(text.contains(part), "{text}");
     }
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn a_healer_that_fails_says_so_with_a_500() {
-    let house = House::start().await;
-    let ana = house.person("ana").await;
+async fn failing_healer_returns_500() {
+    let tancho = TestServer::start().await;
+    let ana = tancho.create_user("ana").await;
     sqlx::query("alter table saga rename column lease_until to elsewhere")
-        .execute(&house.running.core.db)
+        .execute(&tancho.running.core.db)
         .await
         .unwrap();
-    let (status, text) = house.ask(&ana, Method::GET, "/healers/leases", None).await;
+    let (status, text) = tancho.send_json(&ana, Method::GET, "/healers/leases", None).await;
     assert_eq!(status, 500, "{text}");
     assert!(!text.contains("elsewhere") && !text.is_empty(), "{text}");
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }
 
 #[tokio::test]
-async fn the_token_of_an_app_runs_healers() {
-    let house = House::start().await;
-    let (root, ana) = (house.admin().await, house.person("ana").await);
-    house.team(&ana, "red").await;
+async fn app_token_can_run_healers() {
+    let tancho = TestServer::start().await;
+    let (root, ana) = (tancho.login_admin().await, tancho.create_user("ana").await);
+    tancho.create_team(&ana, "red").await;
     let app = json!({ "name": "agent", "platform": "python" });
-    house.ask(&ana, Method::POST, "/apps", Some(app)).await;
-    let (status, text) = house
-        .ask(&root, Method::POST, "/tokens", Some(json!({ "client": "agent" })))
+    tancho.send_json(&ana, Method::POST, "/apps", Some(app)).await;
+    let (status, text) = tancho
+        .send_json(&root, Method::POST, "/tokens", Some(json!({ "client": "agent" })))
         .await;
     assert_eq!(status, 200, "{text}");
     let token: Value = serde_json::from_str(&text).unwrap();
-    let app = crate::house::Person {
+    let app = crate::test_server::TestUser {
         email: String::new(),
         token: token["token"].as_str().unwrap().to_owned(),
     };
-    let (status, _) = house.ask(&app, Method::GET, "/healers/units", None).await;
+    let (status, _) = tancho.send_json(&app, Method::GET, "/healers/units", None).await;
     assert_eq!(status, 200);
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }

@@ -2,13 +2,13 @@
 
 use reqwest::Method;
 
-use crate::house::House;
+use crate::test_server::TestServer;
 
 #[tokio::test]
-async fn a_list_that_cannot_be_read_is_a_failure_and_not_empty() {
-    let house = House::start().await;
-    let ana = house.person("ana").await;
-    house.team(&ana, "red").await;
+async fn list_that_cannot_be_read_returns_an_error_instead_of_an_empty_list() {
+    let tancho = TestServer::start().await;
+    let ana = tancho.create_user("ana").await;
+    tancho.create_team(&ana, "red").await;
     for (path, table) in [
         ("/apps", "app"),
         ("/services", "service"),
@@ -18,14 +18,18 @@ async fn a_list_that_cannot_be_read_is_a_failure_and_not_empty() {
     ] {
         let rename = async |from: &str, to: &str| {
             let sql = sqlx::AssertSqlSafe(format!("alter table {from} rename to {to}"));
-            sqlx::query(sql).execute(&house.running.core.db).await.unwrap();
+            sqlx::query(sql).execute(&tancho.running.core.db).await.unwrap();
         };
-        assert_eq!(house.ask(&ana, Method::GET, path, None).await.0, 200, "{path}");
+        assert_eq!(
+            tancho.send_json(&ana, Method::GET, path, None).await.0,
+            200,
+            "{path}"
+        );
         rename(table, "elsewhere").await;
-        let (status, text) = house.ask(&ana, Method::GET, path, None).await;
+        let (status, text) = tancho.send_json(&ana, Method::GET, path, None).await;
         rename("elsewhere", table).await;
         assert_eq!(status, 500, "{path}: {text}");
         assert!(!text.is_empty() && !text.contains("relation"), "{path}: {text}");
     }
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }

@@ -1,5 +1,5 @@
-//! The classic edition against its documents: the tables of `tests/classic` replayed over real HTTP, and
-//! the checks that nothing is missing from them.
+//! The classic edition against its documentation: the tables of `tests/classic` are replayed over real HTTP,
+//! and checked for completeness.
 
 mod healers;
 mod lists;
@@ -11,11 +11,11 @@ mod tables;
 
 use std::time::Duration;
 
-use crate::house::House;
+use crate::test_server::TestServer;
 
-/// The newest letter in the folder to somebody that holds `mark`, once it is there.
-async fn mailed(house: &House, to: &str, mark: &str) -> String {
-    let folder = house.running.core.dirs.mail();
+/// Waits for the newest mail in the folder to a user that contains `mark`.
+async fn find_mail(tancho: &TestServer, to: &str, mark: &str) -> String {
+    let folder = tancho.running.core.data_dir.mail_dir();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
         let mut paths: Vec<_> = std::fs::read_dir(&folder)
@@ -32,12 +32,12 @@ async fn mailed(house: &House, to: &str, mark: &str) -> String {
         if let Some(text) = found.next() {
             return text;
         }
-        assert!(tokio::time::Instant::now() < deadline, "no letter to {to}");
+        assert!(tokio::time::Instant::now() < deadline, "no mail to {to}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// The line of a letter that is nothing but hexadecimal digits.
+/// Returns the line of a mail that consists of hexadecimal digits.
 fn secret_line(letter: &str) -> String {
     let is_secret = |line: &&str| line.len() >= 12 && line.chars().all(|c| c.is_ascii_hexdigit());
     letter

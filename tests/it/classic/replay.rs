@@ -1,59 +1,59 @@
-//! The tables over real HTTP, row after row in one house.
+//! Replays the tables over real HTTP, row by row on one server.
 
 use std::collections::BTreeMap;
 
 use reqwest::Method;
 use serde_json::Value;
-use tancho::config::Registration;
+use tancho::config::RegistrationPolicy;
 
-use super::row::{Row, fits, rows};
-use super::service::Tiny;
-use super::{mailed, secret_line};
-use crate::house::House;
+use super::row::{ExampleRow, check_shape, read_rows};
+use super::service::FailingService;
+use super::{find_mail, secret_line};
+use crate::test_server::TestServer;
 
 const SSH: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAPMNFE7dC/023ABVuTfPoqb7GmqdUnVQ8d2KCp3xDuq ana@laptop";
 
-/// A house with people in it, and what rows may name in braces.
-struct Stage {
-    house: House,
-    _service: Tiny,
+/// A server with users, and the values of the placeholders in rows.
+struct ReplayFixture {
+    tancho: TestServer,
+    _service: FailingService,
     tokens: BTreeMap<&'static str, String>,
     vars: BTreeMap<String, String>,
 }
 
-impl Stage {
+impl ReplayFixture {
     async fn new() -> Self {
-        let house = House::start().await;
-        let service = Tiny::start().await;
-        let mut tokens = BTreeMap::from([("root", house.admin().await.token)]);
+        let tancho = TestServer::start().await;
+        let service = FailingService::start().await;
+        let mut tokens = BTreeMap::from([("root", tancho.login_admin().await.token)]);
         for name in ["ana", "bob", "cleo", "dan", "loner", "poor"] {
-            tokens.insert(name, house.person(name).await.token);
+            tokens.insert(name, tancho.create_user(name).await.token);
         }
         let vars = BTreeMap::from([
             ("service".to_owned(), service.url.clone()),
             ("ssh".to_owned(), SSH.to_owned()),
         ]);
         Self {
-            house,
+            tancho,
             _service: service,
             tokens,
             vars,
         }
     }
 
-    fn filled(&self, text: &str) -> String {
+    fn fill_placeholders(&self, text: &str) -> String {
         let fill =
             |text: String, (name, value): (&String, &String)| text.replace(&format!("{{{name}}}"), value);
         self.vars.iter().fold(text.to_owned(), fill)
     }
 
-    /// Holds the lock of `kind:name`, or lets go of it.
-    async fn hold(&self, what: &str, hold: bool) {
+    /// Takes or releases the lock of `kind:name`.
+    async fn set_lock(&self, what: &str, hold: bool) {
         let Some((kind, name)) = what.split_once(':') else {
             return;
         };
-        let db = &self.house.running.core.db;
+        let db = &self.tancho.running.core.db;
         let id = "aaaaaaaaaaaaaaaaaaaaaaaa";
         if hold {
             sqlx::query(
@@ -82,16 +82,16 @@ impl Stage {
         }
     }
 
-    /// Sends a row; answers status and text.
-    async fn send(&mut self, row: &Row) -> (u16, String) {
+    /// Sends a row; returns status and body.
+    async fn send_row(&mut self, row: &ExampleRow) -> (u16, String) {
         if row.send.contains("{mailed}") {
-            let letter = mailed(&self.house, "new@example.com", "24 hours").await;
+            let letter = find_mail(&self.tancho, "new@example.com", "24 hours").await;
             self.vars.insert("mailed".into(), secret_line(&letter));
         }
-        let line = self.filled(&row.send);
+        let line = self.fill_placeholders(&row.send);
         let (method, path) = line.split_once(' ').unwrap();
         let mut request = self
-            .house
+            .tancho
             .request(Method::from_bytes(method.as_bytes()).unwrap(), path);
         let who = if row.by.is_empty() { "ana" } else { &row.by };
         if who != "nobody" {
@@ -101,7 +101,7 @@ impl Stage {
             } else {
                 &row.auth
             };
-            let header = self.filled(&header.replace("{token}", token));
+            let header = self.fill_placeholders(&header.replace("{token}", token));
             request = request.header("authorization", header);
         }
         if !row.content_type.is_empty() {
@@ -112,24 +112,24 @@ impl Stage {
             .as_ref()
             .map_or_else(|| row.body.clone(), Value::to_string);
         if !body.is_empty() {
-            request = request.body(self.filled(&body));
+            request = request.body(self.fill_placeholders(&body));
         }
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
-    /// Plays a row. Errors: how the answer differs.
-    async fn play(&mut self, row: &Row) -> Result<(), String> {
-        self.hold(&row.holding, true).await;
-        let (status, text) = self.send(row).await;
-        self.hold(&row.holding, false).await;
+    /// Replays a row. Errors: how the response differs.
+    async fn replay_row(&mut self, row: &ExampleRow) -> Result<(), String> {
+        self.set_lock(&row.holding, true).await;
+        let (status, text) = self.send_row(row).await;
+        self.set_lock(&row.holding, false).await;
         if status != row.status {
             return Err(format!("{status}, not {}: {text}", row.status));
         }
         if status >= 400 && text.trim().is_empty() {
-            return Err("a refusal without a reason".into());
+            return Err("an error without a message".into());
         }
-        match row.says.as_ref().map(|says| self.filled(says)) {
+        match row.says.as_ref().map(|says| self.fill_placeholders(says)) {
             Some(says) if says.is_empty() && !text.is_empty() => return Err(format!("a body: {text}")),
             Some(says) if !text.contains(&says) => return Err(format!("no {says:?} in {text}")),
             _ => {}
@@ -142,24 +142,26 @@ impl Stage {
             let kept = found
                 .pointer(pointer)
                 .and_then(Value::as_str)
-                .ok_or("nothing to keep")?;
+                .ok_or("no value to keep")?;
             self.vars.insert(name.clone(), kept.to_owned());
         }
-        row.shape.as_ref().map_or(Ok(()), |shape| fits(shape, &found, ""))
+        row.shape
+            .as_ref()
+            .map_or(Ok(()), |shape| check_shape(shape, &found, ""))
     }
 }
 
-async fn replay(table: &str) {
-    let mut stage = Stage::new().await;
+async fn replay_table(table: &str) {
+    let mut fixture = ReplayFixture::new().await;
     let mut faults = Vec::new();
-    for row in rows(table) {
+    for row in read_rows(table) {
         if !row.sql.is_empty() {
             sqlx::query(sqlx::AssertSqlSafe(row.sql.clone()))
-                .execute(&stage.house.running.core.db)
+                .execute(&fixture.tancho.running.core.db)
                 .await
                 .unwrap();
         } else if !row.closed
-            && let Err(fault) = stage.play(&row).await
+            && let Err(fault) = fixture.replay_row(&row).await
         {
             faults.push(format!(
                 "{} {} {}: {fault}",
@@ -169,7 +171,7 @@ async fn replay(table: &str) {
             ));
         }
     }
-    stage.house.running.stop().await;
+    fixture.tancho.running.drain_and_stop().await;
     assert!(
         faults.is_empty(),
         "{} faults:\n{}",
@@ -179,25 +181,29 @@ async fn replay(table: &str) {
 }
 
 #[tokio::test]
-async fn every_example_of_the_reference_is_answered_as_it_says() {
-    replay("examples").await;
+async fn reference_examples_get_the_documented_responses() {
+    replay_table("examples").await;
 }
 
 #[tokio::test]
-async fn every_documented_status_can_be_provoked() {
-    replay("statuses").await;
+async fn every_documented_status_is_returned_by_some_request() {
+    replay_table("statuses").await;
 }
 
 #[tokio::test]
-async fn where_registration_is_closed_the_rows_about_it_hold() {
-    let house = House::with(|settings| settings.auth.registration = Registration::Closed).await;
-    let closed: Vec<Row> = rows("statuses").into_iter().filter(|row| row.closed).collect();
+async fn closed_registration_returns_the_documented_statuses() {
+    let tancho =
+        TestServer::start_with(|settings| settings.auth.registration = RegistrationPolicy::Closed).await;
+    let closed: Vec<ExampleRow> = read_rows("statuses")
+        .into_iter()
+        .filter(|row| row.closed)
+        .collect();
     assert!(!closed.is_empty());
     for row in closed {
         let (method, path) = row.send.split_once(' ').unwrap();
-        let request = house.request(method.parse().unwrap(), path);
+        let request = tancho.request(method.parse().unwrap(), path);
         let answer = request.body(row.json.unwrap().to_string()).send().await.unwrap();
         assert_eq!(answer.status(), row.status, "{}", row.send);
     }
-    house.running.stop().await;
+    tancho.running.drain_and_stop().await;
 }

@@ -1,4 +1,4 @@
-//! A row of a table, and whether an answer fits it.
+//! A row of a table, and the check of a response against it.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use serde_json::Value;
 /// See the head of `tests/classic/examples.jsonl`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Row {
+pub(super) struct ExampleRow {
     #[serde(rename = "for", default)]
     pub(super) endpoint: String,
     #[serde(rename = "about", default)]
     _about: String,
-    /// Method and path; empty in a row that has `sql`.
+    /// Method and path; empty in a row with `sql`.
     #[serde(default)]
     pub(super) send: String,
     #[serde(default)]
     pub(super) by: String,
-    /// The header instead of `bearer {token}`.
+    /// The Authorization header in place of `bearer {token}`.
     #[serde(default)]
     pub(super) auth: String,
     #[serde(rename = "type", default)]
@@ -31,24 +31,24 @@ pub(super) struct Row {
     pub(super) status: u16,
     #[serde(default)]
     pub(super) shape: Option<Value>,
-    /// A part of the answer; the empty text: nothing is answered.
+    /// A part of the response body; the empty string: the body is empty.
     #[serde(default)]
     pub(super) says: Option<String>,
-    /// Members of the answer to be used further down, by JSON pointer.
+    /// Members of the response that later rows use, by JSON pointer.
     #[serde(default)]
     pub(super) keep: BTreeMap<String, String>,
-    /// `kind:name` of what is locked by somebody else meanwhile.
+    /// `kind:name` of a lock that someone else holds meanwhile.
     #[serde(default)]
     pub(super) holding: String,
-    /// In a house where registration is closed.
+    /// For a server with closed registration.
     #[serde(default)]
     pub(super) closed: bool,
     #[serde(default)]
     pub(super) sql: String,
 }
 
-/// All rows of a table.
-pub(super) fn rows(table: &str) -> Vec<Row> {
+/// Reads all rows of a table.
+pub(super) fn read_rows(table: &str) -> Vec<ExampleRow> {
     let path = format!("{}/tests/classic/{table}.jsonl", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     text.lines()
@@ -57,8 +57,8 @@ pub(super) fn rows(table: &str) -> Vec<Row> {
         .collect()
 }
 
-/// Errors: what does not fit, and where.
-pub(super) fn fits(shape: &Value, found: &Value, at: &str) -> Result<(), String> {
+/// Errors: what does not match, and where.
+pub(super) fn check_shape(shape: &Value, found: &Value, at: &str) -> Result<(), String> {
     let wrong = || Err(format!("{at} is {found}, not {shape}"));
     match shape {
         Value::String(kind) => match (kind.as_str(), found) {
@@ -72,15 +72,15 @@ pub(super) fn fits(shape: &Value, found: &Value, at: &str) -> Result<(), String>
                 return Err(format!("{at} is empty"));
             }
             let mut list = list.iter().enumerate();
-            list.try_for_each(|(n, one)| fits(item, one, &format!("{at}/{n}")))
+            list.try_for_each(|(n, one)| check_shape(item, one, &format!("{at}/{n}")))
         }
         Value::Object(members) => {
             let Value::Object(map) = found else { return wrong() };
             members.iter().try_for_each(|(key, shape)| match map.get(key) {
-                Some(one) => fits(shape, one, &format!("{at}/{key}")),
+                Some(one) => check_shape(shape, one, &format!("{at}/{key}")),
                 None if key == "*" => {
                     let mut all = map.iter();
-                    all.try_for_each(|(key, one)| fits(shape, one, &format!("{at}/{key}")))
+                    all.try_for_each(|(key, one)| check_shape(shape, one, &format!("{at}/{key}")))
                 }
                 None => Err(format!("{at} has no {key}: {found}")),
             })
@@ -90,7 +90,7 @@ pub(super) fn fits(shape: &Value, found: &Value, at: &str) -> Result<(), String>
 }
 
 #[test]
-fn a_shape_tells_what_fits_from_what_does_not() {
+fn shape_check_accepts_matching_and_rejects_other_responses() {
     let shape = serde_json::json!([{ "a": "text", "b": [] }]);
     for (found, good) in [
         (serde_json::json!([{ "a": "x", "b": [1], "c": 2 }]), true),
@@ -100,9 +100,9 @@ fn a_shape_tells_what_fits_from_what_does_not() {
         (serde_json::json!([{ "a": "x", "b": null }]), false),
         (serde_json::json!({ "a": "x", "b": [] }), false),
     ] {
-        assert_eq!(fits(&shape, &found, "").is_ok(), good, "{found}");
+        assert_eq!(check_shape(&shape, &found, "").is_ok(), good, "{found}");
     }
     let texts = serde_json::json!({ "*": "text" });
-    assert!(fits(&texts, &serde_json::json!({ "a": "x", "b": "y" }), "").is_ok());
-    assert!(fits(&texts, &serde_json::json!({ "a": "x", "b": 1 }), "").is_err());
+    assert!(check_shape(&texts, &serde_json::json!({ "a": "x", "b": "y" }), "").is_ok());
+    assert!(check_shape(&texts, &serde_json::json!({ "a": "x", "b": 1 }), "").is_err());
 }

@@ -1,16 +1,16 @@
-//! A service of a few lines; the name of an instance says how it fails.
+//! A service of a few lines; the name of an instance selects how it fails.
 
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use tokio_util::task::AbortOnDropHandle;
 
-/// A service at work until it is dropped.
-pub(super) struct Tiny {
+/// A running service; it stops when dropped.
+pub(super) struct FailingService {
     pub(super) url: String,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Tiny {
+impl FailingService {
     pub(super) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,18 +1,18 @@
-//! Nothing is missing: each of the 44 endpoints has a route, a row of examples, a row for each status, and
-//! a line in the README; each classic route has a row.
+//! Completeness: each of the 44 endpoints has a route, an example row, a row for each status, and a line in
+//! docs/compatibility; each classic route has a row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use tancho::http::classic;
-use tancho::http::table::{Door, Route};
+use tancho::web::route_table::{AuthPolicy, RouteInfo};
 
-use super::row::{Row, rows};
+use super::row::{ExampleRow, read_rows};
 
 /// Method and path, and the statuses.
 type Endpoint = (&'static str, &'static [u16]);
 
-/// The endpoints of the reference by chapter, with each status that it or contract/classic gives.
+/// The endpoints of the reference by chapter, with each status that the reference or contract/classic gives.
 const REFERENCE: [(&str, &[Endpoint]); 9] = [
     (
         "Apps",
@@ -106,12 +106,12 @@ fn endpoints() -> impl Iterator<Item = Endpoint> {
     REFERENCE.into_iter().flat_map(|(_, list)| list.iter().copied())
 }
 
-fn name(route: &Route) -> String {
+fn name(route: &RouteInfo) -> String {
     format!("{} {}", route.method, route.path)
 }
 
-/// True if what a row sends is for the endpoint that it names.
-fn is_sent_to(row: &Row, endpoint: &str) -> bool {
+/// Returns true if the request of a row is for the endpoint that it names.
+fn is_sent_to(row: &ExampleRow, endpoint: &str) -> bool {
     let path = |line: &str| -> Vec<String> {
         let path = line.split(['?', ' ']).nth(1).unwrap_or_default();
         path.split('/').map(str::to_owned).collect()
@@ -121,7 +121,7 @@ fn is_sent_to(row: &Row, endpoint: &str) -> bool {
     sent.len() == meant.len() && sent.iter().zip(&meant).all(same)
 }
 
-fn statuses(table: &[Row]) -> BTreeMap<&str, BTreeSet<u16>> {
+fn statuses(table: &[ExampleRow]) -> BTreeMap<&str, BTreeSet<u16>> {
     let mut found: BTreeMap<&str, BTreeSet<u16>> = BTreeMap::new();
     for row in table.iter().filter(|row| !row.endpoint.is_empty()) {
         found.entry(&row.endpoint).or_default().insert(row.status);
@@ -130,8 +130,8 @@ fn statuses(table: &[Row]) -> BTreeMap<&str, BTreeSet<u16>> {
 }
 
 #[test]
-fn the_reference_has_44_endpoints_and_each_has_a_route() {
-    let routes: BTreeSet<String> = classic::table().routes().iter().map(name).collect();
+fn each_of_the_44_reference_endpoints_has_a_route() {
+    let routes: BTreeSet<String> = classic::classic_routes().list_routes().iter().map(name).collect();
     let missing: Vec<&str> = endpoints()
         .map(|(e, _)| e)
         .filter(|e| !routes.contains(*e))
@@ -141,8 +141,8 @@ fn the_reference_has_44_endpoints_and_each_has_a_route() {
 }
 
 #[test]
-fn every_endpoint_status_and_route_has_a_row() {
-    let (examples, provoked) = (rows("examples"), rows("statuses"));
+fn every_endpoint_status_and_route_has_a_test_row() {
+    let (examples, provoked) = (read_rows("examples"), read_rows("statuses"));
     let (shown, seen) = (statuses(&examples), statuses(&provoked));
     let mut faults = Vec::new();
     for (endpoint, wanted) in endpoints() {
@@ -153,12 +153,12 @@ fn every_endpoint_status_and_route_has_a_row() {
         let wanted: BTreeSet<u16> = wanted.iter().copied().collect();
         for status in wanted.symmetric_difference(&found) {
             faults.push(format!(
-                "{endpoint}: {status} is only in one of the list and the rows"
+                "{endpoint}: {status} is missing in the list or in the rows"
             ));
         }
     }
-    let all: Vec<&Row> = examples.iter().chain(&provoked).collect();
-    for route in classic::table().routes() {
+    let all: Vec<&ExampleRow> = examples.iter().chain(&provoked).collect();
+    for route in classic::classic_routes().list_routes() {
         let name = name(&route);
         if !all.iter().any(|row| row.endpoint == name) {
             faults.push(format!("the route {name} is in no row"));
@@ -172,26 +172,26 @@ fn every_endpoint_status_and_route_has_a_row() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-fn door(door: Door) -> &'static str {
+fn describe_auth_policy(door: AuthPolicy) -> &'static str {
     match door {
-        Door::Open => "anybody",
-        Door::Token => "any token",
-        Door::User | Door::Basic => "a user",
-        Door::UserOrItsApp => "a user, or the app's token",
-        Door::May(_) => "an administrator",
+        AuthPolicy::Public => "anybody",
+        AuthPolicy::AnyToken => "any token",
+        AuthPolicy::UserToken | AuthPolicy::UserTokenOrPassword => "a user",
+        AuthPolicy::UserOrAppToken => "a user, or the app's token",
+        AuthPolicy::UserWithPermission(_) => "an administrator",
     }
 }
 
-/// The table of the README.
-fn readme_table() -> String {
-    let routes = classic::table().routes();
+/// Returns the table in docs/compatibility.
+fn documented_table() -> String {
+    let routes = classic::classic_routes().list_routes();
     let mut table = String::from("| | Method | Path | Who |\n|---|---|---|---|\n");
     for (chapter, list) in REFERENCE {
         for (n, (endpoint, _)) in list.iter().enumerate() {
-            let of_path = |route: &&Route| name(route) == *endpoint;
+            let of_path = |route: &&RouteInfo| name(route) == *endpoint;
             let route = routes.iter().find(of_path).unwrap();
             let chapter = if n == 0 { chapter } else { "" };
-            let (method, path, who) = (&route.method, route.path, door(route.door));
+            let (method, path, who) = (&route.method, route.path, describe_auth_policy(route.auth_policy));
             writeln!(table, "| {chapter} | {method} | `{path}` | {who} |").unwrap();
         }
     }
@@ -199,11 +199,14 @@ fn readme_table() -> String {
 }
 
 #[test]
-fn the_readme_lists_the_44_endpoints_as_the_table_of_routes_has_them() {
-    let path = format!("{}/README.md", env!("CARGO_MANIFEST_DIR"));
-    let readme = std::fs::read_to_string(path).unwrap();
-    let (_, rest) = readme.split_once("<!-- classic endpoints: begin -->\n").unwrap();
+fn documentation_lists_the_44_endpoints_as_in_the_route_table() {
+    let path = format!("{}/docs/compatibility/README.md", env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = page.split_once("<!-- classic endpoints: begin -->\n").unwrap();
     let (found, _) = rest.split_once("<!-- classic endpoints: end -->").unwrap();
-    let wanted = readme_table();
-    assert!(found.trim() == wanted.trim(), "the README should have:\n{wanted}");
+    let wanted = documented_table();
+    assert!(
+        found.trim() == wanted.trim(),
+        "docs/compatibility/README.md should have:\n{wanted}"
+    );
 }

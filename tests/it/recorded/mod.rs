@@ -1,48 +1,48 @@
-//! What the real client sends, sent again: the records in `tests/recorded/` (requests as they were, and
-//! the answers that the client had) are replayed against a running server, each request on a raw
-//! connection of its own, and the answers decoded by types that are as strict as the client.
+//! The requests of the real client, sent again: the recordings in `tests/recorded/` (requests as they were
+//! sent, and the responses that the client got) are replayed against a running server, each request on a raw
+//! connection of its own, and the responses decoded by types that are as strict as the client.
 //!
-//! `table` says of every record how it is replayed, or why not; a record in neither fails the test.
-//! Records whose answers no correct server gives (`counterexample`) are never replayed.
+//! `table` defines for every recording how it is replayed, or why not; a recording in neither fails the test.
+//! Recordings whose responses no correct server gives (`counterexample`) are never replayed.
 
-pub(crate) mod props;
+mod fixture;
 mod record;
 mod shapes;
-mod stage;
 mod table;
+pub(crate) mod test_service;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use record::{Filling, Record};
-use shapes::Shape;
-use stage::{Stage, Who};
+use fixture::{RecordedFixture, Sender};
+use record::{ClientRecord, Placeholders};
+use shapes::AnswerShape;
 
-/// How a record is replayed.
+/// How a recording is replayed.
 #[derive(Debug)]
-struct Row {
+struct ReplayRow {
     name: &'static str,
-    who: Who,
-    /// What is done before, see `Stage::prepare`.
+    who: Sender,
+    /// The preparation, see `RecordedFixture::prepare`.
     before: &'static [&'static str],
-    /// What each answer must be, in the order of the requests; the last one stands for the rest.
-    shapes: &'static [Shape],
-    /// A status other than the recorded one, and why it is as good.
+    /// The shape of each response, in the order of the requests; the last one stands for the rest.
+    shapes: &'static [AnswerShape],
+    /// A status other than the recorded one, and why it is acceptable.
     instead: Option<(u16, &'static str)>,
 }
 
-const fn row(name: &'static str, shapes: &'static [Shape]) -> Row {
-    Row {
+const fn row(name: &'static str, shapes: &'static [AnswerShape]) -> ReplayRow {
+    ReplayRow {
         name,
-        who: Who::Ana,
+        who: Sender::Ana,
         before: &[],
         shapes,
         instead: None,
     }
 }
 
-impl Row {
-    const fn by(mut self, who: Who) -> Self {
+impl ReplayRow {
+    const fn sent_by(mut self, who: Sender) -> Self {
         self.who = who;
         self
     }
@@ -52,13 +52,13 @@ impl Row {
         self
     }
 
-    /// The last answer has this status, for a reason.
+    /// Expects this status of the last response, for a reason.
     const fn answering(mut self, status: u16, why: &'static str) -> Self {
         self.instead = Some((status, why));
         self
     }
 
-    fn shape(&self, at: usize) -> Shape {
+    fn shape(&self, at: usize) -> AnswerShape {
         *self
             .shapes
             .get(at)
@@ -66,13 +66,18 @@ impl Row {
             .expect("every row has a shape")
     }
 
-    async fn replay(&self, stage: &Stage, record: &Record) -> Result<(), String> {
-        stage.prepare(self.before).await?;
-        let mut filling = Filling(stage.filling(self.who).await);
+    async fn replay(&self, fixture: &RecordedFixture, record: &ClientRecord) -> Result<(), String> {
+        fixture.prepare(self.before).await?;
+        let mut filling = Placeholders(fixture.placeholders(self.who).await);
         let last = record.exchanges.len() - 1;
         for (at, exchange) in record.exchanges.iter().enumerate() {
             let request = exchange.request.bytes(&filling);
-            let reply = record::send(stage.server(), &request, self.shape(at) == Shape::Following).await;
+            let reply = record::send(
+                fixture.server(),
+                &request,
+                self.shape(at) == AnswerShape::Following,
+            )
+            .await;
             let wanted = match self.instead {
                 Some((status, _)) if at == last => status,
                 _ => exchange.recorded().status,
@@ -84,7 +89,7 @@ impl Row {
             self.shape(at)
                 .check(&reply)
                 .map_err(|wrong| format!("{what}: {wrong}"))?;
-            if self.shape(at) == Shape::Token {
+            if self.shape(at) == AnswerShape::Token {
                 filling.take_token(&reply);
             }
         }
@@ -92,58 +97,68 @@ impl Row {
     }
 }
 
-fn records() -> BTreeMap<String, Record> {
+fn records() -> BTreeMap<String, ClientRecord> {
     let mut records = BTreeMap::new();
     for record in record::all() {
         let name = record.name.clone();
         assert!(
             records.insert(name.clone(), record).is_none(),
-            "{name} is there twice"
+            "{name} is recorded twice"
         );
     }
     records
 }
 
-/// Replays a chapter of the table in its order, in a house of its own.
-async fn replay(rows: &[Row], stage: Stage) {
+/// Replays a chapter of the table in its order, on a server of its own.
+async fn replay(rows: &[ReplayRow], fixture: RecordedFixture) {
     let records = records();
     let mut wrong = Vec::new();
     for row in rows {
         let record = &records[row.name];
-        if let Err(problem) = row.replay(&stage, record).await {
+        if let Err(error) = row.replay(&fixture, record).await {
             let argv = record.argv.join(" ");
             wrong.push(format!(
-                "{} (tsuru {argv})\n  needs: {}\n  {problem}",
+                "{} (tsuru {argv})\n  needs: {}\n  {error}",
                 row.name, record.reads
             ));
         }
     }
     assert!(wrong.is_empty(), "{} records:\n{}", wrong.len(), wrong.join("\n"));
-    stage.close().await;
+    fixture.close().await;
 }
 
 #[tokio::test]
-async fn people_are_served_as_recorded() {
-    replay(table::PEOPLE, Stage::people().await).await;
+async fn user_and_team_requests_match_the_recordings() {
+    replay(table::USERS, RecordedFixture::with_users().await).await;
 }
 
 #[tokio::test]
-async fn apps_are_served_as_recorded() {
-    replay(table::APPS, Stage::apps().await).await;
+async fn app_requests_match_the_recordings() {
+    replay(table::APPS, RecordedFixture::with_apps().await).await;
 }
 
 #[tokio::test]
-async fn running_apps_are_served_as_recorded() {
-    replay(table::RUNNING, Stage::running().await).await;
+async fn running_app_requests_match_the_recordings() {
+    replay(table::RUNNING, RecordedFixture::with_running_app().await).await;
 }
 
 #[tokio::test]
-async fn services_are_served_as_recorded() {
-    replay(table::SERVICES, Stage::services().await).await;
+async fn service_requests_match_the_recordings() {
+    replay(table::SERVICES, RecordedFixture::with_service().await).await;
+}
+
+#[tokio::test]
+async fn operator_requests_match_the_recordings() {
+    replay(table::OPERATOR, RecordedFixture::with_apps().await).await;
+}
+
+#[tokio::test]
+async fn event_block_requests_match_the_recordings() {
+    replay(table::EVENTS, RecordedFixture::with_users().await).await;
 }
 
 #[test]
-fn every_record_is_replayed_or_says_why_not() {
+fn every_recording_is_replayed_or_excluded_with_a_reason() {
     let records = records();
     let mut told = BTreeSet::new();
     let replayed = table::all().map(|row| row.name);
@@ -156,25 +171,28 @@ fn every_record_is_replayed_or_says_why_not() {
         .filter(|record| !record.counterexample && !told.contains(record.name.as_str()))
         .map(|record| record.name.as_str())
         .collect();
-    assert!(silent.is_empty(), "the table says nothing of {silent:?}");
+    assert!(silent.is_empty(), "the table has no row for {silent:?}");
     let counter: Vec<&&str> = told
         .iter()
         .filter(|name| records[**name].counterexample)
         .collect();
-    assert!(counter.is_empty(), "no server is to answer so: {counter:?}");
+    assert!(
+        counter.is_empty(),
+        "counterexamples are not replayed: {counter:?}"
+    );
 }
 
 #[test]
-fn the_shapes_take_what_the_client_took() {
+fn answer_shapes_accept_the_recorded_responses() {
     let records = records();
     let mut wrong = Vec::new();
     for row in table::all().filter(|row| !table::BRIEF.contains(&row.name)) {
         let exchanges = &records[row.name].exchanges;
-        // Where we answer otherwise, the last recorded answer has another shape.
+        // Where this server responds differently, the last recorded response has another shape.
         let as_ours = exchanges.len() - usize::from(row.instead.is_some());
         for (at, exchange) in exchanges.iter().enumerate().take(as_ours) {
-            if let Err(problem) = row.shape(at).check(&exchange.recorded()) {
-                wrong.push(format!("{}: {problem}", row.name));
+            if let Err(error) = row.shape(at).check(&exchange.recorded()) {
+                wrong.push(format!("{}: {error}", row.name));
             }
         }
     }

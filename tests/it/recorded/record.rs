@@ -1,4 +1,4 @@
-//! Records: one call of the real client each, as `tests/recorded/*.jsonl` keep them, and the raw
+//! Recordings: one call of the real client each, as `tests/recorded/*.jsonl` store them, and the raw
 //! connection over which their requests are sent again.
 
 use std::net::SocketAddr;
@@ -10,60 +10,60 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What stands for a boundary; real ones are as long as this.
+/// The placeholder of a boundary; real ones have the same length.
 const BOUNDARY: &str = "5ca1ab1e0ddba11c0ffee15badc0de5ca1ab1e0ddba11c0ffee15badc0de";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A prime, so that no chunk ends where a part does.
 const CHUNK: usize = 97;
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Record {
+pub(super) struct ClientRecord {
     pub(super) name: String,
     pub(super) argv: Vec<String>,
-    pub(super) exchanges: Vec<Exchange>,
+    pub(super) exchanges: Vec<RecordedExchange>,
     #[serde(default)]
     pub(super) counterexample: bool,
     pub(super) reads: String,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Exchange {
-    pub(super) request: Request,
-    answer: Answer,
+pub(super) struct RecordedExchange {
+    pub(super) request: RecordedRequest,
+    answer: RecordedAnswer,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Request {
+pub(super) struct RecordedRequest {
     pub(super) method: String,
     pub(super) target: String,
     headers: Vec<(String, String)>,
-    body: Body,
+    body: RecordedBody,
     body_note: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Body {
+enum RecordedBody {
     Text(String),
     Bytes { base64: String },
 }
 
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct RecordedAnswer {
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
 }
 
-/// An answer as it came.
+/// A response as it was received.
 #[derive(Debug)]
-pub(super) struct Reply {
+pub(super) struct RawReply {
     pub(super) status: u16,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
 }
 
-impl Reply {
+impl RawReply {
     pub(super) fn header(&self, name: &str) -> &str {
         self.headers
             .iter()
@@ -76,8 +76,8 @@ impl Reply {
     }
 }
 
-/// All records of all files.
-pub(super) fn all() -> Vec<Record> {
+/// Reads all recordings of all files.
+pub(super) fn all() -> Vec<ClientRecord> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recorded");
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
@@ -93,11 +93,11 @@ pub(super) fn all() -> Vec<Record> {
     records
 }
 
-/// Real values in place of the placeholders.
+/// The values of the placeholders.
 #[derive(Debug, Default)]
-pub(super) struct Filling(pub(super) Vec<(String, String)>);
+pub(super) struct Placeholders(pub(super) Vec<(String, String)>);
 
-impl Filling {
+impl Placeholders {
     fn text(&self, text: &str) -> String {
         let text = text.replace("{{BOUNDARY}}", BOUNDARY);
         self.0
@@ -105,15 +105,15 @@ impl Filling {
             .fold(text, |text, (from, to)| text.replace(from.as_str(), to))
     }
 
-    /// The next requests are sent with the token of this answer, as after a login.
-    pub(super) fn take_token(&mut self, reply: &Reply) {
+    /// Sends the next requests with the token of this response, as after a login.
+    pub(super) fn take_token(&mut self, reply: &RawReply) {
         let answer: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
         let token = answer["token"].as_str().unwrap().to_owned();
         self.0.retain(|(from, _)| from != "{{TOKEN}}");
         self.0.push(("{{TOKEN}}".to_owned(), token));
     }
 
-    /// In bodies of bytes only the boundary stands for something.
+    /// Replaces the boundary, which is the only placeholder in binary bodies.
     fn bytes(bytes: &[u8]) -> Vec<u8> {
         let (mut rest, mut out) = (bytes, Vec::new());
         while let Some(at) = rest.windows(12).position(|w| w == b"{{BOUNDARY}}") {
@@ -126,10 +126,10 @@ impl Filling {
     }
 }
 
-impl Exchange {
-    /// The answer that the record shows.
-    pub(super) fn recorded(&self) -> Reply {
-        Reply {
+impl RecordedExchange {
+    /// Returns the recorded response.
+    pub(super) fn recorded(&self) -> RawReply {
+        RawReply {
             status: self.answer.status,
             headers: self.answer.headers.clone(),
             body: self.answer.body.clone().into_bytes(),
@@ -137,12 +137,12 @@ impl Exchange {
     }
 }
 
-impl Request {
-    /// The request as bytes.
-    pub(super) fn bytes(&self, filling: &Filling) -> Vec<u8> {
+impl RecordedRequest {
+    /// Returns the request as bytes.
+    pub(super) fn bytes(&self, filling: &Placeholders) -> Vec<u8> {
         let body = match &self.body {
-            Body::Text(text) => filling.text(text).into_bytes(),
-            Body::Bytes { base64 } => Filling::bytes(&STANDARD.decode(base64).unwrap()),
+            RecordedBody::Text(text) => filling.text(text).into_bytes(),
+            RecordedBody::Bytes { base64 } => Placeholders::bytes(&STANDARD.decode(base64).unwrap()),
         };
         let mut out = format!("{} {} HTTP/1.1\r\n", self.method, filling.text(&self.target)).into_bytes();
         for (name, value) in &self.headers {
@@ -167,10 +167,10 @@ impl Request {
     }
 }
 
-/// Sends a request on a connection of its own and reads the answer to its end.
+/// Sends a request on a connection of its own and reads the response to its end.
 ///
-/// With `follows`, the end is the end of the first chunk: more would come for ever.
-pub(super) async fn send(server: SocketAddr, request: &[u8], follows: bool) -> Reply {
+/// With `follows`, the response ends with the first chunk: the stream never ends.
+pub(super) async fn send(server: SocketAddr, request: &[u8], follows: bool) -> RawReply {
     let exchange = async {
         let mut stream = TcpStream::connect(server).await.unwrap();
         stream.write_all(request).await.unwrap();
@@ -182,24 +182,24 @@ pub(super) async fn send(server: SocketAddr, request: &[u8], follows: bool) -> R
             let read = stream.read_buf(&mut got).await.unwrap();
             assert!(
                 read > 0,
-                "the answer was cut: {:?}",
+                "the response was cut: {:?}",
                 String::from_utf8_lossy(&got)
             );
         }
     };
     tokio::time::timeout(PATIENCE, exchange)
         .await
-        .expect("no answer in time")
+        .expect("no response in time")
 }
 
-/// The whole answer, or `None` while some of it is missing.
-fn parse(got: &[u8], follows: bool) -> Option<Reply> {
+/// Returns the whole response, or `None` while a part of it is missing.
+fn parse(got: &[u8], follows: bool) -> Option<RawReply> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(at) = head.parse(got).unwrap() else {
         return None;
     };
-    let mut reply = Reply {
+    let mut reply = RawReply {
         status: head.code.unwrap(),
         headers: head
             .headers
@@ -210,7 +210,7 @@ fn parse(got: &[u8], follows: bool) -> Option<Reply> {
     };
     let rest = &got[at..];
     reply.body = if reply.header("transfer-encoding") == "chunked" {
-        unchunked(rest, follows)?
+        decode_chunked(rest, follows)?
     } else {
         let length = reply.header("content-length").parse().unwrap_or(0);
         rest.get(..length)?.to_vec()
@@ -218,7 +218,7 @@ fn parse(got: &[u8], follows: bool) -> Option<Reply> {
     Some(reply)
 }
 
-fn unchunked(mut rest: &[u8], follows: bool) -> Option<Vec<u8>> {
+fn decode_chunked(mut rest: &[u8], follows: bool) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let httparse::Status::Complete((at, size)) = httparse::parse_chunk_size(rest).unwrap() else {

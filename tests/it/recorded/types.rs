@@ -1,9 +1,6 @@
-//! Answers as types that refuse what the client refuses. Keys are in small letters: see `shapes`.
+//! Responses as types that reject what the client rejects. Keys are in lower case: see `shapes`.
 
-#![expect(
-    dead_code,
-    reason = "what is decoded proves its type and is not looked at again"
-)]
+#![expect(dead_code, reason = "decoding proves the type; the values are not read")]
 
 use std::collections::BTreeMap;
 
@@ -28,7 +25,7 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
-/// Twelve bytes in hex.
+/// Twelve bytes in hexadecimal.
 #[derive(Debug)]
 pub(super) struct Id(pub(super) String);
 
@@ -42,7 +39,7 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-/// A text that says something.
+/// A string that is not empty.
 #[derive(Debug)]
 pub(super) struct Full(pub(super) String);
 
@@ -50,7 +47,7 @@ impl<'de> Deserialize<'de> for Full {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         match text.is_empty() {
-            true => Err(D::Error::custom("an empty text")),
+            true => Err(D::Error::custom("an empty string")),
             false => Ok(Self(text)),
         }
     }
@@ -86,6 +83,25 @@ pub(super) struct Scheme {
 #[derive(Debug, Deserialize)]
 pub(super) struct Token {
     pub(super) token: Full,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct TokenRole {
+    pub(super) name: Full,
+    pub(super) contextvalue: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct TeamToken {
+    pub(super) token: String,
+    pub(super) token_id: Full,
+    pub(super) description: String,
+    pub(super) created_at: Time,
+    pub(super) expires_at: Time,
+    pub(super) last_access: Time,
+    pub(super) creator_email: String,
+    pub(super) team: Full,
+    pub(super) roles: Vec<TokenRole>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -334,6 +350,19 @@ pub(super) struct Event {
 }
 
 #[derive(Debug, Deserialize)]
+pub(super) struct EventBlock {
+    pub(super) id: Id,
+    pub(super) starttime: Time,
+    pub(super) endtime: Time,
+    pub(super) kindname: String,
+    pub(super) ownername: String,
+    pub(super) target: Target,
+    pub(super) conditions: Option<Texts>,
+    pub(super) reason: Full,
+    pub(super) active: bool,
+}
+
+#[derive(Debug, Deserialize)]
 pub(super) struct Held {
     pub(super) name: String,
     pub(super) contexttype: String,
@@ -400,6 +429,14 @@ pub(super) struct Pool {
     pub(super) teams: Vec<String>,
     pub(super) allowed: BTreeMap<String, Vec<String>>,
     pub(super) labels: Option<Texts>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Constraint {
+    pub(super) poolexpr: Full,
+    pub(super) field: Full,
+    pub(super) values: Vec<String>,
+    pub(super) blacklist: bool,
 }
 
 #[derive(Debug, Deserialize)]

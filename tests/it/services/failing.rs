@@ -1,48 +1,49 @@
-//! Every call failing in every way leaves nothing half-done.
+//! Each call failing in each way leaves no partial state.
 
 use tancho::kernel::ids::AppId;
-use tancho::sagas::{Registry, Run, Runner, StepError};
+use tancho::sagas::{Saga, SagaRegistry, SagaRunner, SagaStep, StepContext, StepError};
 
 use super::*;
 
 const NEW: &str = r#"{"name":"my-db","service_name":"mysql"}"#;
 
-/// A scene whose services have two seconds, and no breaker in the way.
-async fn impatient() -> Scene {
-    Scene::with(|settings| {
-        settings.services.timeout = Duration::from_secs(2);
+/// Starts a fixture with service timeouts of two seconds and no circuit breaker.
+async fn start_with_short_timeouts() -> ServiceFixture {
+    ServiceFixture::with(|settings| {
+        settings.services.call_timeout = Duration::from_secs(2);
         settings.services.breaker_failures = 100_000;
     })
     .await
 }
 
 #[tokio::test]
-async fn a_failed_create_leaves_nothing_here_and_nothing_there() {
-    let flask = Flask::start("today.py");
-    let scene = impatient().await;
-    scene.service("mysql", &flask).await;
+async fn failed_create_leaves_no_instance_on_either_side() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = start_with_short_timeouts().await;
+    fixture.service("mysql", &flask).await;
     for (mode, status, words) in [
-        ("refuse", 500, "you must be joking  (code: 403)"),
+        ("refuse", 500, "you must be joking\u{fffd} (code: 403)"),
         ("412", 412, "still warming up"),
         ("500", 500, "no space left (code: 500)"),
         (
             "hang",
             500,
-            "The service mysql did not answer in time (POST /resources).",
+            "The service mysql did not respond in time (POST /resources).",
         ),
-        ("cut", 500, "The service mysql broke off"),
+        ("cut", 500, "The service mysql closed the connection"),
     ] {
-        // What hangs and breaks off has done its work before: the worst case.
+        // With `hang` and `cut` the service does the work before it fails: the worst case.
         let done = matches!(mode, "hang" | "cut");
         flask
             .fail(json!({"mode": mode, "method": "POST", "do": done}))
             .await;
-        let (got, text) = scene.ask("ana", "POST", "/services/instances", NEW).await;
+        let (got, text) = fixture
+            .send_request("ana", "POST", "/services/instances", NEW)
+            .await;
         assert_eq!(got, status, "{mode}: {text}");
-        let words = words.trim_end_matches("(code: 403)").trim_end();
         assert!(text.contains(words), "{mode}: {text}");
-        assert_eq!(scene.count("service_instance").await, 0, "{mode}");
-        scene.settled().await;
+        assert_eq!(fixture.count("service_instance").await, 0, "{mode}");
+        fixture.wait_until_settled().await;
         assert_eq!(flask.get("/__state").await["instances"], json!({}), "{mode}");
         let deletes = flask
             .calls()
@@ -50,24 +51,26 @@ async fn a_failed_create_leaves_nothing_here_and_nothing_there() {
             .iter()
             .filter(|c| c.starts_with("DELETE"))
             .count();
-        assert_eq!(deletes > 0, done, "{mode}: what was refused is not destroyed");
+        assert_eq!(deletes > 0, done, "{mode}: a rejected create is not deleted");
     }
     flask.fail(json!({})).await;
-    scene.ok("POST", "/services/instances", NEW).await;
-    scene.end().await;
+    fixture.request_ok("POST", "/services/instances", NEW).await;
+    fixture.end().await;
 }
 
 #[tokio::test]
-async fn a_dead_service_is_told_about_in_a_sentence_and_nothing_is_left() {
-    let flask = Flask::start("today.py");
-    let scene = impatient().await;
-    scene.app("shop", "red").await;
-    scene.service("mysql", &flask).await;
-    scene.ok("POST", "/services/instances", NEW).await;
-    scene
-        .ok("POST", "/services/instances", &*NEW.replace("my-db", "other"))
+async fn unreachable_service_is_reported_and_leaves_nothing_behind() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = start_with_short_timeouts().await;
+    fixture.app("shop", "red").await;
+    fixture.service("mysql", &flask).await;
+    fixture.request_ok("POST", "/services/instances", NEW).await;
+    fixture
+        .request_ok("POST", "/services/instances", &*NEW.replace("my-db", "other"))
         .await;
-    scene.ok("PUT", "/services/instances/other/shop", "").await;
+    fixture
+        .request_ok("PUT", "/services/instances/other/shop", "")
+        .await;
     drop(flask);
     for (verb, path, body, call) in [
         (
@@ -102,65 +105,67 @@ async fn a_dead_service_is_told_about_in_a_sentence_and_nothing_is_left() {
         ),
         ("GET", "/services/mysql/plans", "", "GET /resources/plans"),
     ] {
-        let (status, text) = scene.ask("ana", verb, path, body).await;
+        let (status, text) = fixture.send_request("ana", verb, path, body).await;
         let dead = format!("The service mysql cannot be reached ({call}).\n");
         assert_eq!((status.as_u16(), text), (500, dead), "{verb} {path}");
     }
-    let info = parsed(&scene.ok("GET", "/services/instances/other", "").await);
+    let info = parsed(&fixture.request_ok("GET", "/services/instances/other", "").await);
     assert_eq!((&info["Info"], &info["apps"]), (&json!(null), &json!(["shop"])));
-    assert_eq!(scene.count("bind where state = 'bound'").await, 1);
-    assert_eq!(scene.count("service_instance where name = 'new-db'").await, 0);
-    let status = scene.ok("GET", "/services/instances/my-db/status", "").await;
+    assert_eq!(fixture.count("bind where state = 'bound'").await, 1);
+    assert_eq!(fixture.count("service_instance where name = 'new-db'").await, 0);
+    let status = fixture
+        .request_ok("GET", "/services/instances/my-db/status", "")
+        .await;
     assert!(
-        status.contains("being removed; so far: The service mysql cannot"),
+        status.contains("being removed; last error: The service mysql cannot"),
         "{status}"
     );
-    // Forced, both go here; the hunt goes on.
+    // Forced, both are removed here; the orphans stay.
     let base = "/1.0/services/mysql/instances";
-    let text = scene
-        .ok(
+    let text = fixture
+        .request_ok(
             "DELETE",
             "/1.13/services/mysql/instances/other/apps/shop?force=true",
             "",
         )
         .await;
     assert!(!text.contains("\"Error\""), "{text}");
-    let text = scene
-        .ok("DELETE", &format!("{base}/other?ignoreerrors=true"), "")
+    let text = fixture
+        .request_ok("DELETE", &format!("{base}/other?ignoreerrors=true"), "")
         .await;
     assert!(text.contains("successfully removed"), "{text}");
-    assert_eq!(scene.count("bind").await + scene.count("bind_env").await, 0);
+    assert_eq!(fixture.count("bind").await + fixture.count("bind_env").await, 0);
     assert_eq!(
-        scene
+        fixture
             .count("orphan where ended_at is null and what = 'bind'")
             .await,
         1
     );
     assert_eq!(
-        scene
+        fixture
             .count("orphan where ended_at is null and what = 'instance'")
             .await,
         2
     );
-    let (status, text) = scene
-        .ask(
+    let (status, text) = fixture
+        .send_request(
             "ana",
             "POST",
             "/services/instances",
             NEW.replace("my-db", "other"),
         )
         .await;
-    assert_eq!(status, 409, "a hunted name is not given away: {text}");
-    scene.end().await;
+    assert_eq!(status, 409, "the name of an orphan is blocked: {text}");
+    fixture.end().await;
 }
 
 #[tokio::test]
-async fn a_failed_bind_leaves_no_variable_and_no_bind() {
-    let flask = Flask::start("today.py");
-    let scene = impatient().await;
-    scene.app("shop", "red").await;
-    scene.service("mysql", &flask).await;
-    scene.ok("POST", "/services/instances", NEW).await;
+async fn failed_bind_leaves_no_variables_and_no_bind() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = start_with_short_timeouts().await;
+    fixture.app("shop", "red").await;
+    fixture.service("mysql", &flask).await;
+    fixture.request_ok("POST", "/services/instances", NEW).await;
     for (mode, done, status) in [
         ("refuse", false, 500),
         ("412", false, 412),
@@ -171,20 +176,20 @@ async fn a_failed_bind_leaves_no_variable_and_no_bind() {
     ] {
         let how = json!({"mode": mode, "method": "POST", "path": "/bind-app", "do": done});
         flask.fail(how).await;
-        let (got, text) = scene
-            .ask("ana", "PUT", "/services/instances/my-db/shop", "")
+        let (got, text) = fixture
+            .send_request("ana", "PUT", "/services/instances/my-db/shop", "")
             .await;
         assert_eq!(got, status, "{mode}: {text}");
         assert!(!text.contains("canary"), "{text}");
-        scene.until("bind", 0).await;
-        scene.settled().await;
+        fixture.wait_for_rows("bind", 0).await;
+        fixture.wait_until_settled().await;
         let binds = flask.get("/__state").await["binds"]["my-db"].clone();
         assert!(binds.is_null() || binds == json!([]), "{mode}: {binds}");
     }
     let how = json!({"mode": "refuse", "method": "POST", "path": "/bind-app"});
     flask.fail(how).await;
     let path = "/1.13/services/mysql/instances/my-db/apps/shop";
-    let (status, text) = scene.ask("ana", "PUT", path, "").await;
+    let (status, text) = fixture.send_request("ana", "PUT", path, "").await;
     assert_eq!(status, 200, "the stream has begun");
     let last: Value = parsed(text.trim_end().lines().last().unwrap());
     assert!(
@@ -192,18 +197,20 @@ async fn a_failed_bind_leaves_no_variable_and_no_bind() {
         "{text}"
     );
     flask.fail(json!({})).await;
-    scene.ok("PUT", "/services/instances/my-db/shop", "").await;
-    assert_eq!(scene.count("bind_env").await, 3);
-    scene.end().await;
+    fixture
+        .request_ok("PUT", "/services/instances/my-db/shop", "")
+        .await;
+    assert_eq!(fixture.count("bind_env").await, 3);
+    fixture.end().await;
 }
 
 #[tokio::test]
-async fn a_failed_unbind_is_undone_or_finished_later() {
-    let flask = Flask::start("today.py");
-    let scene = impatient().await;
-    scene.app("shop", "red").await;
-    scene.service("mysql", &flask).await;
-    scene.ok("POST", "/services/instances", NEW).await;
+async fn failed_unbind_is_undone_or_retried() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = start_with_short_timeouts().await;
+    fixture.app("shop", "red").await;
+    fixture.service("mysql", &flask).await;
+    fixture.request_ok("POST", "/services/instances", NEW).await;
     for (mode, known) in [
         ("refuse", true),
         ("412", true),
@@ -211,104 +218,131 @@ async fn a_failed_unbind_is_undone_or_finished_later() {
         ("hang", false),
         ("cut", false),
     ] {
-        scene.ok("PUT", "/services/instances/my-db/shop", "").await;
+        fixture
+            .request_ok("PUT", "/services/instances/my-db/shop", "")
+            .await;
         let how = json!({"mode": mode, "method": "DELETE", "path": "/bind-app", "do": !known});
         flask.fail(how).await;
-        let (status, text) = scene
-            .ask("ana", "DELETE", "/services/instances/my-db/shop", "")
+        let (status, text) = fixture
+            .send_request("ana", "DELETE", "/services/instances/my-db/shop", "")
             .await;
         assert_eq!(status, if mode == "412" { 412 } else { 500 }, "{mode}: {text}");
-        scene.until("event where ended_at is null", 0).await;
+        fixture.wait_for_rows("event where ended_at is null", 0).await;
         let state = if known { "bound" } else { "unbinding" };
         assert_eq!(
-            scene.count(&format!("bind where state = '{state}'")).await,
+            fixture.count(&format!("bind where state = '{state}'")).await,
             1,
             "{mode}"
         );
         flask.fail(json!({})).await;
         if known {
-            assert_eq!(scene.count("bind_env").await, 3, "{mode}: as it was");
-            scene.ok("DELETE", "/services/instances/my-db/shop", "").await;
+            assert_eq!(fixture.count("bind_env").await, 3, "{mode}: unchanged");
+            fixture
+                .request_ok("DELETE", "/services/instances/my-db/shop", "")
+                .await;
         }
-        scene.until("bind", 0).await;
-        scene.settled().await;
+        fixture.wait_for_rows("bind", 0).await;
+        fixture.wait_until_settled().await;
         assert_eq!(flask.get("/__state").await["binds"]["my-db"], json!([]), "{mode}");
     }
-    scene.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test]
-async fn a_failed_removal_shows_why_and_is_finished_once_the_service_confirms() {
-    let flask = Flask::start("today.py");
-    let scene = impatient().await;
-    scene.service("mysql", &flask).await;
+async fn failed_removal_shows_the_reason_and_finishes_once_the_service_confirms() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = start_with_short_timeouts().await;
+    fixture.service("mysql", &flask).await;
     for (mode, hunted) in [("refuse", false), ("500", true), ("hang", true), ("cut", true)] {
-        scene.ok("POST", "/services/instances", NEW).await;
+        fixture.request_ok("POST", "/services/instances", NEW).await;
         flask.fail(json!({"mode": mode, "method": "DELETE"})).await;
-        let (status, text) = scene.ask("ana", "DELETE", "/services/instances/my-db", "").await;
+        let (status, text) = fixture
+            .send_request("ana", "DELETE", "/services/instances/my-db", "")
+            .await;
         assert_eq!(status, 500, "{mode}: {text}");
         let state = if hunted { "removing" } else { "ready" };
         let row = format!("service_instance where state = '{state}' and reason <> ''");
-        assert_eq!(scene.count(&row).await, 1, "{mode}");
+        assert_eq!(fixture.count(&row).await, 1, "{mode}");
         flask.fail(json!({})).await;
         if !hunted {
-            scene.ok("DELETE", "/services/instances/my-db", "").await;
+            fixture
+                .request_ok("DELETE", "/services/instances/my-db", "")
+                .await;
         }
-        scene.until("service_instance", 0).await;
-        scene.settled().await;
+        fixture.wait_for_rows("service_instance", 0).await;
+        fixture.wait_until_settled().await;
         assert_eq!(flask.get("/__state").await["instances"], json!({}), "{mode}");
     }
-    scene.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test]
-async fn a_refused_update_changes_nothing_and_a_missing_route_is_fine() {
-    let flask = Flask::start("today.py");
-    let old = Flask::start("y2014.py");
-    let scene = impatient().await;
-    scene.service("mysql", &flask).await;
-    scene.service("old", &old).await;
+async fn rejected_update_changes_nothing_and_an_unsupported_update_succeeds() {
+    let flask = ServiceProcess::start("today.py");
+    let old = ServiceProcess::start("y2014.py");
+    let fixture = start_with_short_timeouts().await;
+    fixture.service("mysql", &flask).await;
+    fixture.service("old", &old).await;
     for service in ["mysql", "old"] {
         let body = format!(r#"{{"name":"{service}-db","service_name":"{service}"}}"#);
-        scene.ok("POST", "/services/instances", body).await;
+        fixture.request_ok("POST", "/services/instances", body).await;
     }
     flask.fail(json!({"mode": "500", "method": "PUT"})).await;
     let patch = r#"{"description":"new"}"#;
     let path = "/1.0/services/mysql/instances/mysql-db";
-    let (status, text) = scene.ask("ana", "PUT", path, patch).await;
+    let (status, text) = fixture.send_request("ana", "PUT", path, patch).await;
     assert_eq!(status, 500);
     assert!(text.contains("no space left"), "{text}");
-    assert_eq!(scene.count("service_instance where description = 'new'").await, 0);
-    scene.ok("PUT", "/1.0/services/old/instances/old-db", patch).await;
-    assert_eq!(scene.count("service_instance where description = 'new'").await, 1);
-    scene.settled().await;
-    scene.end().await;
+    assert_eq!(
+        fixture.count("service_instance where description = 'new'").await,
+        0
+    );
+    // The path exists for other verbs: 405 is a rejection, too.
+    let (status, text) = fixture
+        .send_request("ana", "PUT", "/1.0/services/old/instances/old-db", patch)
+        .await;
+    assert_eq!((status.as_u16(), text.contains("405")), (500, true), "{text}");
+    assert_eq!(
+        fixture.count("service_instance where description = 'new'").await,
+        0
+    );
+    flask
+        .fail(json!({"mode": "answer", "method": "PUT", "status": 404, "body": ""}))
+        .await;
+    fixture.request_ok("PUT", path, patch).await;
+    assert_eq!(
+        fixture.count("service_instance where description = 'new'").await,
+        1
+    );
+    fixture.wait_until_settled().await;
+    fixture.end().await;
 }
 
-/// A saga as a process leaves it that died after it had written down that it would call.
-async fn died(scene: &Scene, kind: &str, data: Value) {
-    sqlx::query("insert into saga (saga_id, kind, lane, data) values ($1, $2, 'people', $3)")
+/// Inserts a saga as a process leaves it that died after recording that it would call.
+async fn insert_crashed_saga(fixture: &ServiceFixture, kind: &str, step: &str, data: Value) {
+    sqlx::query("insert into saga (saga_id, kind, lane, step, data) values ($1, $2, 'people', $3, $4)")
         .bind(Uuid::now_v7())
         .bind(kind)
+        .bind(step)
         .bind(data)
-        .execute(scene.db())
+        .execute(fixture.db())
         .await
         .unwrap();
 }
 
 #[tokio::test]
-async fn what_died_in_the_middle_is_finished() {
-    let flask = Flask::start("today.py");
-    let scene = impatient().await;
-    let app = scene.app("shop", "red").await;
-    scene.service("mysql", &flask).await;
-    scene.ok("POST", "/services/instances", NEW).await;
-    // The service has the one, and never heard of the other.
+async fn interrupted_service_sagas_are_finished() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = start_with_short_timeouts().await;
+    let app = fixture.app("shop", "red").await;
+    fixture.service("mysql", &flask).await;
+    fixture.request_ok("POST", "/services/instances", NEW).await;
+    // The service has the first, and never received the second.
     for name in ["my-db", "unheard"] {
         let id = Uuid::now_v7();
         sqlx::query("delete from service_instance where name = $1")
             .bind(name)
-            .execute(scene.db())
+            .execute(fixture.db())
             .await
             .unwrap();
         sqlx::query(
@@ -317,22 +351,23 @@ async fn what_died_in_the_middle_is_finished() {
         )
         .bind(id)
         .bind(name)
-        .execute(scene.db())
+        .execute(fixture.db())
         .await
         .unwrap();
         sqlx::query("insert into service_instance_team (instance_id, team) values ($1, 'red')")
             .bind(id)
-            .execute(scene.db())
+            .execute(fixture.db())
             .await
             .unwrap();
-        died(
-            &scene,
+        insert_crashed_saga(
+            &fixture,
             "service-instance.create",
+            "call-service",
             json!({"instance": id, "heard": "sent"}),
         )
         .await;
-        scene
-            .until(
+        fixture
+            .wait_for_rows(
                 &format!("service_instance where name = '{name}' and state = 'ready'"),
                 1,
             )
@@ -344,107 +379,127 @@ async fn what_died_in_the_middle_is_finished() {
             .bind(bind)
             .bind(id)
             .bind(app)
-            .execute(scene.db())
+            .execute(fixture.db())
             .await
             .unwrap();
-        let rollout = json!({"apps": [app], "proposed": false, "adopted": false, "releases": []});
-        died(
-            &scene,
+        let rollout = json!({"apps": [app], "created": false, "promoted": false, "releases": []});
+        insert_crashed_saga(
+            &fixture,
             "app.bind",
+            "call-service",
             json!({"bind": bind, "user": "", "heard": "sent", "rollout": rollout}),
         )
         .await;
-        scene.until("bind where state = 'bound'", 1).await;
-        scene
-            .ok("DELETE", &format!("/services/instances/{name}/shop"), "")
+        fixture.wait_for_rows("bind where state = 'bound'", 1).await;
+        fixture
+            .request_ok("DELETE", &format!("/services/instances/{name}/shop"), "")
             .await;
     }
-    scene.settled().await;
-    scene.end().await;
+    fixture.wait_until_settled().await;
+    fixture.end().await;
 }
 
-/// A saga as the removal of an app is one: its only step unbinds everything.
+/// A saga like an app's removal: its only step unbinds everything.
 struct RemoveApp(tancho::core::Core);
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct UnbindStep;
+
+impl SagaStep for UnbindStep {
+    const ALL: &'static [Self] = &[Self];
+
+    fn name(self) -> &'static str {
+        "unbind"
+    }
+}
+
 #[async_trait::async_trait]
-impl tancho::sagas::Saga for RemoveApp {
-    fn kind(&self) -> &'static str {
-        "test.remove-app"
+impl Saga for RemoveApp {
+    const KIND: &'static str = "test.remove-app";
+    type Step = UnbindStep;
+    type Data = Uuid;
+
+    async fn run_step(&self, _step: UnbindStep, app: &mut Uuid, ctx: &StepContext) -> Result<(), StepError> {
+        tancho::services::unbind_all_instances(&self.0, ctx, AppId(*app)).await
     }
 
-    fn steps(&self) -> &'static [&'static str] {
-        &["unbind"]
-    }
-
-    async fn forward(&self, _: &'static str, run: &mut Run) -> Result<(), StepError> {
-        let app: Uuid = run.data()?;
-        tancho::services::unbind_everything(&self.0, run, AppId(app)).await
-    }
-
-    async fn undo(&self, _: &'static str, _: &mut Run) -> Result<(), StepError> {
+    async fn undo_step(
+        &self,
+        _step: UnbindStep,
+        _app: &mut Uuid,
+        _ctx: &StepContext,
+    ) -> Result<(), StepError> {
         Ok(())
     }
 }
 
 #[tokio::test]
-async fn removing_an_app_tells_every_service_and_a_dead_one_holds_up_nothing() {
-    let flask = Flask::start("today.py");
-    let dead = Flask::start("today.py");
-    let scene = impatient().await;
-    let app = scene.app("shop", "red").await;
-    scene.service("mysql", &flask).await;
-    scene.service("dead", &dead).await;
+async fn app_removal_unbinds_every_service_despite_an_unreachable_one() {
+    let flask = ServiceProcess::start("today.py");
+    let dead = ServiceProcess::start("today.py");
+    let fixture = start_with_short_timeouts().await;
+    let app = fixture.app("shop", "red").await;
+    fixture.service("mysql", &flask).await;
+    fixture.service("dead", &dead).await;
+    // Two services must not return the same names.
+    let other = json!({ "OTHER": "x" }).to_string();
+    let rule = json!({"mode": "answer", "method": "POST", "path": "/bind-app", "do": true, "body": other});
+    dead.fail(rule).await;
     for (name, service) in [("my-db", "mysql"), ("dead-db", "dead")] {
         let body = format!(r#"{{"name":"{name}","service_name":"{service}"}}"#);
-        scene.ok("POST", "/services/instances", body).await;
-        scene
-            .ok("PUT", &format!("/services/instances/{name}/shop"), "")
+        fixture.request_ok("POST", "/services/instances", body).await;
+        fixture
+            .request_ok("PUT", &format!("/services/instances/{name}/shop"), "")
             .await;
     }
     drop(dead);
-    let core = scene.house.running.core.clone();
+    let core = fixture.tancho.running.core.clone();
     let (db, notices, stop) = (core.db.clone(), core.notices.clone(), core.stop.clone());
-    let registry = Registry::default().with(RemoveApp(core.clone()));
-    Runner::new(db, notices, registry, "test", core.replica, stop).start(&core.tasks);
-    died(&scene, "test.remove-app", json!(app)).await;
-    scene
-        .until("saga where kind = 'test.remove-app' and state = 'done'", 1)
+    let registry = SagaRegistry::default().with_saga(RemoveApp(core.clone()));
+    SagaRunner::new(db, notices, registry, "test", core.replica, stop).start_workers(&core.tasks);
+    insert_crashed_saga(&fixture, "test.remove-app", "unbind", json!(app)).await;
+    fixture
+        .wait_for_rows("saga where kind = 'test.remove-app' and state = 'done'", 1)
         .await;
-    assert_eq!(scene.count("bind").await + scene.count("bind_env").await, 0);
+    assert_eq!(fixture.count("bind").await + fixture.count("bind_env").await, 0);
     assert_eq!(flask.get("/__state").await["binds"]["my-db"], json!([]));
     assert_eq!(
-        scene
+        fixture
             .count("orphan where what = 'bind' and ended_at is null")
             .await,
         1
     );
-    scene.ok("PUT", "/services/instances/my-db/shop", "").await;
-    scene.end().await;
+    fixture
+        .request_ok("PUT", "/services/instances/my-db/shop", "")
+        .await;
+    fixture.end().await;
 }
 
 #[tokio::test]
-async fn a_hung_service_delays_only_itself() {
-    let sick = Flask::start("today.py");
-    let well = Flask::start("today.py");
-    let scene = Scene::with(|settings| {
-        settings.services.timeout = Duration::from_secs(20);
+async fn hanging_service_delays_only_its_own_calls() {
+    let sick = ServiceProcess::start("today.py");
+    let well = ServiceProcess::start("today.py");
+    let fixture = ServiceFixture::with(|settings| {
+        settings.services.call_timeout = Duration::from_secs(20);
         settings.services.concurrency_per_service = 2;
     })
     .await;
-    scene.service("sick", &sick).await;
-    scene.service("well", &well).await;
+    fixture.service("sick", &sick).await;
+    fixture.service("well", &well).await;
     sick.fail(json!({"mode": "hang"})).await;
     let request = |body: String| {
-        let request = scene.house.request(Method::POST, "/services/instances");
+        let request = fixture.tancho.request(Method::POST, "/services/instances");
         request.bearer_auth("ana").body(body).send()
     };
     let hung: Vec<_> = (0..8)
         .map(|n| tokio::spawn(request(format!(r#"{{"name":"sick-{n}","service_name":"sick"}}"#))))
         .collect();
-    scene.until("service_instance where name like 'sick%'", 8).await;
+    fixture
+        .wait_for_rows("service_instance where name like 'sick%'", 8)
+        .await;
     let start = std::time::Instant::now();
-    scene
-        .ok(
+    fixture
+        .request_ok(
             "POST",
             "/services/instances",
             r#"{"name":"fine","service_name":"well"}"#,
@@ -456,58 +511,60 @@ async fn a_hung_service_delays_only_itself() {
     for hung in hung {
         hung.abort();
     }
-    scene.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test]
-async fn a_cancelled_bind_is_undone_at_once_and_the_service_told_later() {
-    let flask = Flask::start("today.py");
-    let scene = Scene::new().await;
-    scene.app("shop", "red").await;
-    scene.service("mysql", &flask).await;
-    scene.ok("POST", "/services/instances", NEW).await;
+async fn cancelled_bind_is_undone_immediately_and_unbound_at_the_service_later() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = ServiceFixture::new().await;
+    fixture.app("shop", "red").await;
+    fixture.service("mysql", &flask).await;
+    fixture.request_ok("POST", "/services/instances", NEW).await;
     flask
         .fail(json!({"mode": "hang", "path": "/bind-app", "method": "POST", "do": true}))
         .await;
-    let request = scene.house.request(Method::PUT, "/services/instances/my-db/shop");
+    let request = fixture
+        .tancho
+        .request(Method::PUT, "/services/instances/my-db/shop");
     let bind = tokio::spawn(request.bearer_auth("ana").send());
-    scene
-        .until("saga where kind = 'app.bind' and data ->> 'heard' = 'sent'", 1)
+    fixture
+        .wait_for_rows("saga where kind = 'app.bind' and data ->> 'heard' = 'sent'", 1)
         .await;
     let id: String = sqlx::query_scalar("select event_id from event where ended_at is null")
-        .fetch_one(scene.db())
+        .fetch_one(fixture.db())
         .await
         .unwrap();
-    let mut tx = scene.db().begin().await.unwrap();
-    let asked = tancho::events::ask_cancel(&mut tx, &id.parse().unwrap(), "ana", "enough").await;
+    let mut tx = fixture.db().begin().await.unwrap();
+    let asked = tancho::events::request_cancel(&mut tx, &id.parse().unwrap(), "ana", "enough").await;
     assert!(asked.unwrap());
     tx.commit().await.unwrap();
     let answer = bind.await.unwrap().unwrap();
     assert_eq!(answer.status(), 409, "{}", answer.text().await.unwrap());
-    scene.settled().await;
-    assert_eq!(scene.count("bind").await, 0);
+    fixture.wait_until_settled().await;
+    assert_eq!(fixture.count("bind").await, 0);
     let binds = flask.get("/__state").await["binds"]["my-db"].clone();
     assert!(binds.is_null() || binds == json!([]), "{binds}");
-    scene.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test]
-async fn a_service_that_hangs_costs_its_info_one_deadline_and_is_asked_eight_questions() {
-    let flask = Flask::start("today.py");
-    let scene = impatient().await;
-    scene.service("mysql", &flask).await;
+async fn info_of_a_hanging_service_takes_one_timeout_and_one_callers_slots() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = start_with_short_timeouts().await;
+    fixture.service("mysql", &flask).await;
     for n in 0..20 {
         let new = NEW.replace("my-db", &format!("db-{n}"));
-        scene.ok("POST", "/services/instances", new).await;
+        fixture.request_ok("POST", "/services/instances", new).await;
     }
     flask.fail(json!({"mode": "hang", "method": "GET"})).await;
     let start = std::time::Instant::now();
-    let info = parsed(&scene.ok("GET", "/services/mysql", "").await);
+    let info = parsed(&fixture.request_ok("GET", "/services/mysql", "").await);
     let took = start.elapsed();
     let info = info.as_array().unwrap();
     assert_eq!(info.len(), 20);
     assert!(info.iter().all(|i| i["Info"].is_null()), "{info:?}");
-    // Two rounds of eight would cost two deadlines of two seconds, all twenty three.
+    // Two rounds of seven would take two timeouts of two seconds, all in sequence twenty-three.
     assert!(took >= Duration::from_millis(1900), "{took:?}");
     assert!(took < Duration::from_millis(3900), "{took:?}");
     let calls = flask.calls().await;
@@ -515,14 +572,38 @@ async fn a_service_that_hangs_costs_its_info_one_deadline_and_is_asked_eight_que
         .iter()
         .filter(|c| c.starts_with("GET /resources/db-"))
         .count();
-    assert_eq!(asked, 8, "{calls:?}");
+    // One of the eight slots is left to other callers.
+    assert_eq!(asked, 7, "{calls:?}");
     flask.fail(json!({})).await;
-    let info = parsed(&scene.ok("GET", "/services/mysql", "").await);
+    let info = parsed(&fixture.request_ok("GET", "/services/mysql", "").await);
     let told = info
         .as_array()
         .unwrap()
         .iter()
         .filter(|i| i["Info"]["Address"].is_string());
     assert_eq!(told.count(), 20);
-    scene.end().await;
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn removal_rejected_after_an_unconfirmed_one_keeps_the_instance_in_removal() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = start_with_short_timeouts().await;
+    fixture.service("mysql", &flask).await;
+    fixture.request_ok("POST", "/services/instances", NEW).await;
+    let removing = "service_instance where state = 'removing' and reason <> ''";
+    for mode in ["500", "refuse"] {
+        flask.fail(json!({"mode": mode, "method": "DELETE"})).await;
+        let (status, text) = fixture
+            .send_request("ana", "DELETE", "/services/instances/my-db", "")
+            .await;
+        assert_eq!(status, 500, "{mode}: {text}");
+        assert_eq!(fixture.count(removing).await, 1, "{mode}");
+        assert_eq!(fixture.count("orphan where ended_at is null").await, 1, "{mode}");
+    }
+    flask.fail(json!({})).await;
+    fixture.wait_for_rows("service_instance", 0).await;
+    fixture.wait_until_settled().await;
+    assert_eq!(flask.get("/__state").await["instances"], json!({}));
+    fixture.end().await;
 }

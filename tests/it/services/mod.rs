@@ -1,5 +1,5 @@
-//! Services from both editions to real programs that are written as the documents of their year show (Flask
-//! three times, Node once), and back; and what is left when they fail.
+//! Both editions against real services, programs written as the documentation of their year shows (three in
+//! Flask, one in Node); and their failures.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -10,33 +10,38 @@ use serde_json::{Value, json};
 use tancho::kernel::secret::Secret;
 use uuid::Uuid;
 
-use crate::house::House;
+use crate::test_server::TestServer;
 
 mod cycle;
+mod editions;
 mod failing;
 mod faults;
-mod late;
+mod invalid_responses;
+mod late_results;
+mod operations;
+mod operator_actions;
 mod programs;
+mod proxy;
 mod races;
 mod rights;
-mod unsettled;
-mod whole;
+mod unit_hosts;
+mod variables;
 
-/// A service at work. It ends with the test.
-struct Flask {
+/// A running service. It stops with the test.
+struct ServiceProcess {
     child: Child,
     url: String,
     http: reqwest::Client,
 }
 
-impl Drop for Flask {
+impl Drop for ServiceProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// An interpreter that has Flask.
+/// Returns a Python interpreter that has Flask.
 fn python() -> &'static str {
     let has_flask = |python: &&&str| {
         Command::new(python)
@@ -51,8 +56,8 @@ fn python() -> &'static str {
         .expect("a python3 that can import flask")
 }
 
-impl Flask {
-    /// Starts a program of `tests/services` by the interpreter of its kind.
+impl ServiceProcess {
+    /// Starts a program of `tests/services` with its interpreter.
     fn start(script: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut command = match script.ends_with(".js") {
@@ -77,7 +82,12 @@ impl Flask {
         Self {
             child,
             url,
-            http: reqwest::Client::new(),
+            // Without kept connections: Node ends an idle one after five seconds, and a POST that is being
+            // sent on it fails.
+            http: reqwest::Client::builder()
+                .pool_max_idle_per_host(0)
+                .build()
+                .unwrap(),
         }
     }
 
@@ -86,7 +96,7 @@ impl Flask {
         answer.unwrap().json().await.unwrap()
     }
 
-    /// The calls received so far, as "VERB /path".
+    /// Returns the calls received so far, as "VERB /path".
     async fn calls(&self) -> Vec<String> {
         let log = self.get("/__log").await;
         let calls = log.as_array().unwrap().iter();
@@ -105,26 +115,26 @@ impl Flask {
     }
 }
 
-/// A house with a person in a team.
-struct Scene {
-    house: House,
+/// A server with a user in a team.
+struct ServiceFixture {
+    tancho: TestServer,
 }
 
-impl Scene {
+impl ServiceFixture {
     async fn new() -> Self {
         Self::with(|_| {}).await
     }
 
     async fn with(change: impl FnOnce(&mut tancho::config::Settings)) -> Self {
-        let house = House::with(change).await;
-        let scene = Self { house };
-        scene.team("red").await;
-        scene.user("ana", &[("team-member", "red")]).await;
-        scene
+        let tancho = TestServer::start_with(change).await;
+        let fixture = Self { tancho };
+        fixture.team("red").await;
+        fixture.user("ana", &[("team-member", "red")]).await;
+        fixture
     }
 
     fn db(&self) -> &sqlx::PgPool {
-        &self.house.running.core.db
+        &self.tancho.running.core.db
     }
 
     async fn team(&self, name: &str) {
@@ -135,7 +145,7 @@ impl Scene {
             .unwrap();
     }
 
-    /// A user whose token is their name.
+    /// Creates a user whose token is their name.
     async fn user(&self, name: &str, roles: &[(&str, &str)]) {
         let id = Uuid::now_v7();
         sqlx::query(
@@ -143,20 +153,23 @@ impl Scene {
         )
         .bind(id)
         .bind(format!("{name}@example.com"))
-        .bind(self.house.running.core.settings.quota.apps_per_user)
+        .bind(self.tancho.running.core.settings.quota.apps_per_user)
         .execute(self.db())
         .await
         .unwrap();
         for (role, value) in roles {
-            sqlx::query("insert into user_role (user_id, role, context_value) values ($1, $2, $3)")
-                .bind(id)
-                .bind(role)
-                .bind(value)
-                .execute(self.db())
-                .await
-                .unwrap();
+            sqlx::query(
+                "insert into user_role (user_id, role, team_id)
+                 values ($1, $2, (select team_id from team where name = $3))",
+            )
+            .bind(id)
+            .bind(role)
+            .bind(value)
+            .execute(self.db())
+            .await
+            .unwrap();
         }
-        let digest = tancho::kernel::seal::digest(&Secret::new(name));
+        let digest = tancho::kernel::encryption::digest_token(&Secret::new(name));
         sqlx::query("insert into bearer (digest, token_id, kind, user_id) values ($1, $2, 'session', $3)")
             .bind(&digest[..])
             .bind(Uuid::now_v7())
@@ -187,34 +200,46 @@ impl Scene {
         id
     }
 
-    /// A request as somebody; the body goes out as it is.
-    async fn ask(&self, who: &str, verb: &str, path: &str, body: impl Into<String>) -> (StatusCode, String) {
+    /// Sends a request as a user; the body is sent unchanged.
+    async fn send_request(
+        &self,
+        who: &str,
+        verb: &str,
+        path: &str,
+        body: impl Into<String>,
+    ) -> (StatusCode, String) {
         let method = Method::from_bytes(verb.as_bytes()).unwrap();
-        let request = self.house.request(method, path).bearer_auth(who);
+        let request = self.tancho.request(method, path).bearer_auth(who);
         let answer = request.body(body.into()).send().await.unwrap();
         (answer.status(), answer.text().await.unwrap())
     }
 
-    async fn form(&self, who: &str, verb: &str, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
+    async fn send_form(
+        &self,
+        who: &str,
+        verb: &str,
+        path: &str,
+        form: &[(&str, &str)],
+    ) -> (StatusCode, String) {
         let method = Method::from_bytes(verb.as_bytes()).unwrap();
-        let request = self.house.request(method, path).bearer_auth(who).form(form);
+        let request = self.tancho.request(method, path).bearer_auth(who).form(form);
         let answer = request.send().await.unwrap();
         (answer.status(), answer.text().await.unwrap())
     }
 
-    /// As `ask`, by ana, and it must succeed.
-    async fn ok(&self, verb: &str, path: &str, body: impl Into<String>) -> String {
-        let (status, text) = self.ask("ana", verb, path, body).await;
+    /// Sends a request like `send_request`, as ana; it must succeed.
+    async fn request_ok(&self, verb: &str, path: &str, body: impl Into<String>) -> String {
+        let (status, text) = self.send_request("ana", verb, path, body).await;
         assert!(status.is_success(), "{verb} {path}: {status} {text}");
         text
     }
 
-    async fn service(&self, name: &str, flask: &Flask) {
+    async fn service(&self, name: &str, flask: &ServiceProcess) {
         let manifest = format!(
             "id: {name}\npassword: pw-canary\nendpoint:\n  production: {}\n",
             flask.url
         );
-        self.ok("POST", "/services", manifest).await;
+        self.request_ok("POST", "/services", manifest).await;
     }
 
     async fn count(&self, table: &str) -> i64 {
@@ -226,7 +251,7 @@ impl Scene {
     }
 
     /// Waits until a table with its condition has so many rows.
-    async fn until(&self, table: &str, rows: i64) {
+    async fn wait_for_rows(&self, table: &str, rows: i64) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             let found = self.count(table).await;
@@ -241,17 +266,17 @@ impl Scene {
         }
     }
 
-    /// Nothing runs, nothing is locked, nothing is left to be hunted.
-    async fn settled(&self) {
-        self.until("event where ended_at is null", 0).await;
-        self.until("saga where ended_at is null", 0).await;
+    /// Waits until no saga runs, nothing is locked, and no orphan is open.
+    async fn wait_until_settled(&self) {
+        self.wait_for_rows("event where ended_at is null", 0).await;
+        self.wait_for_rows("saga where ended_at is null", 0).await;
         assert_eq!(self.count("event_lock").await, 0);
         assert_eq!(self.count("saga where state = 'stuck'").await, 0);
-        self.until("orphan where ended_at is null", 0).await;
+        self.wait_for_rows("orphan where ended_at is null", 0).await;
     }
 
     async fn end(self) {
-        self.house.running.stop().await;
+        self.tancho.running.drain_and_stop().await;
     }
 }
 

@@ -1,33 +1,33 @@
-//! The four services, each written as one document has it, and what it has to be asked in the life of an
+//! The four services, each written by one document, and the calls that each expects in the life cycle of an
 //! instance.
 
 use super::*;
 
-/// One of the four.
-pub(super) struct Program {
+/// One of the four services.
+pub(super) struct ServiceProgram {
     script: &'static str,
     pub(super) dialect: &'static str,
-    /// To make an instance, bind, tell of a unit, tell that it went, unbind, remove: the verb, and how the
-    /// path ends, where `{}` is the instance. The 2012 one is not told of units.
+    /// To create an instance, bind, add a unit, remove a unit, unbind, delete: the verb, and the end of the
+    /// path, where `{}` is the instance. The 2012 service gets no calls for units.
     pub(super) calls: [(&'static str, &'static str); 6],
-    /// Everything that it has to be asked about my-db in a life with two units of which one goes.
+    /// All calls that it expects for my-db in a life cycle with two units of which one is removed.
     pub(super) life: &'static [&'static str],
-    /// The fields of the bind that it goes by.
+    /// The fields of the bind that it uses.
     pub(super) fields: &'static [&'static str],
-    /// What it answers to the bind of the app shop to my-db.
+    /// The response to the bind of the app shop to my-db.
     pub(super) variables: fn() -> Value,
 }
 
-const UNTOLD: (&str, &str) = ("", "");
+const NO_CALL: (&str, &str) = ("", "");
 
-pub(super) const Y2012: Program = Program {
+pub(super) const Y2012: ServiceProgram = ServiceProgram {
     script: "y2012.py",
     dialect: "2012",
     calls: [
         ("POST", "/resources/"),
         ("POST", "/{}/"),
-        UNTOLD,
-        UNTOLD,
+        NO_CALL,
+        NO_CALL,
         ("DELETE", ":8888/"),
         ("DELETE", "/{}/"),
     ],
@@ -45,14 +45,14 @@ pub(super) const Y2012: Program = Program {
     variables: || json!({"ANCIENT": "yes"}),
 };
 
-pub(super) const Y2014: Program = Program {
+pub(super) const Y2014: ServiceProgram = ServiceProgram {
     script: "y2014.py",
     dialect: "2014",
     calls: [
         ("POST", "/resources"),
         ("POST", "/{}"),
         ("POST", "/{}"),
-        ("DELETE", ":4001"),
+        ("DELETE", "/10.0.0.1"),
         ("DELETE", ":8888"),
         ("DELETE", "/{}"),
     ],
@@ -63,8 +63,8 @@ pub(super) const Y2014: Program = Program {
         "POST /resources/my-db",
         "POST /resources/my-db",
         "POST /resources/my-db",
-        "DELETE /resources/my-db/hostname/10.0.0.1:4001",
-        "DELETE /resources/my-db/hostname/10.0.0.1:4002",
+        "DELETE /resources/my-db/hostname/10.0.0.1",
+        "DELETE /resources/my-db/hostname/10.0.0.2",
         "DELETE /resources/my-db/hostname/shop.localhost:8888",
         "DELETE /resources/my-db",
     ],
@@ -72,14 +72,14 @@ pub(super) const Y2014: Program = Program {
     variables: || json!({"OLD": "yes", "APP": "shop.localhost:8888"}),
 };
 
-/// By the rules of 2014 as well, but no Flask.
-pub(super) const NODE: Program = Program {
+/// By the 2014 rules as well, but not in Flask.
+pub(super) const NODE: ServiceProgram = ServiceProgram {
     script: "units2014.js",
     variables: || json!({"RULES": "2014", "FOR": "shop.localhost:8888"}),
     ..Y2014
 };
 
-pub(super) const TODAY: Program = Program {
+pub(super) const TODAY: ServiceProgram = ServiceProgram {
     script: "today.py",
     dialect: "bind-app",
     calls: [
@@ -104,49 +104,49 @@ pub(super) const TODAY: Program = Program {
     variables: || json!({"DB_HOST": "db.test", "DB_PORT": "3306", "DB_PASSWORD": "canary-my-db"}),
 };
 
-impl Program {
-    pub(super) fn hears_of_units(&self) -> bool {
-        self.calls[2] != UNTOLD
+impl ServiceProgram {
+    pub(super) fn supports_units(&self) -> bool {
+        self.calls[2] != NO_CALL
     }
 }
 
-/// A program at work as the service `db`.
-pub(super) struct Stage {
-    pub(super) program: Program,
-    pub(super) flask: Flask,
-    pub(super) scene: Scene,
+/// A running program, registered as the service `db`.
+pub(super) struct ProgramFixture {
+    pub(super) program: ServiceProgram,
+    pub(super) flask: ServiceProcess,
+    pub(super) fixture: ServiceFixture,
 }
 
-impl Stage {
-    pub(super) async fn new(program: Program) -> Self {
-        let flask = Flask::start(program.script);
-        let scene = Scene::with(|settings| {
-            settings.services.timeout = Duration::from_secs(4);
+impl ProgramFixture {
+    pub(super) async fn new(program: ServiceProgram) -> Self {
+        let flask = ServiceProcess::start(program.script);
+        let fixture = ServiceFixture::with(|settings| {
+            settings.services.call_timeout = Duration::from_secs(4);
             settings.services.breaker_failures = 100_000;
             settings.services.concurrency_per_service = 64;
             settings.database.max_connections = 10;
         })
         .await;
-        scene.service("db", &flask).await;
+        fixture.service("db", &flask).await;
         Self {
             program,
             flask,
-            scene,
+            fixture,
         }
     }
 
     async fn run(&self, sql: &str, app: Uuid) {
         let query = sqlx::query(sqlx::AssertSqlSafe(sql.to_owned())).bind(app);
-        query.execute(self.scene.db()).await.unwrap();
+        query.execute(self.fixture.db()).await.unwrap();
     }
 
-    /// Nothing of any instance is anywhere: not here, not there.
+    /// Asserts that no instance is left on either side.
     pub(super) async fn assert_nothing_left(&self) {
         for table in ["unit_bind", "bind", "service_instance"] {
-            self.scene.until(table, 0).await;
+            self.fixture.wait_for_rows(table, 0).await;
         }
-        self.scene.settled().await;
-        assert_eq!(self.scene.count("bind_env").await, 0);
+        self.fixture.wait_until_settled().await;
+        assert_eq!(self.fixture.count("bind_env").await, 0);
         let state = self.flask.get("/__state").await;
         assert_eq!(state["instances"], json!({}), "{state}");
         for part in ["binds", "units"] {
@@ -156,25 +156,25 @@ impl Stage {
     }
 }
 
-/// An instance in its life, and an app to be bound to it, which has a release but no units.
-pub(super) struct Life<'a> {
-    pub(super) stage: &'a Stage,
+/// An instance in its life cycle, and an app to bind, which has a release but no units.
+pub(super) struct InstanceLife<'a> {
+    pub(super) setup: &'a ProgramFixture,
     pub(super) instance: String,
     pub(super) app: String,
     id: Uuid,
 }
 
-impl<'a> Life<'a> {
-    pub(super) async fn new(stage: &'a Stage, instance: &str, app: &str) -> Self {
-        let id = stage.scene.app(app, "red").await;
+impl<'a> InstanceLife<'a> {
+    pub(super) async fn new(setup: &'a ProgramFixture, instance: &str, app: &str) -> Self {
+        let id = setup.fixture.app(app, "red").await;
         for sql in [
             "insert into version (app_id, version, host) values ($1, 1, 'elsewhere')",
             "insert into release (app_id, version, env, user_env) values ($1, 1, '', '')",
         ] {
-            stage.run(sql, id).await;
+            setup.run(sql, id).await;
         }
         Self {
-            stage,
+            setup,
             instance: instance.to_owned(),
             app: app.to_owned(),
             id,
@@ -183,29 +183,29 @@ impl<'a> Life<'a> {
 
     async fn ask(&self, verb: &str, below: &str) -> (StatusCode, String) {
         let path = format!("/services/instances/{}{below}", self.instance);
-        self.stage.scene.ask("ana", verb, &path, "").await
+        self.setup.fixture.send_request("ana", verb, &path, "").await
     }
 
-    /// Does the step that makes this one of the program's calls.
-    pub(super) async fn step(&self, call: usize) -> (StatusCode, String) {
+    /// Runs the step that makes this one of the program's calls.
+    pub(super) async fn make_call(&self, call: usize) -> (StatusCode, String) {
         let well = (StatusCode::OK, String::new());
         let app = format!("/{}", self.app);
         match call {
             0 => {
                 let new = json!({ "name": self.instance, "service_name": "db" }).to_string();
-                self.stage
-                    .scene
-                    .ask("ana", "POST", "/services/instances", new)
+                self.setup
+                    .fixture
+                    .send_request("ana", "POST", "/services/instances", new)
                     .await
             }
             1 => self.ask("PUT", &app).await,
             2 => {
-                self.unit(1).await;
+                self.insert_unit(1).await;
                 well
             }
             3 => {
-                let sql = "delete from unit where address like '%:4001' and app_id = $1";
-                self.stage.run(sql, self.id).await;
+                let sql = "delete from unit where address like '10.0.0.1:%' and app_id = $1";
+                self.setup.run(sql, self.id).await;
                 well
             }
             4 => self.ask("DELETE", &app).await,
@@ -213,55 +213,55 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// A unit that serves, on another host, so that this one's reconciler leaves it alone.
-    pub(super) async fn unit(&self, number: u8) {
+    /// Inserts a serving unit on another host, so that this host's reconciler leaves it alone.
+    pub(super) async fn insert_unit(&self, number: u8) {
         let sql = format!(
             "insert into unit (unit_id, app_id, release_id, process, version, host, phase, address)
-             select '{}-{number}', $1, release_id, 'web', 1, 'elsewhere', 'serving', '10.0.0.1:400{number}'
+             select '{}-{number}', $1, release_id, 'web', 1, 'elsewhere', 'serving', '10.0.0.{number}:4001'
              from release where app_id = $1",
             self.app
         );
-        self.stage.run(&sql, self.id).await;
+        self.setup.run(&sql, self.id).await;
     }
 
-    pub(super) async fn units_go(&self) {
-        self.stage
+    pub(super) async fn remove_units(&self) {
+        self.setup
             .run("delete from unit where app_id = $1", self.id)
             .await;
     }
 
-    /// A table with its condition, only what is of this app.
-    pub(super) fn of_app(&self, table: &str, condition: &str) -> String {
+    /// Restricts a table and its condition to this app.
+    pub(super) fn filter_by_app(&self, table: &str, condition: &str) -> String {
         format!(
             "{table} x join bind b using (bind_id) where b.app_id = '{}' and {condition}",
             self.id
         )
     }
 
-    /// Waits until the service has been told of so many units, and has nothing more to be told.
-    pub(super) async fn told(&self, units: i64) {
-        let units = if self.stage.program.hears_of_units() {
+    /// Waits until the service is notified of so many units, and no notification is open.
+    pub(super) async fn wait_for_told_units(&self, units: i64) {
+        let units = if self.setup.program.supports_units() {
             units
         } else {
             0
         };
-        let scene = &self.stage.scene;
-        scene
-            .until(&self.of_app("unit_bind", "x.state = 'bound'"), units)
+        let fixture = &self.setup.fixture;
+        fixture
+            .wait_for_rows(&self.filter_by_app("unit_bind", "x.state = 'bound'"), units)
             .await;
-        scene
-            .until(&self.of_app("unit_bind", "x.state <> 'bound'"), 0)
+        fixture
+            .wait_for_rows(&self.filter_by_app("unit_bind", "x.state <> 'bound'"), 0)
             .await;
     }
 
-    /// How many binds it has in this state.
+    /// Returns the condition for binds in this state.
     pub(super) fn binds(&self, state: &str) -> String {
         format!("bind where app_id = '{}' and state = '{state}'", self.id)
     }
 
-    /// The calls about this instance so far that change something.
+    /// Returns the calls about this instance so far that change something.
     pub(super) async fn calls(&self) -> Vec<Value> {
-        let log = self.stage.flask.get("/__log").await;
+        let log = self.setup.flask.get("/__log").await;
         let mine = |call: &&Value| {
             let line = call["call"].as_str().unwrap();
             let named = line.split('/').nth(2).is_some_and(|name| name == self.instance);

@@ -1,22 +1,22 @@
-//! Who may, what is taken, and what is no name.
+//! Permissions, duplicate names, and invalid names.
 
 use super::*;
 
 #[tokio::test]
-async fn two_binds_at_once_are_one_bind() {
-    let flask = Flask::start("today.py");
-    let scene = Scene::new().await;
-    scene.app("shop", "red").await;
-    scene.service("mysql", &flask).await;
-    scene
-        .ok(
+async fn concurrent_binds_create_one_bind() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = ServiceFixture::new().await;
+    fixture.app("shop", "red").await;
+    fixture.service("mysql", &flask).await;
+    fixture
+        .request_ok(
             "POST",
             "/services/instances",
             r#"{"name":"my-db","service_name":"mysql"}"#,
         )
         .await;
     let path = "/services/instances/my-db/shop";
-    let bind = || scene.ask("ana", "PUT", path, "");
+    let bind = || fixture.send_request("ana", "PUT", path, "");
     let (a, b, c) = tokio::join!(bind(), bind(), bind());
     let mut codes = [a.0.as_u16(), b.0.as_u16(), c.0.as_u16()];
     codes.sort_unstable();
@@ -28,37 +28,49 @@ async fn two_binds_at_once_are_one_bind() {
             .len(),
         1
     );
-    scene.settled().await;
-    scene.end().await;
+    fixture.wait_until_settled().await;
+    fixture.end().await;
 }
 
 #[tokio::test]
-async fn what_is_taken_is_refused_in_each_editions_words() {
-    let flask = Flask::start("today.py");
-    let scene = Scene::new().await;
-    scene.service("mysql", &flask).await;
-    scene.service("other", &flask).await;
+async fn duplicate_names_are_refused_with_the_status_of_each_edition() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = ServiceFixture::new().await;
+    fixture.service("mysql", &flask).await;
+    fixture.service("other", &flask).await;
     let manifest = format!("id: mysql\nendpoint:\n  production: {}\n", flask.url);
-    assert_eq!(scene.ask("ana", "POST", "/services", &*manifest).await.0, 500);
-    let form = [("id", "mysql"), ("endpoint", "x.test")];
-    assert_eq!(scene.form("ana", "POST", "/1.0/services", &form).await.0, 409);
+    assert_eq!(
+        fixture
+            .send_request("ana", "POST", "/services", &*manifest)
+            .await
+            .0,
+        500
+    );
+    let form = [("id", "mysql"), ("password", "pw"), ("endpoint", "x.test")];
+    assert_eq!(
+        fixture.send_form("ana", "POST", "/1.0/services", &form).await.0,
+        409
+    );
     let new = r#"{"name":"my-db","service_name":"mysql"}"#;
     let (a, b) = tokio::join!(
-        scene.ask("ana", "POST", "/services/instances", new),
-        scene.ask("ana", "POST", "/services/instances", new)
+        fixture.send_request("ana", "POST", "/services/instances", new),
+        fixture.send_request("ana", "POST", "/services/instances", new)
     );
     let mut codes = [a.0.as_u16(), b.0.as_u16()];
     codes.sort_unstable();
     assert_eq!(codes, [200, 409], "{a:?} {b:?}");
     let elsewhere = new.replace("\"mysql\"", "\"other\"");
     assert_eq!(
-        scene.ask("ana", "POST", "/services/instances", elsewhere).await.0,
+        fixture
+            .send_request("ana", "POST", "/services/instances", elsewhere)
+            .await
+            .0,
         409,
         "names are global"
     );
-    // The other service has an instance of that name already, which is not ours to destroy.
-    let (status, text) = scene
-        .form(
+    // The other service already has an instance of that name, which must not be deleted.
+    let (status, text) = fixture
+        .send_form(
             "ana",
             "POST",
             "/1.0/services/other/instances",
@@ -67,15 +79,15 @@ async fn what_is_taken_is_refused_in_each_editions_words() {
         .await;
     assert_eq!(status, 409, "{text}");
     assert!(flask.get("/__state").await["instances"].get("my-db").is_some());
-    scene.settled().await;
-    scene.end().await;
+    fixture.wait_until_settled().await;
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn hostile_names_and_manifests_are_refused() {
-    let flask = Flask::start("today.py");
-    let scene = Scene::new().await;
-    scene.service("mysql", &flask).await;
+    let flask = ServiceProcess::start("today.py");
+    let fixture = ServiceFixture::new().await;
+    fixture.service("mysql", &flask).await;
     for name in [
         "",
         "a",
@@ -90,7 +102,9 @@ async fn hostile_names_and_manifests_are_refused() {
         &"x".repeat(64),
     ] {
         let body = format!(r#"{{"name":"{name}","service_name":"mysql"}}"#);
-        let (status, text) = scene.ask("ana", "POST", "/services/instances", body).await;
+        let (status, text) = fixture
+            .send_request("ana", "POST", "/services/instances", body)
+            .await;
         assert_eq!(status, 400, "{name}: {text}");
     }
     for body in [
@@ -98,7 +112,9 @@ async fn hostile_names_and_manifests_are_refused() {
         r#"{"name":["a"],"service_name":{}}"#,
         "[1]",
     ] {
-        let (status, text) = scene.ask("ana", "POST", "/services/instances", body).await;
+        let (status, text) = fixture
+            .send_request("ana", "POST", "/services/instances", body)
+            .await;
         assert_eq!(status, 400, "{body}: {text}");
     }
     for (manifest, expected) in [
@@ -110,33 +126,41 @@ async fn hostile_names_and_manifests_are_refused() {
         ("id: nowhere", 400),
         ("id: nowhere\nendpoint: {production: 'file:///etc/passwd'}", 400),
     ] {
-        let (status, text) = scene.ask("ana", "POST", "/services", manifest).await;
+        let (status, text) = fixture.send_request("ana", "POST", "/services", manifest).await;
         assert_eq!(status, expected, "{manifest}: {text}");
     }
     for path in [
         "/services/..%2fx",
-        "/services/a%00b",
         "/services/instances/a%2fb",
         "/services/nowhere/doc",
     ] {
-        assert_eq!(scene.ask("ana", "GET", path, "").await.0, 404, "{path}");
+        assert_eq!(
+            fixture.send_request("ana", "GET", path, "").await.0,
+            404,
+            "{path}"
+        );
     }
+    let (status, text) = fixture.send_request("ana", "GET", "/services/a%00b", "").await;
+    assert_eq!(
+        status, 400,
+        "an invalid string is rejected before the lookup: {text}"
+    );
     assert!(flask.calls().await.is_empty(), "none of it reached the service");
-    scene.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test]
-async fn strangers_are_refused_and_teams_are_granted() {
-    let flask = Flask::start("today.py");
-    let scene = Scene::new().await;
-    scene.team("blue").await;
-    scene.user("bob", &[("team-member", "blue")]).await;
-    scene.user("lone", &[]).await;
-    scene.app("shop", "red").await;
-    scene.app("blog", "blue").await;
-    scene.service("mysql", &flask).await;
-    scene
-        .ok(
+async fn services_are_accessible_to_granted_teams_only() {
+    let flask = ServiceProcess::start("today.py");
+    let fixture = ServiceFixture::new().await;
+    fixture.team("blue").await;
+    fixture.user("bob", &[("team-member", "blue")]).await;
+    fixture.user("lone", &[]).await;
+    fixture.app("shop", "red").await;
+    fixture.app("blog", "blue").await;
+    fixture.service("mysql", &flask).await;
+    fixture
+        .request_ok(
             "POST",
             "/services/instances",
             r#"{"name":"my-db","service_name":"mysql"}"#,
@@ -180,16 +204,16 @@ async fn strangers_are_refused_and_teams_are_granted() {
         ("ana", "DELETE", "/services/mysql/blue", "", 200),
         ("ana", "DELETE", "/services/mysql/blue", "", 404),
     ] {
-        let (status, text) = scene.ask(who, verb, path, body).await;
+        let (status, text) = fixture.send_request(who, verb, path, body).await;
         assert_eq!(status, expected, "{who} {verb} {path}: {text}");
     }
     assert_eq!(
-        scene.ok("GET", "/services/mysql/doc", "").await,
+        fixture.request_ok("GET", "/services/mysql/doc", "").await,
         "Mysql exports the ..."
     );
-    // Restricted to red: bob is told nothing that he need not know.
+    // Restricted to red: bob learns nothing that he does not need.
     sqlx::query("update service set is_restricted = true")
-        .execute(scene.db())
+        .execute(fixture.db())
         .await
         .unwrap();
     for (path, expected) in [
@@ -197,11 +221,24 @@ async fn strangers_are_refused_and_teams_are_granted() {
         ("/1.0/services/mysql", 404),
         ("/services/mysql/plans", 403),
     ] {
-        assert_eq!(scene.ask("bob", "GET", path, "").await.0, expected, "{path}");
+        assert_eq!(
+            fixture.send_request("bob", "GET", path, "").await.0,
+            expected,
+            "{path}"
+        );
     }
     let new = r#"{"name":"bobs-db","service_name":"mysql"}"#;
-    assert_eq!(scene.ask("bob", "POST", "/services/instances", new).await.0, 403);
-    let list = scene.ask("bob", "GET", "/services/instances", "").await.1;
+    assert_eq!(
+        fixture
+            .send_request("bob", "POST", "/services/instances", new)
+            .await
+            .0,
+        403
+    );
+    let list = fixture
+        .send_request("bob", "GET", "/services/instances", "")
+        .await
+        .1;
     assert_eq!(parsed(&list), json!([]));
-    scene.end().await;
+    fixture.end().await;
 }

@@ -1,18 +1,18 @@
-//! Apps that run nothing yet, and what they choose from.
+//! Apps that run nothing yet, and the lists of platforms, pools and plans.
 
-use crate::recorded::shapes::Shape::{
-    Any, AppRouters, Apps, BareApp, Created, Lines, NoLogs, Nothing, Platform, Platforms, Pool, Pools,
+use crate::recorded::fixture::Sender::{Bob, Root};
+use crate::recorded::shapes::AnswerShape::{
+    Any, AppRouters, Apps, BareApp, Created, Lines, NoLogs, Nothing, Platform, Platforms, Pool, Pools, Quota,
     Routers, User, Words,
 };
-use crate::recorded::stage::Who::Bob;
-use crate::recorded::{Row, row};
+use crate::recorded::{ReplayRow, row};
 
 use super::{CONFLICT, LOCK, UNLOCK};
 
 const NO_SHOP: &str = "-DELETE /1.0/apps/shop";
 
-/// In an order in which each record finds what it needs.
-pub(in crate::recorded) const APPS: &[Row] = &[
+/// In an order in which each recording finds the state it needs.
+pub(in crate::recorded) const APPS: &[ReplayRow] = &[
     row("app-list", &[Apps]),
     row("app-list-json", &[Apps]),
     row("app-list-names", &[Apps]),
@@ -27,10 +27,10 @@ pub(in crate::recorded) const APPS: &[Row] = &[
     row("app-info-shorthand", &[BareApp]),
     row("app-info-alias", &[BareApp]),
     row("app-info-unknown", &[Words]),
-    row("app-info-forbidden", &[Words]).by(Bob),
+    row("app-info-forbidden", &[Words]).sent_by(Bob),
     row("app-list-forbidden", &[Nothing])
-        .by(Bob)
-        .answering(200, "who may see no app sees an empty list"),
+        .sent_by(Bob)
+        .answering(200, "without permission the list is empty"),
     row("app-list-filter-status", &[Nothing]),
     row("log-empty", &[NoLogs]),
     row("deploy-list-empty", &[Nothing]),
@@ -58,8 +58,32 @@ pub(in crate::recorded) const APPS: &[Row] = &[
     row("app-update-description", &[Lines]),
     row("app-update-plan", &[Lines]),
     row("app-update-tags-empty", &[Lines]),
+    row("app-routes-rebuild", &[Any]),
+    row("app-update-override-reset", &[Lines]),
+    row("app-update-image-reset", &[Lines]),
+    row("app-process-update", &[Lines]),
+    row("app-process-update-default", &[Lines]),
+    row("metadata-get-app", &[BareApp]),
+    row("metadata-get-app-json", &[BareApp]),
+    row("metadata-get-deprecated-spelling", &[BareApp]),
+    row("metadata-get-empty", &[BareApp]),
+    row("metadata-get-unknown", &[Words]),
+    row("metadata-set-label", &[Lines]),
+    row("metadata-set-deprecated-spelling", &[Lines]),
+    row("metadata-set-annotation-no-restart", &[Lines]),
+    row("metadata-set-process", &[Lines]),
+    row("metadata-set-refused", &[Words]),
+    row("metadata-unset-label", &[Lines]),
+    row("metadata-unset-deprecated-spelling", &[Lines]),
+    row("metadata-unset-process", &[Lines]),
     row("app-update-nothing", &[Words]),
     row("app-update-other-pool", &[Words]),
+    row("app-quota-view-unlimited", &[Quota]),
+    row("app-quota-change", &[Any]).sent_by(Root),
+    row("app-quota-view", &[Quota]),
+    row("app-quota-view-json", &[Quota]),
+    row("app-quota-change-unlimited", &[Any]).sent_by(Root),
+    row("app-quota-change-forbidden", &[Words]),
     row("app-grant", &[Any]),
     row("app-grant-again", &[Words]),
     row("app-revoke", &[Any]),
@@ -78,7 +102,7 @@ pub(in crate::recorded) const APPS: &[Row] = &[
     row("app-create-dashed-spelling", &[Created]).after(&[NO_SHOP]),
     row("app-remove-asked-yes", &[Lines]),
     row("app-create-quota", &[Words])
-        .after(&["sql update user_account set quota_limit = quota_in_use where email = 'ana@example.com'"]),
+        .after(&["sql update user_account set quota_limit = (select count(*) from app where owner_id = user_id) where email = 'ana@example.com'"]),
     row("app-create-no-team", &[Words]).after(&[
         "sql update user_account set quota_limit = -1",
         "POST /1.0/roles/team-member/user email=ana%40example.com&context=data-team",

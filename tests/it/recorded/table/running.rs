@@ -1,11 +1,11 @@
-//! An app that runs.
+//! A running app.
 
-use crate::recorded::shapes::Shape::{
+use crate::recorded::fixture::Sender::Bob;
+use crate::recorded::shapes::AnswerShape::{
     Any, App, Apps, Deployed, Deploys, Env, Event, Events, Following, Lines, LinesOrWords, Logs, NotDeployed,
     Team, Words,
 };
-use crate::recorded::stage::Who::Bob;
-use crate::recorded::{Row, row};
+use crate::recorded::{ReplayRow, row};
 
 use super::{LOCK, UNLOCK};
 
@@ -17,17 +17,18 @@ const ENDED: &str = "sql insert into event (event_id, target_kind, target_value,
         ('5f3e8a1b9c4d2e0001a7b3c3', 'app', 'shop', 'app.deploy', 'user', 'bob@example.com',
         '{team:web-team}', now(), 'cancelled', 'canceled by user request', now(), 'ana@example.com', 'wrong branch')";
 
-/// An event at work that can be cancelled.
+/// A running event that can be cancelled.
 const CANCELABLE: &str = "sql delete from event where event_id = '5f3e8a1b9c4d2e0001a7b3c5';
     insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name, contexts, cancelable)
     values ('5f3e8a1b9c4d2e0001a7b3c5', 'app', 'blog', 'app.deploy', 'user', 'ana@example.com',
         '{team:web-team}', true)";
 
-/// In an order in which each record finds what it needs.
-pub(in crate::recorded) const RUNNING: &[Row] = &[
+/// In an order in which each recording finds the state it needs.
+pub(in crate::recorded) const RUNNING: &[ReplayRow] = &[
     row("app-info-rich", &[App]),
     row("app-info-simplified", &[App]),
     row("app-info-json", &[App]),
+    row("metadata-get-app-rich", &[App]),
     row("team-info", &[Team]),
     // Logs.
     row("log", &[Logs]),
@@ -43,7 +44,7 @@ pub(in crate::recorded) const RUNNING: &[Row] = &[
     row("env-get-names", &[Env]),
     row("env-get-json", &[Env]),
     row("env-get-unknown-app", &[Words]),
-    row("env-get-forbidden", &[Words]).by(Bob),
+    row("env-get-forbidden", &[Words]).sent_by(Bob),
     row("env-set-one", &[Lines]),
     row("env-set-several", &[Lines]),
     row("env-set-private", &[Lines]),
@@ -78,6 +79,17 @@ pub(in crate::recorded) const RUNNING: &[Row] = &[
     row("unit-kill-app", &[Any]).after(&[UNLOCK]),
     row("unit-kill-app-force", &[Any]),
     row("unit-kill-unknown", &[Words]),
+    // Commands and shells in units.
+    row("run", &[Lines]),
+    row("run-quoted", &[Lines]),
+    row("run-once", &[Lines]),
+    row("run-isolated", &[Lines]),
+    row("run-failing", &[LinesOrWords]),
+    row("run-json-output-split", &[Lines]),
+    row("shell", &[App, Any]),
+    row("shell-unit", &[App, Any]),
+    row("shell-isolated-debug-term", &[App, Any]),
+    row("shell-unknown-app", &[Words]),
     // Restart, start, stop.
     row("app-restart", &[Lines]),
     row("app-restart-process-version", &[Lines]),
@@ -88,16 +100,22 @@ pub(in crate::recorded) const RUNNING: &[Row] = &[
     row("app-stop-process-version", &[Lines]),
     row("app-start-process-version", &[Lines]),
     row("app-stop", &[Lines]),
+    row("run-no-units", &[LinesOrWords]).answering(409, super::CONFLICT),
     row("app-start", &[Lines]),
     // Deploys.
     row("deploy-list", &[Deploys]),
     row("deploy-list-json", &[Deploys]),
     row("deploy-list-unknown-app", &[Words]),
+    row("rollback-update-missing-image", &[Words]),
+    row("rollback-update-disable", &[Any]),
+    row("rollback-update-enable", &[Any]),
     row("rollback", &[Lines]),
     row("rollback-override", &[Lines]),
     row("rollback-shorthand-new-version", &[Lines]),
     row("rollback-unknown-version", &[LinesOrWords]).answering(404, super::EARLY),
     row("deploy-directory", &[App, Deployed]),
+    row("app-version-remove", &[Lines]),
+    row("deploy-both-version-flags", &[App, Words]).answering(400, "both flags are a mistake of the caller"),
     row("deploy-shorthand-subdirectory", &[App, Deployed]),
     row("deploy-tsuruignore", &[App, Deployed]),
     row("deploy-tsuruignore-in-subdirectory", &[App, Deployed]),
@@ -109,12 +127,19 @@ pub(in crate::recorded) const RUNNING: &[Row] = &[
     row("deploy-new-version", &[App, Deployed]),
     row("deploy-override-old-versions", &[App, Deployed]),
     row("deploy-failed-in-stream", &[App, NotDeployed]).after(&["sql update app set platform = 'go'"]),
-    row("deploy-forbidden", &[App, Words]).by(Bob).after(&[
+    row("deploy-forbidden", &[App, Words]).sent_by(Bob).after(&[
         "sql update app set platform = 'procfile'",
         "POST /1.0/roles name=reader&context=team",
         "POST /1.0/roles/reader/permissions permission=app.read",
         "POST /1.0/roles/reader/user email=bob%40example.com&context=web-team",
     ]),
+    row("shell-refused", &[App, Any]).sent_by(Bob),
+    row("shell-handshake-refused", &[App, Any])
+        .sent_by(Bob)
+        .answering(
+            101,
+            "the refusal is sent over the WebSocket, where the client shows it",
+        ),
     // Events.
     row("event-list", &[Events]),
     row("event-list-json", &[Events]),
