@@ -6,8 +6,8 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// A small web app: `/` says its text and GREETING, `/env/NAME` a variable, `/slow/<seconds>` takes its time,
-/// `/eat/<mebibytes>` holds memory. It dies at once from SIGTERM, as Python does.
+/// A small web app: `/` returns its text and GREETING, `/env/NAME` a variable, `/slow/<seconds>` takes so
+/// long, `/eat/<mebibytes>` allocates memory. It exits immediately on SIGTERM, as Python does.
 const WEB: &str = r#"
 import http.server, os, sys, time
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -38,7 +38,7 @@ print("listening", flush=True)
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// The smallest one, which is quick to start and says its text, GREETING and STORE_URL.
+/// The smallest app, which starts fast and returns its text, GREETING and STORE_URL.
 const TINY: &str = r#"
 import os, socket
 words = ["TEXT", os.environ.get("GREETING", "-"), os.environ.get("STORE_URL", "-")]
@@ -56,17 +56,17 @@ while True:
     caller.close()
 "#;
 
-/// Files of an app, to be packed.
+/// The files of an app, to be packed.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Source(Vec<(String, Vec<u8>)>);
+pub(crate) struct AppSource(Vec<(String, Vec<u8>)>);
 
-impl Source {
-    /// The web app that says a text.
+impl AppSource {
+    /// Returns the web app that serves a text.
     pub(crate) fn web(text: &str) -> Self {
         Self::slow_to_start(text, "0")
     }
 
-    /// The same, but it listens only after some seconds.
+    /// Returns the same app, which listens only after some seconds.
     pub(crate) fn slow_to_start(text: &str, seconds: &str) -> Self {
         let program = WEB
             .replace("TEXT", text)
@@ -78,7 +78,7 @@ impl Source {
             .with("tsuru.yaml", check)
     }
 
-    /// The smallest web app.
+    /// Returns the smallest web app.
     pub(crate) fn tiny(text: &str) -> Self {
         Self::default()
             .with("Procfile", "web: /usr/bin/python3 -I -S app.py\n")
@@ -97,7 +97,7 @@ impl Source {
         self
     }
 
-    /// With build hooks, one command each, beside the usual health check.
+    /// Adds build hooks, one command each, beside the usual health check.
     pub(crate) fn hooks(self, hooks: &[&str]) -> Self {
         let mut yaml = "healthcheck:\n  path: /\n  interval_seconds: 1\nhooks:\n  build:\n".to_owned();
         for hook in hooks {
@@ -113,14 +113,14 @@ impl Source {
         }
     }
 
-    /// The `.tar.gz`.
+    /// Packs the files into a `.tar.gz`.
     pub(crate) fn pack(&self) -> Vec<u8> {
         let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
         for (name, content) in &self.0 {
             let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
             header.set_mode(0o644);
-            // As bytes, for hostile names too.
+            // As bytes, to allow hostile names too.
             header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_cksum();
             tar.append(&header, content.as_slice()).unwrap();
@@ -129,7 +129,7 @@ impl Source {
     }
 }
 
-/// Bytes packed alone.
+/// Compresses bytes.
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     gzip.write_all(bytes).unwrap();

@@ -1,4 +1,4 @@
-//! A Postgres that does not belong to any Tancho.
+//! A Postgres that belongs to no Tancho.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sqlx::{Connection, Executor, PgConnection};
 
-use crate::house::{names, seconds};
+use crate::test_instance::{list_names, seconds};
 
-/// A cluster of the distribution's Postgres, gone with the value.
-pub(crate) struct Cluster {
+/// A cluster of the distribution's Postgres, removed when dropped.
+pub(crate) struct PostgresCluster {
     bin: PathBuf,
     folder: PathBuf,
 }
 
-impl Cluster {
+impl PostgresCluster {
     pub(crate) fn start(folder: PathBuf) -> Self {
-        let versions = names("/usr/lib/postgresql".as_ref());
+        let versions = list_names("/usr/lib/postgresql".as_ref());
         let bin = Path::new("/usr/lib/postgresql")
             .join(versions.last().unwrap())
             .join("bin");
@@ -39,12 +39,12 @@ impl Cluster {
             "initdb",
             &["-D", data, "-A", "trust", "-U", "postgres", "--no-sync"],
         );
-        cluster.go_on();
+        cluster.start_server();
         cluster
     }
 
     /// Starts the server, and waits until it is ready.
-    pub(crate) fn go_on(&self) {
+    pub(crate) fn start_server(&self) {
         let options = format!(
             "-c listen_addresses='' -c unix_socket_directories='{}' -c fsync=off -c max_connections=40",
             self.folder.display()
@@ -57,36 +57,36 @@ impl Cluster {
         );
     }
 
-    /// Stops the server, as the word of `pg_ctl` says.
-    pub(crate) fn halt(&self, mode: &str) {
+    /// Stops the server in a mode of `pg_ctl`.
+    pub(crate) fn stop_server(&self, mode: &str) {
         self.run("pg_ctl", &["-D", &self.data(), "-w", "-s", "-m", mode, "stop"]);
     }
 
-    /// SIGKILL of the server and of all its processes.
+    /// Sends SIGKILL to the server and all its processes.
     pub(crate) fn kill(&self) {
         self.signal(Signal::SIGKILL);
         let deadline = Instant::now() + seconds(20);
         while !self.processes().is_empty() {
             assert!(Instant::now() < deadline, "Postgres outlives SIGKILL");
         }
-        // Where nobody collects the dead, their numbers look alive to the next start.
+        // Where no init process reaps them, dead pids look alive to the next start.
         for lock in ["data/postmaster.pid", ".s.PGSQL.5432.lock"] {
             let _ = fs::remove_file(self.folder.join(lock));
         }
     }
 
-    /// A signal to every process of the server.
+    /// Sends a signal to every process of the server.
     pub(crate) fn signal(&self, signal: Signal) {
         for pid in self.processes() {
-            // Ended meanwhile is as good.
+            // The process may have exited.
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }
 
-    /// The server's processes: all of them work in its data folder, and nobody else does. (Whoever uses it has
-    /// the folder in its environment.)
+    /// Returns the server's processes: all of them work in its data folder, and no others do. (Its clients
+    /// have the folder in their environment.)
     fn processes(&self) -> Vec<i32> {
-        let numbers = names(Path::new("/proc"))
+        let numbers = list_names(Path::new("/proc"))
             .into_iter()
             .filter_map(|name| name.parse().ok());
         let data = PathBuf::from(self.data());
@@ -140,11 +140,20 @@ impl Cluster {
         db.execute(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
         db.close().await.unwrap();
     }
+
+    /// The number that a query answers.
+    pub(crate) async fn number(&self, database: &str, sql: &str) -> i64 {
+        let mut db = PgConnection::connect(&self.url(database)).await.unwrap();
+        let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned()));
+        let number = query.fetch_one(&mut db).await.unwrap();
+        db.close().await.unwrap();
+        number
+    }
 }
 
-impl Drop for Cluster {
+impl Drop for PostgresCluster {
     fn drop(&mut self) {
-        // A test that has failed may have stopped it already.
+        // A failed test may have stopped it already.
         self.is_run(
             "pg_ctl",
             &["-D", &self.data(), "-w", "-s", "-m", "immediate", "stop"],

@@ -1,14 +1,14 @@
-//! Deploys that fail, are cancelled, meet, go back.
+//! Deploys that fail, are cancelled or concurrent, and rollbacks.
 
 use std::time::Instant;
 
 use reqwest::{Method, Response};
 
-use crate::apps::{Source, gzip};
-use crate::house::{House, processes_with, seconds, until, visit};
-use crate::load::Load;
+use crate::apps::{AppSource, gzip};
+use crate::load::SteadyLoad;
+use crate::test_instance::{TestInstance, find_processes, get_through_router, seconds, wait_for};
 
-/// Reads an answer until it has said something.
+/// Reads a response until it contains a text.
 async fn read_until(answer: &mut Response, said: &str) -> String {
     let mut text = String::new();
     while !text.contains(said) {
@@ -22,8 +22,8 @@ async fn read_until(answer: &mut Response, said: &str) -> String {
     text
 }
 
-/// The one sentence of a failed answer: its body if it is a refusal, its last line if it is a stream.
-async fn why(answer: Response) -> (u16, String) {
+/// Returns the error of a failed response: its body if it is a refusal, its last line if it is a stream.
+async fn error_line(answer: Response) -> (u16, String) {
     let status = answer.status().as_u16();
     let text = answer.text().await.unwrap();
     if status != 200 {
@@ -35,23 +35,23 @@ async fn why(answer: Response) -> (u16, String) {
     (status, last)
 }
 
-/// A file that is larger unpacked than any archive may be.
-fn bomb() -> Vec<u8> {
-    Source::web("x").with("zeros", &"0".repeat(40 << 20)).pack()
+/// Returns a file that exceeds the archive limit when unpacked.
+fn archive_bomb() -> Vec<u8> {
+    AppSource::web("x").with("zeros", &"0".repeat(40 << 20)).pack()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_deploy_says_why_and_leaves_what_runs() {
-    let house = House::with(&[
+async fn failed_deploy_reports_the_reason_and_keeps_the_running_release() {
+    let tancho = TestInstance::with(&[
         ("TANCHO_API_MAX_UPLOAD_BYTES", "2M"),
         ("TANCHO_BUILDS_MAX_UNPACKED_BYTES", "32M"),
     ])
     .await;
-    house.create_app("shop").await;
-    house.deploy("shop", &Source::web("v1").pack()).await;
-    let pids = house.pids();
-    let load = Load::start(house.running().router.clone(), Some("shop.localhost"), 20);
-    let web = || Source::web("bad");
+    tancho.create_app("shop").await;
+    tancho.deploy("shop", &AppSource::web("v1").pack()).await;
+    let pids = tancho.pids();
+    let load = SteadyLoad::start(tancho.running().router.clone(), Some("shop.localhost"), 20);
+    let web = || AppSource::web("bad");
     let aliases = {
         let mut text = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for (this, last) in ('b'..='j').zip('a'..) {
@@ -105,7 +105,7 @@ async fn a_failed_deploy_says_why_and_leaves_what_runs() {
         ),
         (
             "an archive with nothing in it",
-            Source::default().pack(),
+            AppSource::default().pack(),
             &["archive"],
         ),
         ("an empty file", Vec::new(), &["archive is empty"]),
@@ -126,28 +126,28 @@ async fn a_failed_deploy_says_why_and_leaves_what_runs() {
             web().with("/var/tmp/tancho-evil", "x").pack(),
             &["/var/tmp/tancho-evil"],
         ),
-        ("a bomb", bomb(), &["33554432 bytes"]),
+        ("a bomb", archive_bomb(), &["33554432 bytes"]),
         (
-            "more than may be sent",
+            "larger than the upload limit",
             web().with("random", &random).pack(),
             &["2097152 bytes"],
         ),
     ];
     for (what, archive, words) in cases {
         let began = Instant::now();
-        let (status, said) = why(house.begin_deploy("shop", &archive).await).await;
+        let (status, said) = error_line(tancho.begin_deploy("shop", &archive).await).await;
         println!("{what} ({:.1} s): {status} {said}", began.elapsed().as_secs_f64());
         assert!(status < 500, "{what}: {status} {said}");
         assert!(!said.is_empty() && said.lines().count() == 1, "{what}: {said}");
         for word in words {
-            assert!(said.contains(word), "{what}: {said:?} does not say {word:?}");
+            assert!(said.contains(word), "{what}: {said:?} does not contain {word:?}");
         }
-        assert!(!said.contains("our side"), "{what}: {said}");
+        assert!(!said.contains("internal error"), "{what}: {said}");
     }
-    assert!(!std::path::Path::new("/var/tmp/tancho-evil").exists() && !house.root.join("evil").exists());
-    // What is no deploy at all.
+    assert!(!std::path::Path::new("/var/tmp/tancho-evil").exists() && !tancho.root.join("evil").exists());
+    // Requests that are no valid deploy.
     let url = "/1.0/apps/shop/deploy";
-    let (status, said) = why(house.post_parts("shop", "archive", b"x").await).await;
+    let (status, said) = error_line(tancho.post_parts("shop", "archive", b"x").await).await;
     assert!(status == 400 && said.contains("file"), "{status} {said}");
     for (kind, body) in [
         ("multipart/form-data", "x"),
@@ -163,49 +163,49 @@ async fn a_failed_deploy_says_why_and_leaves_what_runs() {
         ),
         ("text/plain", ""),
     ] {
-        let answer = house
-            .by(Method::POST, url)
+        let answer = tancho
+            .request_as_admin(Method::POST, url)
             .header("content-type", kind)
             .body(body)
             .send()
             .await
             .unwrap();
-        let (status, said) = why(answer).await;
+        let (status, said) = error_line(answer).await;
         println!("{kind} {body:?}: {status} {said}");
         assert!(
             status < 500 && said.lines().count() == 1 && !said.is_empty(),
             "{kind}: {status} {said}"
         );
     }
-    let answer = house.begin_deploy("nope", &web().pack()).await;
+    let answer = tancho.begin_deploy("nope", &web().pack()).await;
     assert_eq!(answer.status(), 404);
     load.end().await.assert_clean(100);
-    assert_eq!(house.visit("shop", "/").await, (200, "v1 -".to_owned()));
-    until("the first unit alone", seconds(30), async || {
-        (house.pids() == pids).then_some(())
+    assert_eq!(tancho.get_app("shop", "/").await, (200, "v1 -".to_owned()));
+    wait_for("the first unit alone", seconds(30), async || {
+        (tancho.pids() == pids).then_some(())
     })
     .await;
-    house.assert_tidy("shop", &["1"]).await;
-    house.deploy("shop", &Source::web("v2").pack()).await;
-    assert_eq!(house.visit("shop", "/").await, (200, "v2 -".to_owned()));
+    tancho.assert_tidy("shop", &["1"]).await;
+    tancho.deploy("shop", &AppSource::web("v2").pack()).await;
+    assert_eq!(tancho.get_app("shop", "/").await, (200, "v2 -".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_deploy_at_a_time_and_it_can_be_cancelled() {
-    let house = House::start().await;
-    house.create_app("shop").await;
-    house.deploy("shop", &Source::web("v1").pack()).await;
-    let source = Source::web("v2").hooks(&["echo in the build; setsid sleep 301 & sleep 300"]);
-    let mut first = house.begin_deploy("shop", &source.pack()).await;
+async fn concurrent_deploy_is_rejected_and_a_running_one_can_be_cancelled() {
+    let tancho = TestInstance::start().await;
+    tancho.create_app("shop").await;
+    tancho.deploy("shop", &AppSource::web("v1").pack()).await;
+    let source = AppSource::web("v2").hooks(&["echo in the build; setsid sleep 301 & sleep 300"]);
+    let mut first = tancho.begin_deploy("shop", &source.pack()).await;
     let event = first.headers()["x-tsuru-eventid"].to_str().unwrap().to_owned();
     read_until(&mut first, "in the build").await;
-    let mark = format!("TANCHO_BUILD={}", house.data.display());
-    until("the hook runs", seconds(5), async || {
-        (processes_with(&mark).len() >= 2).then_some(())
+    let mark = format!("TANCHO_BUILD={}", tancho.data.display());
+    wait_for("the hook runs", seconds(5), async || {
+        (find_processes(&mark).len() >= 2).then_some(())
     })
     .await;
-    // A second one is told who holds the app.
-    let second = house.begin_deploy("shop", &Source::web("v3").pack()).await;
+    // The error of a second deploy names who holds the app.
+    let second = tancho.begin_deploy("shop", &AppSource::web("v3").pack()).await;
     assert!(!second.status().is_success());
     let said = second.text().await.unwrap();
     println!("{said}");
@@ -213,95 +213,105 @@ async fn one_deploy_at_a_time_and_it_can_be_cancelled() {
         said.contains("shop") && said.contains("app.deploy") && said.contains("root@example.com"),
         "{said}"
     );
-    let classic = house.by(Method::POST, "/apps/shop/restart").send().await.unwrap();
+    let classic = tancho
+        .request_as_admin(Method::POST, "/apps/shop/restart")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(classic.status(), 409, "{}", classic.text().await.unwrap());
     let cancel = format!("/1.1/events/{event}/cancel");
-    let refused = house.by(Method::POST, &cancel).send().await.unwrap();
-    assert_eq!(refused.status(), 400, "a reason is asked for");
+    let refused = tancho
+        .request_as_admin(Method::POST, &cancel)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(refused.status(), 400, "a reason is required");
     let began = Instant::now();
-    let answer = house
-        .by(Method::POST, &cancel)
+    let answer = tancho
+        .request_as_admin(Method::POST, &cancel)
         .form(&[("reason", "wrong one")])
         .send()
         .await
         .unwrap();
     assert_eq!(answer.status(), 204);
-    let (_, last) = why(first).await;
+    let (_, last) = error_line(first).await;
     assert!(
         began.elapsed() < seconds(5),
         "cancelled only after {:?}",
         began.elapsed()
     );
     assert!(last.contains("cancel"), "{last}");
-    let ended = house.ended(&event, seconds(5)).await;
+    let ended = tancho.wait_for_event_end(&event, seconds(5)).await;
     assert_eq!(ended["CancelInfo"]["Canceled"], true, "{ended}");
     assert_eq!(ended["CancelInfo"]["Reason"], "wrong one");
-    assert_eq!(processes_with(&mark), []);
-    house.assert_tidy("shop", &["1"]).await;
-    let again = house
-        .by(Method::POST, &cancel)
+    assert_eq!(find_processes(&mark), []);
+    tancho.assert_tidy("shop", &["1"]).await;
+    let again = tancho
+        .request_as_admin(Method::POST, &cancel)
         .form(&[("reason", "x")])
         .send()
         .await
         .unwrap();
     assert_eq!(again.status(), 400);
-    assert_eq!(house.visit("shop", "/").await, (200, "v1 -".to_owned()));
-    // While its units are started, too.
-    let mut slow = house
-        .begin_deploy("shop", &Source::slow_to_start("v3", "300").pack())
+    assert_eq!(tancho.get_app("shop", "/").await, (200, "v1 -".to_owned()));
+    // Also while its units are started.
+    let mut slow = tancho
+        .begin_deploy("shop", &AppSource::slow_to_start("v3", "300").pack())
         .await;
     let event = slow.headers()["x-tsuru-eventid"].to_str().unwrap().to_owned();
     read_until(&mut slow, "web 0 of 1").await;
     let cancel = format!("/1.1/events/{event}/cancel");
-    house
-        .by(Method::POST, &cancel)
+    tancho
+        .request_as_admin(Method::POST, &cancel)
         .form(&[("reason", "slow")])
         .send()
         .await
         .unwrap();
-    let ended = house.ended(&event, seconds(10)).await;
+    let ended = tancho.wait_for_event_end(&event, seconds(10)).await;
     assert_eq!(ended["CancelInfo"]["Canceled"], true, "{ended}");
-    until("one unit", seconds(20), async || {
-        (house.pids().len() == 1).then_some(())
+    wait_for("one unit", seconds(20), async || {
+        (tancho.pids().len() == 1).then_some(())
     })
     .await;
-    house.assert_tidy("shop", &["1"]).await;
-    house.deploy("shop", &Source::web("v4").pack()).await;
-    assert_eq!(house.visit("shop", "/").await, (200, "v4 -".to_owned()));
+    tancho.assert_tidy("shop", &["1"]).await;
+    tancho.deploy("shop", &AppSource::web("v4").pack()).await;
+    assert_eq!(tancho.get_app("shop", "/").await, (200, "v4 -".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rollback_brings_back_the_text_and_the_variables() {
-    let house = House::start().await;
-    house.create_app("shop").await;
-    house.set_env("shop", "GREETING", "first").await;
-    house.deploy("shop", &Source::web("v1").pack()).await;
-    house.set_env("shop", "GREETING", "second").await;
-    house.set_env("shop", "EXTRA", "yes").await;
-    house.deploy("shop", &Source::web("v2").pack()).await;
-    assert_eq!(house.visit("shop", "/").await, (200, "v2 second".to_owned()));
+async fn rollback_restores_the_code_and_variables() {
+    let tancho = TestInstance::start().await;
+    tancho.create_app("shop").await;
+    tancho.set_env("shop", "GREETING", "first").await;
+    tancho.deploy("shop", &AppSource::web("v1").pack()).await;
+    tancho.set_env("shop", "GREETING", "second").await;
+    tancho.set_env("shop", "EXTRA", "yes").await;
+    tancho.deploy("shop", &AppSource::web("v2").pack()).await;
+    assert_eq!(tancho.get_app("shop", "/").await, (200, "v2 second".to_owned()));
     let form = [("image", "v1"), ("origin", "rollback")];
-    house
+    tancho
         .change(Method::POST, "/1.0/apps/shop/deploy/rollback", &form)
         .await;
-    assert_eq!(house.visit("shop", "/").await, (200, "v1 first".to_owned()));
-    assert_eq!(house.visit("shop", "/env/EXTRA").await.1, "-");
-    let env = house.read("/1.0/apps/shop/env").await.to_string();
+    assert_eq!(tancho.get_app("shop", "/").await, (200, "v1 first".to_owned()));
+    assert_eq!(tancho.get_app("shop", "/env/EXTRA").await.1, "-");
+    let env = tancho.read_json("/1.0/apps/shop/env").await.to_string();
     assert!(
         env.contains("first") && !env.contains("second") && !env.contains("EXTRA"),
         "{env}"
     );
     let form = [("image", "v2"), ("keep-env", "true")];
-    house
+    tancho
         .change(Method::POST, "/1.0/apps/shop/deploy/rollback", &form)
         .await;
-    assert_eq!(house.visit("shop", "/").await, (200, "v2 first".to_owned()));
-    let router = &house.running().router;
+    assert_eq!(tancho.get_app("shop", "/").await, (200, "v2 first".to_owned()));
+    let router = &tancho.running().router;
     assert_eq!(
-        visit(&house.http, router, "shop", "/env/TSURU_APPNAME").await.1,
+        get_through_router(&tancho.http, router, "shop", "/env/TSURU_APPNAME")
+            .await
+            .1,
         "shop"
     );
-    let deploys = house.read("/1.0/deploys?app=shop").await;
+    let deploys = tancho.read_json("/1.0/deploys?app=shop").await;
     let origins: Vec<&str> = deploys
         .as_array()
         .unwrap()
@@ -309,8 +319,8 @@ async fn a_rollback_brings_back_the_text_and_the_variables() {
         .map(|d| d["Origin"].as_str().unwrap())
         .collect();
     assert_eq!(origins, ["rollback", "rollback", "app-deploy", "app-deploy"]);
-    let answer = house
-        .by(Method::POST, "/1.0/apps/shop/deploy/rollback")
+    let answer = tancho
+        .request_as_admin(Method::POST, "/1.0/apps/shop/deploy/rollback")
         .form(&[("image", "v9")])
         .send()
         .await;

@@ -1,5 +1,5 @@
-//! A Postgres that stops, dies, is full or hangs: who calls the API is told to come again, apps notice nothing, and
-//! what was answered as done is done.
+//! A Postgres that is stopped, killed, full or hung: the API answers 503 with Retry-After, apps are not
+//! affected, and confirmed changes are kept.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,34 +10,34 @@ use sqlx::{Connection, PgConnection};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::apps::Source;
-use crate::cluster::Cluster;
-use crate::house::{House, seconds, until};
-use crate::load::Load;
+use crate::apps::AppSource;
+use crate::cluster::PostgresCluster;
+use crate::load::SteadyLoad;
+use crate::test_instance::{TestInstance, seconds, wait_for};
 
-/// How long Tancho may take for an answer here.
+/// The time that Tancho may take for a response here.
 const DEADLINE: u64 = 5;
 
-/// What was answered to somebody who makes one team after the other.
+/// The responses to a user who creates one team after the other.
 #[derive(Default)]
-struct Told {
+struct WriterLog {
     made: Vec<String>,
     refused: usize,
     wrong: Vec<String>,
 }
 
-struct Writer {
-    told: Arc<Mutex<Told>>,
+struct TeamWriter {
+    told: Arc<Mutex<WriterLog>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-impl Writer {
-    fn start(house: &House) -> Self {
-        let told = Arc::new(Mutex::new(Told::default()));
+impl TeamWriter {
+    fn start(tancho: &TestInstance) -> Self {
+        let told = Arc::new(Mutex::new(WriterLog::default()));
         let stop = CancellationToken::new();
-        let (http, token) = (house.http.clone(), house.token.clone());
-        let url = format!("{}/1.0/teams", house.running().api);
+        let (http, token) = (tancho.http.clone(), tancho.token.clone());
+        let url = format!("{}/1.0/teams", tancho.running().api);
         let task = tokio::spawn({
             let (told, stop) = (Arc::clone(&told), stop.clone());
             async move {
@@ -59,7 +59,7 @@ impl Writer {
                             if answer.status() == 503 && answer.headers().contains_key("retry-after") =>
                         {
                             told.refused += 1;
-                            // A busy machine gets as much again.
+                            // A busy machine gets twice the time.
                             if took > seconds(2 * DEADLINE) {
                                 told.wrong.push(format!("{name}: 503 after {took:?}"));
                             }
@@ -72,35 +72,37 @@ impl Writer {
         Self { told, stop, task }
     }
 
-    fn made(&self) -> usize {
+    fn count_created(&self) -> usize {
         self.told.lock().unwrap().made.len()
     }
 
-    fn refused(&self) -> usize {
+    fn count_refused(&self) -> usize {
         self.told.lock().unwrap().refused
     }
 
-    /// Waits for a refusal that has come from now on.
-    async fn is_refused(&self, what: &str) {
-        let before = self.refused();
-        until(&format!("{what}: a refusal"), seconds(40), async || {
-            (self.refused() > before).then_some(())
+    /// Waits for a refusal that comes from now on.
+    async fn wait_for_refusal(&self, what: &str) {
+        let before = self.count_refused();
+        wait_for(&format!("{what}: a refusal"), seconds(40), async || {
+            (self.count_refused() > before).then_some(())
         })
         .await;
     }
 
-    /// Waits until a few more are made.
-    async fn goes_on(&self, what: &str) {
-        let before = self.made();
-        until(&format!("{what}: it goes on"), seconds(60), async || {
-            (self.made() > before + 3).then_some(())
-        })
+    /// Waits until a few more teams are created.
+    async fn wait_for_progress(&self, what: &str) {
+        let before = self.count_created();
+        wait_for(
+            &format!("{what}: changes succeed again"),
+            seconds(60),
+            async || (self.count_created() > before + 3).then_some(()),
+        )
         .await;
     }
 }
 
-/// Takes every connection that the server has, those of Tancho too.
-async fn take_all(cluster: &Cluster) -> Vec<PgConnection> {
+/// Takes all connections of the server, including those of Tancho.
+async fn take_all_connections(cluster: &PostgresCluster) -> Vec<PgConnection> {
     let url = cluster.url("postgres");
     let mut held = vec![PgConnection::connect(&url).await.unwrap()];
     let end = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'tancho'";
@@ -117,30 +119,30 @@ async fn take_all(cluster: &Cluster) -> Vec<PgConnection> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_fails_costs_refusals_and_nothing_else() {
-    let mut house = House::empty();
-    let cluster = Cluster::start(std::path::PathBuf::from(format!("{}-pg", house.root.display())));
-    house.set("DATABASE_URL", &cluster.url("postgres"));
-    house.set("TANCHO_API_REQUEST_TIMEOUT_SECONDS", &DEADLINE.to_string());
-    house.set("TANCHO_DATABASE_ACQUIRE_TIMEOUT_SECONDS", "2");
-    house.serve();
-    house.login().await;
-    house.team().await;
-    house.create_app("shop").await;
-    house.deploy("shop", &Source::web("v1").pack()).await;
-    let load = Load::start(house.running().router.clone(), Some("shop.localhost"), 20);
-    let writer = Writer::start(&house);
-    writer.goes_on("at first").await;
+async fn database_failure_causes_503_without_losing_confirmed_changes() {
+    let mut tancho = TestInstance::new_empty();
+    let cluster = PostgresCluster::start(std::path::PathBuf::from(format!("{}-pg", tancho.root.display())));
+    tancho.set("DATABASE_URL", &cluster.url("postgres"));
+    tancho.set("TANCHO_API_REQUEST_TIMEOUT_SECONDS", &DEADLINE.to_string());
+    tancho.set("TANCHO_DATABASE_ACQUIRE_TIMEOUT_SECONDS", "2");
+    tancho.serve();
+    tancho.login().await;
+    tancho.team().await;
+    tancho.create_app("shop").await;
+    tancho.deploy("shop", &AppSource::web("v1").pack()).await;
+    let load = SteadyLoad::start(tancho.running().router.clone(), Some("shop.localhost"), 20);
+    let writer = TeamWriter::start(&tancho);
+    writer.wait_for_progress("at first").await;
     let health = async |path: &str| {
-        let url = format!("{}{path}", house.running().api);
-        let answer = house.http.get(url).send().await.unwrap();
+        let url = format!("{}{path}", tancho.running().api);
+        let answer = tancho.http.get(url).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
     let works = (200, "WORKING".to_owned());
     assert_eq!(health("/healthcheck?check=all").await, works);
 
-    cluster.halt("fast");
-    writer.is_refused("stopped").await;
+    cluster.stop_server("fast");
+    writer.wait_for_refusal("stopped").await;
     assert_eq!(health("/healthcheck/").await, works);
     for path in ["/healthcheck?check=all", "/healthcheck/?check=all"] {
         let (status, text) = health(path).await;
@@ -149,29 +151,29 @@ async fn a_database_that_fails_costs_refusals_and_nothing_else() {
             "{text}"
         );
     }
-    cluster.go_on();
-    writer.goes_on("started").await;
+    cluster.start_server();
+    writer.wait_for_progress("started").await;
 
-    cluster.halt("immediate");
-    cluster.go_on();
-    writer.goes_on("restarted").await;
+    cluster.stop_server("immediate");
+    cluster.start_server();
+    writer.wait_for_progress("restarted").await;
 
     cluster.kill();
-    writer.is_refused("killed").await;
-    cluster.go_on();
-    writer.goes_on("started after SIGKILL").await;
+    writer.wait_for_refusal("killed").await;
+    cluster.start_server();
+    writer.wait_for_progress("started after SIGKILL").await;
 
-    let held = take_all(&cluster).await;
-    writer.is_refused("full").await;
+    let held = take_all_connections(&cluster).await;
+    writer.wait_for_refusal("full").await;
     for one in held {
         one.close().await.unwrap();
     }
-    writer.goes_on("no more full").await;
+    writer.wait_for_progress("no more full").await;
 
     cluster.signal(Signal::SIGSTOP);
-    writer.is_refused("hung").await;
+    writer.wait_for_refusal("hung").await;
     cluster.signal(Signal::SIGCONT);
-    writer.goes_on("no more hung").await;
+    writer.wait_for_progress("no more hung").await;
 
     writer.stop.cancel();
     writer.task.await.unwrap();
@@ -187,9 +189,9 @@ async fn a_database_that_fails_costs_refusals_and_nothing_else() {
     assert!(lost.is_empty(), "{lost:?}");
     assert_eq!(health("/healthcheck?check=all").await, works);
     load.end().await.assert_clean(100);
-    // Durable work goes on too.
-    house.set_env("shop", "GREETING", "hello").await;
-    assert_eq!(house.visit("shop", "/").await, (200, "v1 hello".to_owned()));
-    drop(house);
+    // Durable work continues too.
+    tancho.set_env("shop", "GREETING", "hello").await;
+    assert_eq!(tancho.get_app("shop", "/").await, (200, "v1 hello".to_owned()));
+    drop(tancho);
     drop(cluster);
 }

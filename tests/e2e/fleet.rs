@@ -1,4 +1,4 @@
-//! Several replicas over one Postgres, and the nginx before them.
+//! Several replicas on one Postgres, and the nginx in front of them.
 
 use std::fs;
 use std::net::TcpListener;
@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use crate::house::House;
+use crate::test_instance::TestInstance;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// A port that stays free while a replica is restarted: below those that the system gives to who calls.
-pub(crate) fn port() -> u16 {
+/// Reserves a port that stays free while a replica is restarted: below the ephemeral range.
+pub(crate) fn reserve_port() -> u16 {
     let base = 15_000 + u16::try_from(std::process::id() % 15_000).unwrap();
     loop {
         let port = base + NEXT.fetch_add(1, Ordering::Relaxed);
@@ -21,19 +21,19 @@ pub(crate) fn port() -> u16 {
     }
 }
 
-/// An nginx before all replicas, gone with the value.
-pub(crate) struct Nginx {
+/// An nginx in front of all replicas, stopped when dropped.
+pub(crate) struct NginxBalancer {
     child: Child,
     pub(crate) api: String,
     pub(crate) router: String,
 }
 
-impl Nginx {
-    /// `again` is what nginx sends to another replica when the first does not answer: `error timeout` is its own
-    /// choice, which repeats a PUT or DELETE that may have been done; `off` is nothing.
+impl NginxBalancer {
+    /// `again` sets when nginx retries on another replica: `error timeout` is its default, which repeats a
+    /// PUT or DELETE that may have been executed; `off` disables it.
     pub(crate) fn start(folder: &Path, apis: &[u16], routers: &[u16], again: &str) -> Self {
-        let (api, router) = (port(), port());
-        // One that is being restarted is asked again at once: else three restarts in ten seconds leave nobody.
+        let (api, router) = (reserve_port(), reserve_port());
+        // A restarting replica is retried immediately: otherwise three restarts in ten seconds leave none.
         let servers = |ports: &[u16]| -> String {
             let lines = ports
                 .iter()
@@ -86,30 +86,30 @@ impl Nginx {
     }
 }
 
-impl Drop for Nginx {
+impl Drop for NginxBalancer {
     fn drop(&mut self) {
-        // Both fail when it has ended, which is as good.
+        // Both fail if it has exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 /// One replica with its ports.
-pub(crate) struct Replica {
-    pub(crate) house: House,
+pub(crate) struct TanchoReplica {
+    pub(crate) tancho: TestInstance,
     pub(crate) api: u16,
     pub(crate) router: u16,
 }
 
-impl Replica {
+impl TanchoReplica {
     pub(crate) fn new(url: &str, key: &str) -> Self {
-        let mut house = House::empty();
-        house.set("DATABASE_URL", url);
-        house.set("TANCHO_SECRETS_KEYS", key);
-        house.set("TANCHO_ROUTER_PUBLIC_PORT", "80");
-        house.set("TANCHO_SERVICES_ALLOW_PRIVATE_ADDRESSES", "yes");
-        let (api, router) = (port(), port());
-        Self { house, api, router }
+        let mut tancho = TestInstance::new_empty();
+        tancho.set("DATABASE_URL", url);
+        tancho.set("TANCHO_SECRETS_KEYS", key);
+        tancho.set("TANCHO_ROUTER_PUBLIC_PORT", "80");
+        tancho.set("TANCHO_SERVICES_ALLOW_PRIVATE_ADDRESSES", "yes");
+        let (api, router) = (reserve_port(), reserve_port());
+        Self { tancho, api, router }
     }
 
     pub(crate) fn serve(&mut self) {
@@ -118,8 +118,8 @@ impl Replica {
             format!("127.0.0.1:{}", self.router),
         );
         let program = self
-            .house
+            .tancho
             .try_start(&["serve", "--api", &api, "--router", &router]);
-        self.house.program = Some(program.unwrap());
+        self.tancho.program = Some(program.unwrap());
     }
 }

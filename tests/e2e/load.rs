@@ -1,4 +1,4 @@
-//! A steady load on a URL, and how it went.
+//! A steady load on a URL, and its report.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -8,23 +8,23 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// What came of the requests.
+/// The results of the requests.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct LoadReport {
     pub(crate) sent: u32,
-    /// When since the begin, and what went wrong.
+    /// The time since the start, and the error.
     pub(crate) failed: Vec<String>,
-    /// How long each took that went well, sorted.
+    /// The durations of the successful requests, sorted.
     pub(crate) times: Vec<Duration>,
 }
 
-impl Tally {
-    /// The time that so many of a hundred requests did not take longer than.
+impl LoadReport {
+    /// Returns the duration that this percentage of the requests did not exceed.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
         self.times[(self.times.len() - 1) * percent / 100]
     }
 
-    /// Asserts that enough were sent and every one was answered with 200.
+    /// Asserts that enough requests were sent and all were answered with 200.
     pub(crate) fn assert_clean(&self, at_least: u32) {
         assert!(
             self.failed.is_empty(),
@@ -37,17 +37,17 @@ impl Tally {
     }
 }
 
-/// A load under way.
-pub(crate) struct Load {
+/// A running load.
+pub(crate) struct SteadyLoad {
     stop: CancellationToken,
     driver: JoinHandle<()>,
     requests: TaskTracker,
-    tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<LoadReport>>,
 }
 
-impl Load {
-    /// So many requests a second, on time, however long each takes. Every other one comes on a connection of its
-    /// own, the others on kept ones.
+impl SteadyLoad {
+    /// Starts sending so many requests a second, at a fixed rate however long each takes. Every other request
+    /// uses a new connection, the others kept ones.
     pub(crate) fn start(url: String, host: Option<&str>, per_second: u64) -> Self {
         let client = |idle| {
             let builder = reqwest::Client::builder().pool_max_idle_per_host(idle);
@@ -55,7 +55,7 @@ impl Load {
         };
         let clients = [client(usize::MAX), client(0)];
         let (stop, requests) = (CancellationToken::new(), TaskTracker::new());
-        let tally = Arc::new(Mutex::new(Tally::default()));
+        let tally = Arc::new(Mutex::new(LoadReport::default()));
         let host = host.map(str::to_owned);
         let driver = tokio::spawn({
             let (stop, requests, tally) = (stop.clone(), requests.clone(), Arc::clone(&tally));
@@ -102,13 +102,13 @@ impl Load {
         }
     }
 
-    /// Requests that were answered so far, well or not.
+    /// Returns the number of requests answered so far, successful or not.
     pub(crate) fn sent(&self) -> u32 {
         self.tally.lock().unwrap().sent
     }
 
-    /// Ends it, waits for the last answers.
-    pub(crate) async fn end(self) -> Tally {
+    /// Ends the load and waits for the last responses.
+    pub(crate) async fn end(self) -> LoadReport {
         self.stop.cancel();
         self.driver.await.unwrap();
         self.requests.close();

@@ -1,10 +1,10 @@
-//! Tancho from outside: the built program, its own Postgres, real apps, real signals. Each test has a
-//! data folder of its own, and at its end, also after a panic, no process and no file of it is left.
-#![expect(clippy::unwrap_used, reason = "all of this crate is tests and their helpers")]
+//! Tancho from outside: the built program, its own Postgres, real apps, real signals. Each test has a data
+//! folder of its own, and at its end, also after a panic, no process and no file of it is left.
 #![expect(
-    clippy::print_stdout,
-    reason = "shown with a failed test only: what led to it"
+    clippy::unwrap_used,
+    reason = "this crate consists of tests and their helpers"
 )]
+#![expect(clippy::print_stdout, reason = "output that is shown only if the test fails")]
 
 mod apps;
 mod chaos;
@@ -12,25 +12,34 @@ mod cluster;
 mod command;
 mod crash;
 mod deploys;
-mod desk;
-mod drill;
+mod exec;
+mod failpoints;
+mod fairness;
 mod faults;
 mod fleet;
 mod forge;
 mod forge_ssh;
-mod house;
+mod git_client;
 mod keys;
 mod load;
-mod loss;
-mod people;
+mod ordinary_user;
+mod paused_replica;
 mod processes;
 mod push;
+mod push_attacks;
 mod push_hostile;
-mod push_room;
+mod push_limits;
+mod push_old_history;
+mod push_quota;
+mod push_refusals;
 mod replicas;
 mod secrets;
 mod services;
+mod split_roles;
 mod ssh;
 mod ssh_replicas;
-mod stopped;
+mod ssh_user;
+mod test_instance;
+mod upgrade;
 mod variables;
+mod zero_loss;

@@ -1,4 +1,4 @@
-//! Pushes that are too large, malformed, or never come to their end.
+//! Pushes that are too large, malformed, or never end.
 
 use std::fs;
 use std::io::Write;
@@ -10,12 +10,12 @@ use std::process::Stdio;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::apps::Source;
-use crate::desk::{Copy, Desk, remote_lines, repository};
-use crate::house::{House, names, processes_with, seconds, until};
+use crate::apps::AppSource;
+use crate::git_client::{GitClient, WorkingCopy, remote_lines, repository};
+use crate::test_instance::{TestInstance, find_processes, list_names, seconds, wait_for};
 
-/// Bytes that no packing makes smaller.
-pub(crate) fn noise(length: usize) -> Vec<u8> {
+/// Returns bytes that cannot be compressed.
+pub(crate) fn random_bytes(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -38,9 +38,9 @@ pub(crate) fn size(folder: &Path) -> u64 {
         .sum()
 }
 
-/// Runs git with something on its standard input; what it answers.
-pub(crate) fn feed(work: &Copy<'_>, arguments: &[&str], input: &[u8]) -> Vec<u8> {
-    let mut command = work.desk.command(&work.path, arguments);
+/// Runs git with standard input; returns its output.
+pub(crate) fn git_with_input(work: &WorkingCopy<'_>, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut command = work.client.command(&work.path, arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
@@ -49,56 +49,58 @@ pub(crate) fn feed(work: &Copy<'_>, arguments: &[&str], input: &[u8]) -> Vec<u8>
     output.stdout
 }
 
-fn object(work: &Copy<'_>, arguments: &[&str], input: &[u8]) -> String {
-    String::from_utf8(feed(work, arguments, input))
+fn object(work: &WorkingCopy<'_>, arguments: &[&str], input: &[u8]) -> String {
+    String::from_utf8(git_with_input(work, arguments, input))
         .unwrap()
         .trim()
         .to_owned()
 }
 
-/// A commit of a tree.
-fn commit_tree(work: &Copy<'_>, tree: &str) -> String {
+/// Commits a tree; returns the commit.
+fn commit_tree(work: &WorkingCopy<'_>, tree: &str) -> String {
     work.git(&["commit-tree", "-m", "Odd", tree])
-        .must()
+        .expect_success()
         .trim()
         .to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_pushes_bombs_and_hostile_trees_are_refused_and_disk_is_bounded() {
-    let house = House::with(&[
+    let tancho = TestInstance::with(&[
         ("TANCHO_GIT_MAX_REPOSITORY_BYTES", "2M"),
         ("TANCHO_BUILDS_MAX_UNPACKED_BYTES", "32M"),
         ("TANCHO_BUILDS_MAX_FILES", "1000"),
     ])
     .await;
-    house.create_app("shop").await;
-    let desk = Desk::new(&house);
-    let work = desk.copy(&house, "work", "shop");
-    let good = work.commit(&Source::web("one"), "One");
-    work.push(&["main"]).must();
+    tancho.create_app("shop").await;
+    let client = GitClient::new(&tancho);
+    let work = client.init_copy_of_app(&tancho, "work", "shop");
+    let good = work.commit(&AppSource::web("one"), "One");
+    work.push(&["main"]).expect_success();
     let refused = |what: &str, why: &str| {
-        let said = work.push(&[&format!("+{what}:main")]).must_fail();
+        let said = work.push(&[&format!("+{what}:main")]).expect_failure();
         assert!(said.contains(why), "{what}: {said}");
-        assert_eq!(work.remote("refs/heads/main"), good, "{said}");
+        assert_eq!(work.remote_ref("refs/heads/main"), good, "{said}");
     };
 
-    fs::write(work.path.join("noise"), noise(3 << 20)).unwrap();
-    let large = work.commit(&Source::default(), "Large");
+    fs::write(work.path.join("noise"), random_bytes(3 << 20)).unwrap();
+    let large = work.commit(&AppSource::default(), "Large");
     refused(&large, "pack exceeds maximum allowed size");
     // The same where nothing is deployed.
-    let said = work.push(&[&format!("{large}:refs/heads/aside")]).must_fail();
+    let said = work
+        .push(&[&format!("{large}:refs/heads/aside")])
+        .expect_failure();
     assert!(
         remote_lines(&said).contains("pack exceeds maximum allowed size"),
         "{said}"
     );
-    work.git(&["reset", "--quiet", "--hard", &good]).must();
+    work.git(&["reset", "--quiet", "--hard", &good]).expect_success();
 
-    // Small as a pack.
+    // Small when packed.
     fs::write(work.path.join("zeros"), vec![0; 40 << 20]).unwrap();
-    let bomb = work.commit(&Source::default(), "Zeros");
+    let bomb = work.commit(&AppSource::default(), "Zeros");
     refused(&bomb, "more than the 1000 files and folders or 33554432 bytes");
-    work.git(&["reset", "--quiet", "--hard", &good]).must();
+    work.git(&["reset", "--quiet", "--hard", &good]).expect_success();
 
     // Ten folders of ten folders of …, all the same, without a file.
     let blob = object(&work, &["hash-object", "-w", "--stdin"], b"x");
@@ -110,7 +112,7 @@ async fn large_pushes_bombs_and_hostile_trees_are_refused_and_disk_is_bounded() 
     let tree = object(&work, &["mktree"], list.as_bytes());
     refused(&commit_tree(&work, &tree), "more than the 1000 files");
 
-    // A name that leads up, made by no honest git.
+    // A name that leads to the parent folder, which git itself never creates.
     let up = object(&work, &["mktree"], format!("100644 blob {blob}\tf\n").as_bytes());
     let mut raw = b"40000 ..\0".to_vec();
     raw.extend((0..20).map(|n| u8::from_str_radix(&up[2 * n..2 * n + 2], 16).unwrap()));
@@ -124,13 +126,13 @@ async fn large_pushes_bombs_and_hostile_trees_are_refused_and_disk_is_bounded() 
     // Links that lead out.
     for target in ["/etc/passwd", "../../other"] {
         symlink(target, work.path.join("link")).unwrap();
-        let linked = work.commit(&Source::default(), "Linked");
+        let linked = work.commit(&AppSource::default(), "Linked");
         refused(&linked, "leads out");
-        work.git(&["reset", "--quiet", "--hard", &good]).must();
+        work.git(&["reset", "--quiet", "--hard", &good]).expect_success();
     }
 
-    // A hook in the tree is a file like any other.
-    let mark = house.root.join("mark");
+    // A hook in the tree is an ordinary file.
+    let mark = tancho.root.join("mark");
     for name in ["hooks", "pre-receive.d"] {
         fs::create_dir(work.path.join(name)).unwrap();
         for hook in [
@@ -145,28 +147,28 @@ async fn large_pushes_bombs_and_hostile_trees_are_refused_and_disk_is_bounded() 
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
     }
-    work.commit(&Source::web("two"), "With hooks");
-    work.push(&["main"]).must();
-    assert_eq!(house.visit("shop", "/").await, (200, "two -".to_owned()));
+    work.commit(&AppSource::web("two"), "With hooks");
+    work.push(&["main"]).expect_success();
+    assert_eq!(tancho.get_app("shop", "/").await, (200, "two -".to_owned()));
     assert!(!mark.exists());
 
-    let path = repository(&house);
+    let path = repository(&tancho);
     assert!(size(&path) < 1 << 20, "{}", size(&path));
-    assert_eq!(left(&path), Vec::<String>::new());
-    desk.run(&path, &["fsck", "--strict"]).must();
+    assert_eq!(list_push_leftovers(&path), Vec::<String>::new());
+    client.run(&path, &["fsck", "--strict"]).expect_success();
 }
 
-/// What pushes under way keep in a repository.
-pub(crate) fn left(repository: &Path) -> Vec<String> {
-    let mut found = names(&repository.join("objects"));
+/// Returns the files that pushes in progress keep in a repository.
+pub(crate) fn list_push_leftovers(repository: &Path) -> Vec<String> {
+    let mut found = list_names(&repository.join("objects"));
     found.retain(|name| name.len() > 2 && name != "info" && name != "pack");
     found
 }
 
-/// Begins a request by hand: all of its head, some of its body.
-pub(crate) fn begin(house: &House, service: &str, length: usize, body: &[u8]) -> TcpStream {
-    let address = house.running().api.trim_start_matches("http://").to_owned();
-    let login = STANDARD.encode(format!("x:{}", house.token));
+/// Begins a raw request: the whole head, and a part of the body.
+pub(crate) fn begin_request(tancho: &TestInstance, service: &str, length: usize, body: &[u8]) -> TcpStream {
+    let address = tancho.running().api.trim_start_matches("http://").to_owned();
+    let login = STANDARD.encode(format!("x:{}", tancho.token));
     let mut stream = TcpStream::connect(&address).unwrap();
     let head = format!(
         "POST /git/shop.git/{service} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Basic {login}\r\n\
@@ -182,67 +184,67 @@ pub(crate) fn line(text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_stops_in_the_middle_holds_no_git_and_a_slow_build_is_waited_for() {
-    let house = House::with(&[("TANCHO_API_REQUEST_TIMEOUT_SECONDS", "2")]).await;
-    house.create_app("shop").await;
-    let desk = Desk::new(&house);
-    let work = desk.copy(&house, "work", "shop");
-    fs::write(work.path.join("noise"), noise(40 << 20)).unwrap();
-    let tip = work.commit(&Source::default(), "Large");
-    work.push(&["main:large"]).must();
-    let path = repository(&house);
+async fn stalled_pushes_release_git_and_slow_builds_finish() {
+    let tancho = TestInstance::with(&[("TANCHO_API_REQUEST_TIMEOUT_SECONDS", "2")]).await;
+    tancho.create_app("shop").await;
+    let client = GitClient::new(&tancho);
+    let work = client.init_copy_of_app(&tancho, "work", "shop");
+    fs::write(work.path.join("noise"), random_bytes(40 << 20)).unwrap();
+    let tip = work.commit(&AppSource::default(), "Large");
+    work.push(&["main:large"]).expect_success();
+    let path = repository(&tancho);
     let gits = |service: &str| -> Vec<(i32, String)> {
-        let found = processes_with(&path.display().to_string());
+        let found = find_processes(&path.display().to_string());
         found
             .into_iter()
             .filter(|(_, line)| line.contains(service))
             .collect()
     };
     let runs = async |service: &str, wanted: bool| {
-        until(&format!("{service} runs: {wanted}"), seconds(60), async || {
+        wait_for(&format!("{service} runs: {wanted}"), seconds(60), async || {
             (gits(service).is_empty() != wanted).then_some(())
         })
         .await;
     };
 
-    // One who asks for everything and reads nothing.
+    // A client that requests everything and reads nothing.
     let want = format!("{}0000{}", line(&format!("want {tip}\n")), line("done\n"));
-    let fetch = begin(&house, "git-upload-pack", want.len(), want.as_bytes());
+    let fetch = begin_request(&tancho, "git-upload-pack", want.len(), want.as_bytes());
     runs("upload-pack", true).await;
     runs("upload-pack", false).await;
     drop(fetch);
 
-    // One who promises more than they send, and one who hangs up halfway through the pack.
-    let other = work.commit(&Source::default().with("more", "x"), "More");
-    let pack = feed(
+    // A client that sends less than announced, and one that disconnects halfway through the pack.
+    let other = work.commit(&AppSource::default().with("more", "x"), "More");
+    let pack = git_with_input(
         &work,
         &["pack-objects", "--stdout", "--revs", "--quiet"],
         other.as_bytes(),
     );
     let none = "0".repeat(40);
-    let wish = format!("{none} {other} refs/heads/half\0 report-status side-band-64k");
-    let mut body = format!("{}0000", line(&wish)).into_bytes();
+    let command = format!("{none} {other} refs/heads/half\0 report-status side-band-64k");
+    let mut body = format!("{}0000", line(&command)).into_bytes();
     body.extend_from_slice(&pack);
     let half = &body[..body.len() / 2];
-    let push = begin(&house, "git-receive-pack", body.len(), half);
+    let push = begin_request(&tancho, "git-receive-pack", body.len(), half);
     runs("receive-pack", true).await;
     runs("receive-pack", false).await;
     drop(push);
-    drop(begin(&house, "git-receive-pack", body.len(), half));
+    drop(begin_request(&tancho, "git-receive-pack", body.len(), half));
     runs("receive-pack", false).await;
-    assert_eq!(work.remote("refs/heads/half"), "");
-    until("nothing of them is left", seconds(60), async || {
-        left(&path).is_empty().then_some(())
+    assert_eq!(work.remote_ref("refs/heads/half"), "");
+    wait_for("no leftovers exist", seconds(60), async || {
+        list_push_leftovers(&path).is_empty().then_some(())
     })
     .await;
-    let pushes = names(&house.data.join("repositories"));
+    let pushes = list_names(&tancho.data.join("repositories"));
     assert!(!pushes.iter().any(|name| name.starts_with("push-")), "{pushes:?}");
-    desk.run(&path, &["fsck", "--strict"]).must();
+    client.run(&path, &["fsck", "--strict"]).expect_success();
 
-    // A build that takes longer than an upload may pause.
-    work.git(&["rm", "--quiet", "--cached", "noise"]).must();
+    // A build that takes longer than an upload may stall.
+    work.git(&["rm", "--quiet", "--cached", "noise"]).expect_success();
     fs::remove_file(work.path.join("noise")).unwrap();
-    work.commit(&Source::web("slow").hooks(&["sleep 5"]), "Slow");
-    work.push(&["main"]).must();
-    assert_eq!(house.visit("shop", "/").await, (200, "slow -".to_owned()));
+    work.commit(&AppSource::web("slow").hooks(&["sleep 5"]), "Slow");
+    work.push(&["main"]).expect_success();
+    assert_eq!(tancho.get_app("shop", "/").await, (200, "slow -".to_owned()));
 }

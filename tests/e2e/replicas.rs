@@ -1,67 +1,67 @@
-//! Several replicas over one Postgres behind an nginx that shares the requests out.
+//! Several replicas on one Postgres behind an nginx that distributes the requests.
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::apps::Source;
-use crate::cluster::Cluster;
-use crate::fleet::{Nginx, Replica};
-use crate::house::{House, seconds, until, visit};
-use crate::load::Load;
-use crate::services::Slow;
+use crate::apps::AppSource;
+use crate::cluster::PostgresCluster;
+use crate::fleet::{NginxBalancer, TanchoReplica};
+use crate::load::SteadyLoad;
+use crate::services::SlowService;
+use crate::test_instance::{TestInstance, get_through_router, seconds, wait_for};
 
 /// Reads JSON through nginx.
-async fn read(house: &House, nginx: &Nginx, path: &str) -> Value {
-    let request = house
+async fn read(tancho: &TestInstance, nginx: &NginxBalancer, path: &str) -> Value {
+    let request = tancho
         .http
         .get(format!("{}{path}", nginx.api))
-        .bearer_auth(&house.token);
+        .bearer_auth(&tancho.token);
     let answer = request.send().await.unwrap();
     assert_eq!(answer.status(), 200, "{path}");
     answer.json().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_replica_serves_any_call_and_none_is_missed() {
-    let folder = House::empty();
-    let cluster = Cluster::start(std::path::PathBuf::from(format!("{}-pg", folder.root.display())));
+async fn any_replica_serves_any_request_and_restarts_lose_none() {
+    let folder = TestInstance::new_empty();
+    let cluster = PostgresCluster::start(std::path::PathBuf::from(format!("{}-pg", folder.root.display())));
     let key = format!("1:{}", "5e".repeat(32));
-    let mut all: Vec<Replica> = (0..3)
-        .map(|_| Replica::new(&cluster.url("postgres"), &key))
+    let mut all: Vec<TanchoReplica> = (0..3)
+        .map(|_| TanchoReplica::new(&cluster.url("postgres"), &key))
         .collect();
-    // At the same moment, on an empty database: one migrates it, one makes the administrator.
+    // Concurrently on an empty database: one migrates it, one creates the administrator.
     std::thread::scope(|scope| {
         for replica in &mut all {
             scope.spawn(|| replica.serve());
         }
     });
-    let told: usize = all.iter().map(|one| one.house.running().before.len()).sum();
+    let told: usize = all.iter().map(|one| one.tancho.running().before.len()).sum();
     assert_eq!(told, 1);
     let apis: Vec<u16> = all.iter().map(|one| one.api).collect();
     let routers: Vec<u16> = all.iter().map(|one| one.router).collect();
-    let nginx = Nginx::start(&folder.root, &apis, &routers, "error timeout");
-    until("nginx answers for the replicas", seconds(30), async || {
+    let nginx = NginxBalancer::start(&folder.root, &apis, &routers, "error timeout");
+    wait_for("nginx forwards to the replicas", seconds(30), async || {
         let answer = folder.http.get(format!("{}/healthcheck/?check=all", nginx.api));
         let answer = answer.send().await.ok()?;
         (answer.status() == 200 && answer.text().await.ok()? == "WORKING").then_some(())
     })
     .await;
-    all[0].house.login().await;
-    let token = all[0].house.token.clone();
+    all[0].tancho.login().await;
+    let token = all[0].tancho.token.clone();
     for one in &mut all {
-        one.house.token.clone_from(&token);
+        one.tancho.token.clone_from(&token);
     }
-    all[1].house.team().await;
-    all[2].house.create_app("shop").await;
+    all[1].tancho.team().await;
+    all[2].tancho.create_app("shop").await;
 
-    // A deploy that runs on the first is followed through whichever nginx picks.
-    let source = Source::web("v1").hooks(&["echo in the build; sleep 2"]);
-    let mut answer = all[0].house.begin_deploy("shop", &source.pack()).await;
+    // A deploy on the first replica can be followed through whichever nginx picks.
+    let source = AppSource::web("v1").hooks(&["echo in the build; sleep 2"]);
+    let mut answer = all[0].tancho.begin_deploy("shop", &source.pack()).await;
     let event = answer.headers()["x-tsuru-eventid"].to_str().unwrap().to_owned();
     for one in &all[1..] {
-        until("it is seen to run elsewhere", seconds(30), async || {
-            let seen = one.house.read(&format!("/1.1/events/{event}")).await;
+        wait_for("the other replica shows it running", seconds(30), async || {
+            let seen = one.tancho.read_json(&format!("/1.1/events/{event}")).await;
             seen["StructuredLog"]
                 .to_string()
                 .contains("in the build")
@@ -75,32 +75,32 @@ async fn any_replica_serves_any_call_and_none_is_missed() {
     }
     assert!(text.ends_with("\nOK\n"), "{text}");
     for _ in 0..6 {
-        let said = visit(&folder.http, &nginx.router, "shop", "/").await;
+        let said = get_through_router(&folder.http, &nginx.router, "shop", "/").await;
         assert_eq!(said, (200, "v1 -".to_owned()));
-        let app = read(&all[0].house, &nginx, "/1.0/apps/shop").await;
+        let app = read(&all[0].tancho, &nginx, "/1.0/apps/shop").await;
         assert_eq!(app["name"], "shop");
     }
 
-    // Each is restarted under load, and nobody notices.
-    let apps = Load::start(nginx.router.clone(), Some("shop.localhost"), 30);
-    let calls = Load::start(format!("{}/1.0/auth/scheme", nginx.api), None, 30);
+    // Each is restarted under load without a failed request.
+    let apps = SteadyLoad::start(nginx.router.clone(), Some("shop.localhost"), 30);
+    let calls = SteadyLoad::start(format!("{}/1.0/auth/scheme", nginx.api), None, 30);
     for one in &mut all {
-        one.house.running().signal(Signal::SIGTERM);
-        assert_eq!(one.house.program.as_mut().unwrap().wait(seconds(60)), Some(0));
+        one.tancho.running().signal(Signal::SIGTERM);
+        assert_eq!(one.tancho.program.as_mut().unwrap().wait(seconds(60)), Some(0));
         one.serve();
     }
     for load in [apps, calls] {
-        // A quick restart is over before many have been sent.
+        // A fast restart is over before many have been sent.
         let enough = load.sent().max(60) + 20;
-        until("more requests", seconds(30), async || {
+        wait_for("more requests", seconds(30), async || {
             (load.sent() > enough).then_some(())
         })
         .await;
         load.end().await.assert_clean(60);
     }
 
-    // The first dies in the middle of what it does, and another does it to its end.
-    let slow = Slow::start();
+    // The first is killed during its work, and another completes it.
+    let slow = SlowService::start();
     let manifest = [
         ("id", "store"),
         ("username", "store"),
@@ -108,29 +108,32 @@ async fn any_replica_serves_any_call_and_none_is_missed() {
         ("team", "crew"),
         ("endpoint", &slow.url),
     ];
-    let request = all[1].house.by(Method::POST, "/1.0/services").form(&manifest);
+    let request = all[1]
+        .tancho
+        .request_as_admin(Method::POST, "/1.0/services")
+        .form(&manifest);
     let answer = request.send().await.unwrap();
     assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
-    slow.slow(30.0, 0.0).await;
+    slow.set_delays(30.0, 0.0).await;
     // Only the first can take it.
     for one in &all[1..] {
-        one.house.running().signal(Signal::SIGSTOP);
+        one.tancho.running().signal(Signal::SIGSTOP);
     }
-    crate::services::doomed(
-        &all[0].house,
+    crate::services::send_without_response(
+        &all[0].tancho,
         Method::POST,
         "/1.0/services/store/instances",
         &[("name", "orders"), ("owner", "crew")],
     );
-    slow.has("begun", "POST /resources").await;
-    all[0].house.kill();
-    slow.slow(0.0, 0.0).await;
+    slow.wait_for_call("begun", "POST /resources").await;
+    all[0].tancho.kill();
+    slow.set_delays(0.0, 0.0).await;
     for one in &all[1..] {
-        one.house.running().signal(Signal::SIGCONT);
+        one.tancho.running().signal(Signal::SIGCONT);
     }
-    let event = until("another has ended it", seconds(60), async || {
+    let event = wait_for("another replica has completed it", seconds(60), async || {
         let events = read(
-            &all[1].house,
+            &all[1].tancho,
             &nginx,
             "/1.1/events?kindname=service-instance.create",
         )
@@ -139,9 +142,9 @@ async fn any_replica_serves_any_call_and_none_is_missed() {
     })
     .await;
     println!("it ended with {:?}", event["Error"]);
-    // Its units went on all along, and any other router knows them.
+    // Its units kept running, and any other router routes to them.
     for _ in 0..4 {
-        let said = visit(&folder.http, &nginx.router, "shop", "/").await;
+        let said = get_through_router(&folder.http, &nginx.router, "shop", "/").await;
         assert_eq!(said, (200, "v1 -".to_owned()));
     }
     all[0].serve();

@@ -1,8 +1,7 @@
-"""A service whose work takes its time: it sleeps before and after what it makes, and before what it removes, as
-/__slow says.
+"""A slow service: it sleeps before and after it creates something, and before it removes something, as set by /__slow.
 
-GET /__state answers what it holds and which calls have begun and ended. With a file and a port as arguments it
-keeps what it holds in the file, so that a kill makes it forget nothing that it has answered.
+GET /__state returns its data and the calls that have begun and ended. With a file and a port as arguments it stores
+its data in the file, so that a kill loses nothing that it has confirmed.
 """
 
 import json
@@ -30,7 +29,7 @@ def keep():
 
 
 def log(when):
-    """What came when, beside the file of what is kept."""
+    """Writes the time of each call to a log beside the data file."""
     if kept:
         with open(kept + ".log", "a") as file:
             file.write(f"{time.time():.2f} {when} {request.method} {request.path} {request.values.to_dict()}\n")
@@ -82,7 +81,7 @@ def set_slow():
 
 @app.post("/__wake")
 def wake():
-    """What sleeps before its work goes on with it, and nothing sleeps so any more."""
+    """Wakes the calls that sleep before their work; later calls do not sleep before it."""
     awake.set()
     return ""
 
@@ -147,6 +146,6 @@ if __name__ == "__main__":
             state.update(json.load(file))
     server = make_server("127.0.0.1", int(sys.argv[2]) if kept else 0, app, threaded=True)
     print(server.server_port, flush=True)
-    # The test holds the other end of standard input: when it dies, so does this.
+    # The test holds the other end of standard input: when it exits, so does this process.
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     server.serve_forever()

@@ -1,28 +1,34 @@
-//! What reaches the environment of a unit: what was set and bound before there was any, and every sign of it.
+//! The environment of a unit: variables that were set and bound before the first deploy, with every character
+//! unchanged.
 
 use reqwest::Method;
 
-use crate::apps::Source;
-use crate::house::House;
-use crate::services::Slow;
+use crate::apps::AppSource;
+use crate::services::SlowService;
+use crate::test_instance::TestInstance;
 
-/// What a shell would run, end or expand.
+/// Characters that a shell would interpret.
 const HOSTILE: &str = "a\"b'c`touch pwned`$(touch pwned)${HOME};\\n é\nexport PWNED=yes";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_set_and_bound_before_the_first_deploy_is_there_to_the_letter() {
-    let house = House::start().await;
-    let store = Slow::start();
-    store.register(&house).await;
-    house.create_app("shop").await;
+async fn variables_set_before_the_first_deploy_reach_units_unchanged() {
+    let tancho = TestInstance::start().await;
+    let store = SlowService::start();
+    store.register(&tancho).await;
+    tancho.create_app("shop").await;
     let form = [("name", "my-store"), ("owner", "crew")];
     let path = "/1.0/services/store/instances";
-    let answer = house.by(Method::POST, path).form(&form).send().await.unwrap();
+    let answer = tancho
+        .request_as_admin(Method::POST, path)
+        .form(&form)
+        .send()
+        .await
+        .unwrap();
     assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
-    house.set_env("shop", "HOSTILE", HOSTILE).await;
+    tancho.set_env("shop", "HOSTILE", HOSTILE).await;
     let bind = "/1.13/services/store/instances/my-store/apps/shop";
-    house.change(Method::PUT, bind, &[("noRestart", "false")]).await;
-    house.deploy("shop", &Source::web("v1").pack()).await;
+    tancho.change(Method::PUT, bind, &[("noRestart", "false")]).await;
+    tancho.deploy("shop", &AppSource::web("v1").pack()).await;
     for (name, value) in [
         ("HOSTILE", HOSTILE),
         ("PWNED", "-"),
@@ -31,14 +37,14 @@ async fn what_was_set_and_bound_before_the_first_deploy_is_there_to_the_letter()
     ] {
         let path = format!("/env/{name}");
         assert_eq!(
-            house.visit("shop", &path).await,
+            tancho.get_app("shop", &path).await,
             (200, value.to_owned()),
             "{name}"
         );
     }
-    house
+    tancho
         .change(Method::DELETE, bind, &[("noRestart", "false")])
         .await;
-    assert_eq!(house.visit("shop", "/env/STORE_URL").await.1, "-");
-    assert_eq!(house.visit("shop", "/env/HOSTILE").await.1, HOSTILE);
+    assert_eq!(tancho.get_app("shop", "/env/STORE_URL").await.1, "-");
+    assert_eq!(tancho.get_app("shop", "/env/HOSTILE").await.1, HOSTILE);
 }

@@ -1,37 +1,37 @@
-//! Builds as they are shut in when the program is there to do it.
+//! Builds in the sandbox of the built binary.
 
 use tancho::builders::{self, BuildError, BuildLimits, BuildRequest, platforms};
 use tancho::config::Settings;
 use tancho::kernel::names::PlatformName;
 
-use super::isolation::ask;
+use super::isolation::http_get;
 use super::*;
 
-struct Yard(PathBuf);
+pub(super) struct BuildFolder(pub(super) PathBuf);
 
-impl Drop for Yard {
+impl Drop for BuildFolder {
     fn drop(&mut self) {
         let _ = builders::remove_tree(&self.0);
     }
 }
 
-impl Yard {
-    fn new() -> Self {
-        let root = std::env::temp_dir().join(format!("tancho-yard-{}", uuid::Uuid::new_v4()));
+impl BuildFolder {
+    pub(super) fn new() -> Self {
+        let root = std::env::temp_dir().join(format!("tancho-build-{}", uuid::Uuid::new_v4()));
         fs::create_dir(&root).unwrap();
         Command::new("chmod").arg("0755").arg(&root).status().unwrap();
         Self(root.canonicalize().unwrap())
     }
 
-    /// A build of one app whose hook is a shell line.
-    fn request(&self, hook: &str) -> BuildRequest {
+    /// A build request of one app with this shell command as build hook.
+    pub(super) fn request(&self, hook: &str) -> BuildRequest {
         let yaml = serde_json::json!({"hooks": {"build": [hook]}}).to_string();
         self.request_of("procfile", &[("Procfile", "web: true\n"), ("tsuru.yaml", &yaml)])
     }
 
     fn request_of(&self, platform: &str, files: &[(&str, &str)]) -> BuildRequest {
         let source = self.0.join(format!("source-{platform}"));
-        fs::create_dir(&source).unwrap();
+        fs::create_dir_all(&source).unwrap();
         for (name, text) in files {
             fs::write(source.join(name), text).unwrap();
         }
@@ -47,7 +47,7 @@ impl Yard {
         BuildRequest {
             archive,
             platform: PlatformName::parse(platform).unwrap(),
-            platforms_dir: platforms::install(
+            platforms_dir: platforms::install_platforms(
                 &self.0.join("platforms"),
                 env!("CARGO_BIN_EXE_tancho").as_ref(),
             )
@@ -57,13 +57,13 @@ impl Yard {
             env: vec![(EnvName::parse("GREETING").unwrap(), Secret::new("good day"))],
             pass_env: vec![("CGO_ENABLED".into(), "0".into())],
             user: Uid::effective().is_root().then_some(20_050),
-            confinement: Some(Confinement::new(&Settings::defaults(), &self.0)),
+            sandbox: Some(SandboxPolicy::new(&Settings::defaults(), &self.0)),
             limits: BuildLimits::default(),
         }
     }
 }
 
-async fn build(request: &BuildRequest) -> (Result<builders::Built, BuildError>, String) {
+pub(super) async fn build(request: &BuildRequest) -> (Result<builders::BuildArtifact, BuildError>, String) {
     let (sender, mut lines) = tokio::sync::mpsc::channel::<String>(16);
     let reading = async {
         let mut all = String::new();
@@ -74,20 +74,23 @@ async fn build(request: &BuildRequest) -> (Result<builders::Built, BuildError>, 
         all
     };
     tokio::join!(
-        builders::build(request, sender, CancellationToken::new()),
+        builders::build_version(request, sender, CancellationToken::new()),
         reading
     )
 }
 
 #[tokio::test]
-async fn a_hostile_build_reaches_nothing_and_an_honest_one_works() {
-    let all = Confinement::new(&Settings::defaults(), Path::new("/nonexistent"));
-    if !has(&all.missing().join(" and "), all.missing().is_empty()) {
+async fn hostile_build_accesses_nothing_and_honest_build_works() {
+    let all = SandboxPolicy::new(&Settings::defaults(), Path::new("/nonexistent"));
+    if !require_feature(
+        &all.list_unsupported().join(" and "),
+        all.list_unsupported().is_empty(),
+    ) {
         return;
     }
-    let yard = Yard::new();
+    let folder = BuildFolder::new();
     let outside = std::env::temp_dir().join(format!("tancho-outside-{}", uuid::Uuid::new_v4()));
-    for file in [&yard.0.join("seal.keys"), &outside] {
+    for file in [&folder.0.join("seal.keys"), &outside] {
         fs::write(file, "secret").unwrap();
         Command::new("chmod").arg("0644").arg(file).status().unwrap();
     }
@@ -97,11 +100,11 @@ async fn a_hostile_build_reaches_nothing_and_an_honest_one_works() {
          mount -t tmpfs none . 2>/dev/null && echo DONE mount; unshare -U true 2>/dev/null && echo DONE unshare; \
          grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; \
          echo own > made && echo tmp > $TMPDIR/x && echo home > $HOME/x && mktemp && id -u && echo \"says $GREETING\"",
-        keys = yard.0.join("seal.keys").display(),
+        keys = folder.0.join("seal.keys").display(),
         outside = outside.display(),
-        root = yard.0.display(),
+        root = folder.0.display(),
     );
-    let request = yard.request(&hook);
+    let request = folder.request(&hook);
     let (built, lines) = build(&request).await;
     let built = built.unwrap_or_else(|error| panic!("{error}\n{lines}"));
     assert!(!lines.contains("DONE"), "{lines}");
@@ -118,17 +121,17 @@ async fn a_hostile_build_reaches_nothing_and_an_honest_one_works() {
 }
 
 #[tokio::test]
-async fn a_build_that_writes_too_much_is_stopped() {
-    let yard = Yard::new();
+async fn build_over_its_disk_limit_is_stopped() {
+    let folder = BuildFolder::new();
     let mut request =
-        yard.request("n=0; while :; do head -c 1000000 /dev/zero > big$n; n=$((n+1)); sleep 0.02; done");
+        folder.request("n=0; while :; do head -c 1000000 /dev/zero > big$n; n=$((n+1)); sleep 0.02; done");
     request.limits.disk_bytes = 3 << 20;
     let (built, lines) = build(&request).await;
     assert!(
         matches!(built, Err(BuildError::TooLarge(_))),
         "{built:?}\n{lines}"
     );
-    assert_eq!(fs::read_dir(yard.0.join("versions")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(folder.0.join("versions")).unwrap().count(), 0);
 }
 
 #[tokio::test]
@@ -154,23 +157,23 @@ func main() {
 	}
 }
 "#;
-    let yard = Yard::new();
-    let site = Site::with(|settings| {
-        settings.bounds.confinement.writable.clear();
-        settings.bounds.confinement.readable = vec![yard.0.join("platforms")];
+    let folder = BuildFolder::new();
+    let fixture = LocalFixture::with(|settings| {
+        settings.limits.confinement.writable.clear();
+        settings.limits.confinement.readable = vec![folder.0.join("platforms")];
     });
-    let mut apps = vec![yard.request_of("static", &[("index.html", "hello from a file")])];
+    let mut apps = vec![folder.request_of("static", &[("index.html", "hello from a file")])];
     if Path::new("/usr/local/go/bin/go").exists() || Path::new("/usr/bin/go").exists() {
         let module = "module example.com/hello\n\ngo 1.18\n";
-        apps.push(yard.request_of("go", &[("go.mod", module), ("main.go", server)]));
+        apps.push(folder.request_of("go", &[("go.mod", module), ("main.go", server)]));
     }
     for request in apps {
         let (built, lines) = build(&request).await;
         let built = built.unwrap_or_else(|error| panic!("{error}\n{lines}"));
-        let mut spec = site.spec(request.platform.as_str(), &built.processes[0].command);
+        let mut spec = fixture.spec(request.platform.as_str(), &built.processes[0].command);
         (spec.dir, spec.user) = (built.dir, request.user);
-        let report = site.start(&spec).await;
-        let answer = ask(report.address.unwrap()).await;
+        let report = fixture.start(&spec).await;
+        let answer = http_get(report.address.unwrap()).await;
         assert!(answer.contains("hello from"), "{answer}");
     }
 }

@@ -1,67 +1,68 @@
-//! Units that mean harm, run for real; and some that mean none, which must not notice.
+//! Hostile units, run for real; and well-behaved ones, which the sandbox must not disturb.
 
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-const USER: u32 = 20_001;
-const OTHER: u32 = 20_002;
+pub(super) const USER: u32 = 20_001;
+pub(super) const OTHER: u32 = 20_002;
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// A user of its own, if we may give one.
-fn user(uid: u32) -> Option<u32> {
+/// Returns this uid if the test may change users.
+pub(super) fn own_uid(uid: u32) -> Option<u32> {
     is_root().then_some(uid)
 }
 
-/// Whether the kernel can; what it cannot is not tested, aloud, and README says since when it can.
-fn kernel_has(part: &str) -> bool {
-    let all = Confinement {
+/// Returns whether the kernel has a feature; if not, the test is skipped with a message. `docs/isolation.md`
+/// lists the kernel versions.
+pub(super) fn kernel_has(part: &str) -> bool {
+    let all = SandboxPolicy {
         landlock: true,
         seccomp: true,
-        ..Confinement::default()
+        ..SandboxPolicy::default()
     };
-    has(part, !all.missing().contains(&part))
+    require_feature(part, !all.list_unsupported().contains(&part))
 }
 
-fn kernel_since(major: u32, minor: u32) -> bool {
+pub(super) fn kernel_since(major: u32, minor: u32) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut parts = release.split(['.', '-']).filter_map(|part| part.parse().ok());
     (parts.next(), parts.next()) >= (Some(major), Some(minor))
 }
 
-/// A site as an operator has it: units write their homes and nothing else, the site is Tancho's own.
-fn house(change: impl FnOnce(&mut LocalSettings)) -> Site {
-    let site = Site::with(|settings| {
-        settings.bounds.confinement.writable.clear();
+/// A fixture with an operator's settings: units write only to their homes, and the root belongs to Tancho.
+pub(super) fn isolated_fixture(change: impl FnOnce(&mut LocalProvisionerConfig)) -> LocalFixture {
+    let fixture = LocalFixture::with(|settings| {
+        settings.limits.confinement.writable.clear();
         change(settings);
     });
-    fs::create_dir(site.root.join("app")).unwrap();
-    open_up(&site.root.join("app"), 0o755);
-    site
+    fs::create_dir(fixture.root.join("app")).unwrap();
+    make_accessible(&fixture.root.join("app"), 0o755);
+    fixture
 }
 
-fn open_up(path: &Path, mode: u32) {
+pub(super) fn make_accessible(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// A unit that runs a Python program from its version's folder.
-fn python(site: &Site, unit: &str, program: &str) -> UnitSpec {
-    let file = site.root.join("app").join(format!("{unit}.py"));
+pub(super) fn python(fixture: &LocalFixture, unit: &str, program: &str) -> UnitSpec {
+    let file = fixture.root.join("app").join(format!("{unit}.py"));
     fs::write(&file, program).unwrap();
-    open_up(&file, 0o644);
-    let mut spec = site.spec(unit, &format!("exec /usr/bin/python3 {unit}.py"));
-    spec.dir = site.root.join("app");
-    spec.user = user(USER);
+    make_accessible(&file, 0o644);
+    let mut spec = fixture.spec(unit, &format!("exec /usr/bin/python3 {unit}.py"));
+    spec.dir = fixture.root.join("app");
+    spec.user = own_uid(USER);
     spec
 }
 
-/// Everything that a unit printed, once it has printed `end`.
-async fn printed(site: &Site, spec: &UnitSpec) -> Vec<String> {
-    site.said(spec, "end").await;
-    let (lines, _) = site
+/// Returns all lines of a unit, once it has printed `end`.
+pub(super) async fn unit_output(fixture: &LocalFixture, spec: &UnitSpec) -> Vec<String> {
+    fixture.wait_for_log_line(spec, "end").await;
+    let (lines, _) = fixture
         .local
         .read_log(&spec.unit, LogPosition::START, 10_000)
         .await
@@ -69,33 +70,33 @@ async fn printed(site: &Site, spec: &UnitSpec) -> Vec<String> {
     lines.into_iter().map(|line| line.message).collect()
 }
 
-/// Things that are somebody else's, all of them open by their permissions: what keeps them is not that.
-async fn treasures(site: &Site) -> (UnitReport, Vec<PathBuf>) {
-    let data = site.root.join("data");
+/// Files of other owners, all of them readable by their permissions, so that only the sandbox protects them.
+async fn foreign_files(fixture: &LocalFixture) -> (UnitReport, Vec<PathBuf>) {
+    let data = fixture.root.join("data");
     fs::create_dir_all(data.join("postgres")).unwrap();
-    open_up(&data, 0o755);
-    let outside = std::env::temp_dir().join(format!("tancho-treasure-{}", uuid::Uuid::new_v4()));
+    make_accessible(&data, 0o755);
+    let outside = std::env::temp_dir().join(format!("tancho-secret-{}", uuid::Uuid::new_v4()));
     let mut files = vec![data.join("seal.keys"), data.join("postgres/PG_VERSION"), outside];
     for file in &files {
         fs::write(file, "secret").unwrap();
-        open_up(file, 0o644);
+        make_accessible(file, 0o644);
     }
-    let mut other = site.spec(
+    let mut other = fixture.spec(
         "other",
         "umask 000; chmod 777 $HOME; echo secret > $HOME/file; echo end; exec sleep 1000",
     );
-    other.dir = site.root.join("app");
-    other.user = user(OTHER);
-    set(&mut other, "PASSWORD", "secret");
-    let report = site.start(&other).await;
-    printed(site, &other).await;
-    files.push(site.unit(&other.unit).join("home/file"));
-    files.push(site.unit(&other.unit).join("state.json"));
+    other.dir = fixture.root.join("app");
+    other.user = own_uid(OTHER);
+    set_env(&mut other, "PASSWORD", "secret");
+    let report = fixture.start(&other).await;
+    unit_output(fixture, &other).await;
+    files.push(fixture.unit(&other.unit).join("home/file"));
+    files.push(fixture.unit(&other.unit).join("state.json"));
     (report, files)
 }
 
-/// Tries each treasure, the neighbour's process, and places where nothing of it belongs.
-fn burglar(report: &UnitReport, files: &[PathBuf]) -> String {
+/// Tries to read each file, to access the other unit's process, and to write to folders of others.
+fn attack_script(report: &UnitReport, files: &[PathBuf]) -> String {
     format!(
         r#"
 import os, signal
@@ -112,7 +113,7 @@ for name in ["environ", "mem", "maps", "fd/0"]:
     attempt("read " + name, lambda: open(f"/proc/{{pid}}/{{name}}", "rb").read(1))
 attempt("signal", lambda: os.kill(pid, signal.SIGCONT))
 for folder in ["/tmp", "/var/tmp", os.getcwd(), "/etc", "/usr/local/bin", os.environ["HOME"] + "/.."]:
-    attempt("write " + folder, lambda: open(folder + "/tancho-burglar", "w"))
+    attempt("write " + folder, lambda: open(folder + "/tancho-attacker", "w"))
 for folder in ["/root", "/home", "/var/log", "/tmp"]:
     attempt("list " + folder, lambda: os.listdir(folder))
 attempt("overwrite", lambda: open(__file__, "a"))
@@ -128,15 +129,15 @@ signal.pause()
 }
 
 #[tokio::test]
-async fn a_hostile_unit_reaches_nothing_of_tancho_or_of_another_app() {
+async fn hostile_unit_accesses_nothing_of_tancho_or_other_apps() {
     if !kernel_has("Landlock") {
         return;
     }
-    let site = house(|_| {});
-    let (report, files) = treasures(&site).await;
-    let spec = python(&site, "burglar", &burglar(&report, &files));
-    site.start(&spec).await;
-    let lines = printed(&site, &spec).await;
+    let fixture = isolated_fixture(|_| {});
+    let (report, files) = foreign_files(&fixture).await;
+    let spec = python(&fixture, "attacker", &attack_script(&report, &files));
+    fixture.start(&spec).await;
+    let lines = unit_output(&fixture, &spec).await;
     let done: Vec<_> = lines.iter().filter(|line| line.starts_with("DONE")).collect();
     assert!(done.is_empty(), "{lines:#?}");
     assert_eq!(
@@ -147,36 +148,36 @@ async fn a_hostile_unit_reaches_nothing_of_tancho_or_of_another_app() {
 }
 
 #[tokio::test]
-async fn nor_does_one_that_shares_its_user_with_all_others() {
+async fn hostile_unit_with_shared_uid_accesses_nothing() {
     if !kernel_has("Landlock") {
         return;
     }
-    // As where Tancho is not root: one user, without privileges, for all.
-    let site = house(|settings| settings.bounds.confinement.shared_user = true);
-    let (_, files) = treasures(&site).await;
-    let mut neighbour = site.spec("neighbour", "echo end; exec sleep 1000");
-    (neighbour.dir, neighbour.user) = (site.root.join("app"), user(USER));
-    let report = site.start(&neighbour).await;
-    printed(&site, &neighbour).await;
-    let spec = python(&site, "burglar", &burglar(&report, &files));
-    site.start(&spec).await;
-    let lines = printed(&site, &spec).await;
+    // As on a host where Tancho is not root: one unprivileged user for all.
+    let fixture = isolated_fixture(|settings| settings.limits.confinement.shared_user = true);
+    let (_, files) = foreign_files(&fixture).await;
+    let mut neighbour = fixture.spec("neighbour", "echo end; exec sleep 1000");
+    (neighbour.dir, neighbour.user) = (fixture.root.join("app"), own_uid(USER));
+    let report = fixture.start(&neighbour).await;
+    unit_output(&fixture, &neighbour).await;
+    let spec = python(&fixture, "attacker", &attack_script(&report, &files));
+    fixture.start(&spec).await;
+    let lines = unit_output(&fixture, &spec).await;
     let done = |line: &&String| line.starts_with("DONE") && (kernel_since(6, 12) || *line != "DONE signal");
     assert_eq!(lines.iter().filter(done).count(), 0, "{lines:#?}");
     let _ = fs::remove_file(&files[2]);
 }
 
 #[tokio::test]
-async fn what_the_operator_turns_off_is_off() {
-    let site = house(|settings| {
-        settings.bounds.confinement.landlock = false;
-        settings.bounds.confinement.seccomp = false;
+async fn isolation_disabled_by_the_operator_is_off() {
+    let fixture = isolated_fixture(|settings| {
+        settings.limits.confinement.landlock = false;
+        settings.limits.confinement.seccomp = false;
     });
-    let (report, files) = treasures(&site).await;
-    let spec = python(&site, "burglar", &burglar(&report, &files));
-    site.start(&spec).await;
-    let lines = printed(&site, &spec).await;
-    // Permissions alone let it: so it is Landlock that the other tests see.
+    let (report, files) = foreign_files(&fixture).await;
+    let spec = python(&fixture, "attacker", &attack_script(&report, &files));
+    fixture.start(&spec).await;
+    let lines = unit_output(&fixture, &spec).await;
+    // Permissions alone do not protect the files: so it is Landlock that the other tests check.
     for file in &files[..4] {
         let line = format!("DONE read {}", file.display());
         assert!(lines.contains(&line), "{lines:#?}");
@@ -185,27 +186,27 @@ async fn what_the_operator_turns_off_is_off() {
 }
 
 #[tokio::test]
-async fn what_the_operator_opens_is_open() {
-    let site = house(|_| {});
-    let shared = site.root.join("shared");
+async fn folder_opened_by_the_operator_is_writable() {
+    let fixture = isolated_fixture(|_| {});
+    let shared = fixture.root.join("shared");
     fs::create_dir(&shared).unwrap();
-    open_up(&shared, 0o777);
-    let mut settings = settings(site.root.join("units"));
-    settings.bounds.confinement.writable = vec![shared.clone()];
-    let local = Local::new(settings, &TaskTracker::new(), CancellationToken::new()).unwrap();
-    let mut spec = site.spec("sharer", &format!("echo x > {}/file; echo end", shared.display()));
-    (spec.dir, spec.user) = (site.root.join("app"), user(USER));
-    local.ensure(&spec).await.unwrap();
-    printed(&site, &spec).await;
+    make_accessible(&shared, 0o777);
+    let mut settings = settings(fixture.root.join("units"));
+    settings.limits.confinement.writable = vec![shared.clone()];
+    let local = LocalProvisioner::new(settings, &TaskTracker::new(), CancellationToken::new()).unwrap();
+    let mut spec = fixture.spec("sharer", &format!("echo x > {}/file; echo end", shared.display()));
+    (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+    local.ensure_unit(&spec).await.unwrap();
+    unit_output(&fixture, &spec).await;
     assert!(shared.join("file").exists());
 }
 
 #[tokio::test]
-async fn calls_that_no_app_needs_are_refused() {
+async fn system_calls_that_no_app_needs_are_refused() {
     if !kernel_has("seccomp") {
         return;
     }
-    let site = house(|_| {});
+    let fixture = isolated_fixture(|_| {});
     let program = r#"
 import ctypes, errno, os, platform, socket
 libc = ctypes.CDLL(None, use_errno=True)
@@ -238,46 +239,44 @@ for act in [lambda: os.setuid(0), lambda: os.setgid(0), lambda: os.chown(os.envi
     try:
         act()
         print("PASSED as", os.getuid())
-    except PermissionError:
-        print("refused")
+    except OSError as error:
+        # In a user namespace the number of root stands for nobody.
+        print("refused" if error.errno in [PERM, errno.EINVAL] else f"PASSED {error}")
 socket.socket(16, socket.SOCK_RAW, 0)
 socket.if_nameindex()
 print("end", flush=True)
 "#;
-    let mut spec = python(&site, "caller", program);
+    let mut spec = python(&fixture, "caller", program);
     spec.command.push_str("; sleep 1000");
-    // Without a user of its own its privileges are what Tancho has: the calls are refused all the same.
+    // Without a user of its own it has Tancho's privileges: the calls are refused all the same.
     if !is_root() {
         spec.user = None;
     }
-    site.local.ensure(&spec).await.unwrap();
-    let lines = printed(&site, &spec).await;
+    fixture.local.ensure_unit(&spec).await.unwrap();
+    let lines = unit_output(&fixture, &spec).await;
     assert!(lines.len() > 30, "{lines:#?}");
     let passed = |line: &&String| line.contains("PASSED") && (is_root() || !line.starts_with("PASSED as"));
     assert_eq!(lines.iter().filter(passed).count(), 0, "{lines:#?}");
 }
 
 #[tokio::test]
-async fn a_program_that_would_give_privileges_gives_none() {
-    let site = house(|_| {});
-    let mut spec = site.spec(
+async fn setuid_program_gives_no_privileges() {
+    let fixture = isolated_fixture(|_| {});
+    let mut spec = fixture.spec(
         "climber",
         "cp /usr/bin/id $HOME/id; chmod 6755 $HOME/id; $HOME/id -u; echo end; exec sleep 1000",
     );
-    (spec.dir, spec.user) = (site.root.join("app"), user(USER));
-    site.start(&spec).await;
-    printed(&site, &spec).await;
-    // Made root's by somebody careless.
-    let id = site.unit(&spec.unit).join("home/id");
+    (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+    fixture.start(&spec).await;
+    unit_output(&fixture, &spec).await;
+    // As if root had carelessly taken ownership of it.
+    let id = fixture.unit(&spec.unit).join("home/id");
     if is_root() {
         std::os::unix::fs::chown(&id, Some(0), Some(0)).unwrap();
-        open_up(&id, 0o6755);
+        make_accessible(&id, 0o6755);
     }
-    let request = ExecRequest {
-        argv: vec![id.display().to_string(), "-u".into()],
-        window: None,
-    };
-    let mut session = site.local.exec(&spec.unit, &request).await.unwrap();
+    let request = ExecRequest::for_argv(vec![id.display().to_string(), "-u".into()]);
+    let mut session = fixture.local.exec_in_unit(&spec.unit, &request).await.unwrap();
     let mut said = String::new();
     session.output.read_to_string(&mut said).await.unwrap();
     assert_eq!(
@@ -287,7 +286,7 @@ async fn a_program_that_would_give_privileges_gives_none() {
 }
 
 #[tokio::test]
-async fn a_fork_bomb_is_bounded() {
+async fn fork_bomb_is_stopped_by_the_process_limit() {
     let program = r#"
 import os, signal, threading
 count = 0
@@ -301,47 +300,47 @@ except OSError as error:
 print("end", flush=True)
 signal.pause()
 "#;
-    let small = |settings: &mut LocalSettings| settings.bounds.processes = 40;
-    let mut sites = vec![(house(small), 40)];
+    let small = |settings: &mut LocalProvisionerConfig| settings.limits.processes = 40;
+    let mut fixtures = vec![(isolated_fixture(small), 40)];
     if is_root() {
-        // Where no cgroup counts, the kernel counts for the user.
-        let without = house(|settings| {
+        // Where no cgroup counts processes, the kernel counts those of the user.
+        let without = isolated_fixture(|settings| {
             small(settings);
             settings.cgroup = Some("/nonexistent".into());
         });
-        sites.push((without, 160));
+        fixtures.push((without, 160));
     }
-    for (site, most) in sites {
+    for (fixture, most) in fixtures {
         let name = format!("bomb-{}", uuid::Uuid::new_v4().simple());
-        let mut spec = python(&site, &name, program);
-        // Nobody else's processes count.
-        spec.user = user(20_100 + most);
-        site.start(&spec).await;
-        let has_pids = site.state(&spec.unit)["more_cgroups"]
+        let mut spec = python(&fixture, &name, program);
+        // A user of its own, so that other processes do not count.
+        spec.user = own_uid(20_100 + most);
+        fixture.start(&spec).await;
+        let has_pids = fixture.state(&spec.unit)["more_cgroups"]
             .to_string()
             .contains("pids");
-        if !has("cgroup pids or root", has_pids || spec.user.is_some()) {
+        if !require_feature("cgroup pids or root", has_pids || spec.user.is_some()) {
             continue;
         }
-        let lines = printed(&site, &spec).await;
+        let lines = unit_output(&fixture, &spec).await;
         let forks: u32 = lines[0].split(' ').nth(1).unwrap().parse().unwrap();
         assert!(
             lines[0].ends_with(" 11") && forks < most && forks > most / 2,
             "{lines:?}"
         );
-        // Its end is no harder for that.
-        site.local.remove(&spec.unit).await.unwrap();
+        // The unit is removed as reliably as any other.
+        fixture.local.remove_unit(&spec.unit).await.unwrap();
         let left = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(&name) && lives(&entry.file_name().to_string_lossy())
+            String::from_utf8_lossy(&line).contains(&name) && is_alive(&entry.file_name().to_string_lossy())
         });
         assert_eq!(left.count(), 0);
     }
 }
 
 #[tokio::test]
-async fn open_files_are_bounded() {
-    let site = house(|settings| settings.bounds.open_files = 100);
+async fn open_files_are_limited() {
+    let fixture = isolated_fixture(|settings| settings.limits.open_files = 100);
     let program = r#"
 import os, resource, signal
 try:
@@ -360,9 +359,9 @@ except OSError as error:
 print("end", flush=True)
 signal.pause()
 "#;
-    let spec = python(&site, "opener", program);
-    site.start(&spec).await;
-    let lines = printed(&site, &spec).await;
+    let spec = python(&fixture, "opener", program);
+    fixture.start(&spec).await;
+    let lines = unit_output(&fixture, &spec).await;
     let files: u32 = lines[0].split(' ').nth(1).unwrap().parse().unwrap();
     assert!(
         lines[0].ends_with(" 24") && (90..100).contains(&files),
@@ -371,16 +370,16 @@ signal.pause()
 }
 
 #[tokio::test]
-async fn a_unit_over_its_memory_limit_starts_again_ever_more_slowly() {
-    let site = house(|_| {});
-    let mut spec = python(&site, "hungry", "x = bytearray(300 << 20); print(len(x))");
+async fn unit_over_its_memory_limit_restarts_with_growing_pauses() {
+    let fixture = isolated_fixture(|_| {});
+    let mut spec = python(&fixture, "hungry", "x = bytearray(300 << 20); print(len(x))");
     spec.memory_bytes = 64 << 20;
-    site.local.ensure(&spec).await.unwrap();
-    let report = until(&*site.local, &spec.unit, "started again twice", |r| {
+    fixture.local.ensure_unit(&spec).await.unwrap();
+    let report = wait_for_report(&*fixture.local, &spec.unit, "started again twice", |r| {
         r.restarts >= 2
     })
     .await;
-    let (lines, _) = site
+    let (lines, _) = fixture
         .local
         .read_log(&spec.unit, LogPosition::START, 100)
         .await
@@ -391,7 +390,7 @@ async fn a_unit_over_its_memory_limit_starts_again_ever_more_slowly() {
         .map(|(_, pause)| pause.to_owned())
         .collect();
     assert_eq!(pauses[..2], ["0.5 s", "1.0 s"], "{lines:#?} {report:?}");
-    if has("cgroup", site.state(&spec.unit)["cgroup"].is_string()) {
+    if require_feature("cgroup", fixture.state(&spec.unit)["cgroup"].is_string()) {
         assert!(
             lines
                 .iter()
@@ -399,12 +398,12 @@ async fn a_unit_over_its_memory_limit_starts_again_ever_more_slowly() {
             "{lines:#?}"
         );
     }
-    site.local.remove(&spec.unit).await.unwrap();
+    fixture.local.remove_unit(&spec.unit).await.unwrap();
 }
 
 #[tokio::test]
 async fn one_file_cannot_be_larger_than_the_scratch_folder() {
-    let site = house(|settings| settings.bounds.scratch_bytes = 4 << 20);
+    let fixture = isolated_fixture(|settings| settings.limits.scratch_bytes = 4 << 20);
     let program = r#"
 import os, signal
 file = open(os.environ["HOME"] + "/large", "wb", buffering=0)
@@ -416,15 +415,15 @@ except OSError as error:
 print("end", flush=True)
 signal.pause()
 "#;
-    let spec = python(&site, "large", program);
-    site.start(&spec).await;
-    let lines = printed(&site, &spec).await;
+    let spec = python(&fixture, "large", program);
+    fixture.start(&spec).await;
+    let lines = unit_output(&fixture, &spec).await;
     assert_eq!(lines[0], format!("wrote {} 27", 4 << 20), "{lines:?}");
 }
 
 #[tokio::test]
-async fn a_unit_that_fills_its_scratch_folder_is_ended_and_begins_with_an_empty_one() {
-    let site = house(|settings| settings.bounds.scratch_bytes = 4 << 20);
+async fn unit_over_its_scratch_limit_is_killed_and_restarts_with_an_empty_home() {
+    let fixture = isolated_fixture(|settings| settings.limits.scratch_bytes = 4 << 20);
     let plain = r#"
 import os, signal
 home = os.environ["HOME"]
@@ -434,7 +433,7 @@ for n in range(10):
         file.write(b"x" * (1 << 20))
 signal.pause()
 "#;
-    // Deleted and still open.
+    // Deleted but still open.
     let sly = plain
         .replace(
             "with open",
@@ -444,19 +443,22 @@ signal.pause()
         .replace("        file.write", "    files[-1].write")
         .replace("(1 << 20))\nsignal", "(1 << 20)); files[-1].flush()\nsignal");
     for (name, program) in [("filler", plain), ("sly", &sly)] {
-        let spec = python(&site, name, program);
-        site.start(&spec).await;
-        let report = until(&*site.local, &spec.unit, "ended", |r| r.state == UnitState::Error).await;
+        let spec = python(&fixture, name, program);
+        fixture.start(&spec).await;
+        let report = wait_for_report(&*fixture.local, &spec.unit, "ended", |r| {
+            r.state == UnitState::Error
+        })
+        .await;
         assert_eq!(
             report.reason.as_deref(),
-            Some("killed: its scratch files were more than 4M, and are removed"),
+            Some("killed: its scratch folder exceeded 4M and was emptied"),
             "{name}"
         );
-        until(&*site.local, &spec.unit, "started again", |r| {
+        wait_for_report(&*fixture.local, &spec.unit, "started again", |r| {
             r.state == UnitState::Started && r.restarts > 0
         })
         .await;
-        let (lines, _) = site
+        let (lines, _) = fixture
             .local
             .read_log(&spec.unit, LogPosition::START, 100)
             .await
@@ -465,25 +467,25 @@ signal.pause()
             !lines.iter().any(|l| l.message.starts_with("found 1")),
             "{lines:#?}"
         );
-        site.local.remove(&spec.unit).await.unwrap();
+        fixture.local.remove_unit(&spec.unit).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_units_share_of_the_processor_is_that_of_its_plan() {
-    let site = house(|_| {});
-    let mut spec = site.spec("share", "echo end; exec sleep 1000");
-    (spec.dir, spec.user, spec.cpu_milli) = (site.root.join("app"), user(USER), 500);
-    site.start(&spec).await;
-    printed(&site, &spec).await;
-    let state = site.state(&spec.unit);
+async fn cpu_share_of_a_unit_is_that_of_its_plan() {
+    let fixture = isolated_fixture(|_| {});
+    let mut spec = fixture.spec("share", "echo end; exec sleep 1000");
+    (spec.dir, spec.user, spec.cpu_milli) = (fixture.root.join("app"), own_uid(USER), 500);
+    fixture.start(&spec).await;
+    unit_output(&fixture, &spec).await;
+    let state = fixture.state(&spec.unit);
     let groups = state["more_cgroups"].as_array().unwrap();
     let cgroups = groups
         .iter()
         .chain([&state["cgroup"]])
         .filter_map(|path| path.as_str());
     let cgroups: Vec<&str> = cgroups.collect();
-    has("cgroup", !cgroups.is_empty());
+    require_feature("cgroup", !cgroups.is_empty());
     for group in cgroups.into_iter().map(Path::new) {
         for (file, value) in [("cpu.shares", "512"), ("cpu.weight", "50"), ("pids.max", "1024")] {
             if let Ok(found) = fs::read_to_string(group.join(file)) {
@@ -492,18 +494,18 @@ async fn a_units_share_of_the_processor_is_that_of_its_plan() {
         }
         let members = fs::read_to_string(group.join("cgroup.procs")).unwrap();
         assert!(
-            members.lines().any(|pid| pid == site.pid(&spec.unit)),
+            members.lines().any(|pid| pid == fixture.pid(&spec.unit)),
             "{group:?}: {members}"
         );
     }
-    site.local.remove(&spec.unit).await.unwrap();
+    fixture.local.remove_unit(&spec.unit).await.unwrap();
     for group in groups.iter().filter_map(|path| path.as_str()) {
         assert!(!Path::new(group).exists(), "{group}");
     }
 }
 
-/// A whole answer of the unit's own address.
-pub(super) async fn ask(address: std::net::SocketAddr) -> String {
+/// Requests `/` from a unit's address; returns the whole response.
+pub(super) async fn http_get(address: std::net::SocketAddr) -> String {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         if let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {
@@ -519,8 +521,8 @@ pub(super) async fn ask(address: std::net::SocketAddr) -> String {
 }
 
 #[tokio::test]
-async fn honest_python_and_node_programs_notice_nothing() {
-    let site = house(|_| {});
+async fn honest_python_and_node_programs_work() {
+    let fixture = isolated_fixture(|_| {});
     let python_program = r#"
 import asyncio, concurrent.futures, http.server, json, multiprocessing, os, socket, sqlite3, ssl, subprocess, tempfile, threading, uuid
 def square(n):
@@ -548,15 +550,15 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers(); self.wfile.write(body)
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).serve_forever()
 "#;
-    let spec = python(&site, "honest", python_program);
-    let report = site.start(&spec).await;
-    let answer = ask(report.address.unwrap()).await;
+    let spec = python(&fixture, "honest", python_program);
+    let report = fixture.start(&spec).await;
+    let answer = http_get(report.address.unwrap()).await;
     assert!(
         answer.contains("\"pool\": true") && !answer.contains("false"),
         "{answer}"
     );
 
-    if !has("node", Path::new("/usr/bin/node").exists()) {
+    if !require_feature("node", Path::new("/usr/bin/node").exists()) {
         return;
     }
     let node_program = r#"
@@ -570,16 +572,16 @@ http.createServer(async (_, answer) => {
     answer.end(JSON.stringify([worked, os.cpus().length > 0, process.memoryUsage().rss > 0, Object.keys(os.networkInterfaces()).length > 0, require("crypto").randomUUID().length]));
 }).listen(process.env.PORT, "127.0.0.1");
 "#;
-    fs::write(site.root.join("app/honest.js"), node_program).unwrap();
-    open_up(&site.root.join("app/honest.js"), 0o644);
-    let mut spec = site.spec("node", "exec /usr/bin/node honest.js");
-    (spec.dir, spec.user) = (site.root.join("app"), user(USER));
-    let report = site.start(&spec).await;
-    let answer = ask(report.address.unwrap()).await;
+    fs::write(fixture.root.join("app/honest.js"), node_program).unwrap();
+    make_accessible(&fixture.root.join("app/honest.js"), 0o644);
+    let mut spec = fixture.spec("node", "exec /usr/bin/node honest.js");
+    (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+    let report = fixture.start(&spec).await;
+    let answer = http_get(report.address.unwrap()).await;
     assert!(answer.contains("[7,true,true,true,36]"), "{answer}");
 }
 
-/// Runs on a thread whose kernel seems to lack Landlock, as do all that it starts.
+/// Runs a test on a thread for which Landlock is unavailable, also in its child processes.
 fn without_landlock<T: Send + 'static>(
     test: impl FnOnce(&tokio::runtime::Runtime) -> T + Send + 'static,
 ) -> T {
@@ -602,70 +604,27 @@ fn without_landlock<T: Send + 'static>(
     thread.join().unwrap()
 }
 
-#[tokio::test]
-async fn a_unit_listens_on_its_own_port_and_on_those_that_the_system_picks() {
-    if !kernel_has("Landlock") || !has("Landlock of Linux 6.7", kernel_since(6, 7)) {
-        return;
-    }
-    let program = r#"
-import os, signal, socket
-def listen(family, host, port):
-    with socket.socket(family) as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            door.bind((host, port))
-            door.listen()
-            return "open " + str(door.getsockname()[1])
-        except OSError as error:
-            return "refused " + str(error.errno)
-own = int(os.environ["PORT"])
-print("own", listen(socket.AF_INET, "127.0.0.1", own))
-print("any", listen(socket.AF_INET, "127.0.0.1", 0))
-for port in [own + 1, 8888, 40000]:
-    print("other", listen(socket.AF_INET, "127.0.0.1", port))
-    print("other", listen(socket.AF_INET6, "::1", port))
-print("end", flush=True)
-signal.pause()
-"#;
-    let site = house(|_| {});
-    let spec = python(&site, "listener", program);
-    let report = site.start(&spec).await;
-    let port = report.address.unwrap().port();
-    assert!(
-        (20_000..26_000).contains(&port),
-        "not one that somebody gets by chance: {port}"
-    );
-    let lines = printed(&site, &spec).await;
-    assert_eq!(lines[0], format!("own open {port}"));
-    assert!(lines[1].starts_with("any open "), "{lines:?}");
-    let others: Vec<_> = lines.iter().filter(|line| line.starts_with("other")).collect();
-    assert!(
-        others.len() == 6 && others.iter().all(|line| *line == "other refused 13"),
-        "{lines:?}"
-    );
-}
-
 #[test]
-fn a_kernel_without_landlock_is_told_and_stops_no_unit() {
+fn missing_landlock_is_reported_and_stops_no_unit() {
     if !kernel_has("seccomp") {
         return;
     }
-    let asked = Confinement {
+    let asked = SandboxPolicy {
         landlock: true,
-        ..Confinement::default()
+        ..SandboxPolicy::default()
     };
     let lines = without_landlock(move |runtime| {
-        assert_eq!(asked.missing(), ["Landlock"]);
+        assert_eq!(asked.list_unsupported(), ["Landlock"]);
         runtime.block_on(async {
-            let site = house(|_| {});
-            let (_, files) = treasures(&site).await;
-            let mut spec = site.spec(
+            let fixture = isolated_fixture(|_| {});
+            let (_, files) = foreign_files(&fixture).await;
+            let mut spec = fixture.spec(
                 "plain",
                 &format!("cat {}; echo; echo end; exec sleep 1000", files[0].display()),
             );
-            (spec.dir, spec.user) = (site.root.join("app"), user(USER));
-            site.start(&spec).await;
-            let lines = printed(&site, &spec).await;
+            (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+            fixture.start(&spec).await;
+            let lines = unit_output(&fixture, &spec).await;
             let _ = fs::remove_file(&files[2]);
             lines
         })

@@ -1,25 +1,25 @@
-//! The world against what users were told.
+//! Compares the state of the system with what the responses to users confirmed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
-use super::Scene;
-use super::user::User;
-use super::world::App;
-use crate::house::{House, seconds, until, visit};
+use super::ChaosFixture;
+use super::model::ModelApp;
+use super::user::ChaosUser;
+use crate::test_instance::{TestInstance, get_through_router, seconds, wait_for};
 
-/// How long healers, hunts and reconcilers may take once everything works again.
+/// The time that healers, the orphan reaper and reconcilers may take once everything works again.
 const PATIENCE: u64 = 60;
 
-/// No event and no saga is under way for ever, none is stuck, nothing has panicked.
-pub(super) async fn nothing_is_stuck(scene: &Scene) {
-    let mut db = PgConnection::connect(&scene.cluster.url("postgres"))
+/// Asserts that no event or saga runs forever, none is stuck, and nothing has panicked.
+pub(super) async fn assert_nothing_stuck(fixture: &ChaosFixture) {
+    let mut db = PgConnection::connect(&fixture.cluster.url("postgres"))
         .await
         .unwrap();
     let mut last = Vec::new();
-    until("the end of all sagas", seconds(PATIENCE), async || {
+    wait_for("the end of all sagas", seconds(PATIENCE), async || {
         let open = "select kind || ' ' || state || ' at step ' || step || ': ' || problem from saga
                     where state not in ('done', 'undone')
                     union all select 'event ' || kind || ' ' || target_value from event where ended_at is null";
@@ -31,15 +31,15 @@ pub(super) async fn nothing_is_stuck(scene: &Scene) {
         open.is_empty().then_some(())
     })
     .await;
-    for one in &scene.replicas {
-        let log = one.house.log();
+    for one in &fixture.replicas {
+        let log = one.tancho.log();
         let panics: Vec<&str> = log.lines().filter(|line| line.contains("panicked")).collect();
         assert!(panics.is_empty(), "{panics:#?}");
     }
 }
 
-/// The API, the apps and the service agree with a user's world.
-pub(super) async fn is_as_told(scene: &Scene, user: &User) {
+/// Asserts that the API, the apps and the service agree with a user's model.
+pub(super) async fn assert_matches_model(fixture: &ChaosFixture, user: &ChaosUser) {
     let apps = user.read("/1.0/apps").await;
     let names = |list: &Value| -> BTreeSet<String> {
         let rows = list.as_array().cloned().unwrap_or_default();
@@ -53,10 +53,10 @@ pub(super) async fn is_as_told(scene: &Scene, user: &User) {
         let found = variables(user, name).await;
         let set: BTreeMap<String, String> = found.into_iter().filter(|(k, _)| k.starts_with('V')).collect();
         assert_eq!(set, app.variables, "the variables of {name}");
-        for router in scene.replicas.iter().map(|one| &one.house.running().router) {
-            runs_as_told(&scene.folder, router, name, app).await;
+        for router in fixture.replicas.iter().map(|one| &one.tancho.running().router) {
+            assert_app_matches_model(&fixture.base, router, name, app).await;
         }
-        until(
+        wait_for(
             &format!("{name} has {} units", app.units),
             seconds(PATIENCE),
             async || {
@@ -69,7 +69,7 @@ pub(super) async fn is_as_told(scene: &Scene, user: &User) {
     }
 }
 
-async fn variables(user: &User, app: &str) -> BTreeMap<String, String> {
+async fn variables(user: &ChaosUser, app: &str) -> BTreeMap<String, String> {
     let list = user.read(&format!("/1.0/apps/{app}/env")).await;
     let rows = list.as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -78,8 +78,8 @@ async fn variables(user: &User, app: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// An app behind a router says its text, its variables and, bound, that of the service.
-async fn runs_as_told(folder: &House, router: &str, name: &str, app: &App) {
+/// Asserts that an app behind a router returns its text, its variables and, if bound, that of the service.
+async fn assert_app_matches_model(folder: &TestInstance, router: &str, name: &str, app: &ModelApp) {
     let Some(text) = &app.text else { return };
     let mut want: Vec<(String, String)> = vec![("/".to_owned(), format!("{text} -"))];
     for number in 0..3 {
@@ -93,11 +93,11 @@ async fn runs_as_told(folder: &House, router: &str, name: &str, app: &App) {
     }
     for (path, want) in want {
         let mut last = String::new();
-        until(
+        wait_for(
             &format!("{name}{path} says {want}"),
             seconds(PATIENCE),
             async || {
-                let (status, said) = visit(&folder.http, router, name, &path).await;
+                let (status, said) = get_through_router(&folder.http, router, name, &path).await;
                 let line = format!("{name}{path}: {status} {said}");
                 if line != last {
                     println!("{line}");
@@ -108,29 +108,29 @@ async fn runs_as_told(folder: &House, router: &str, name: &str, app: &App) {
         )
         .await;
     }
-    let (_, bound) = visit(&folder.http, router, name, "/env/STORE_URL").await;
+    let (_, bound) = get_through_router(&folder.http, router, name, "/env/STORE_URL").await;
     match bound.strip_prefix("store://") {
         Some(instance) => assert!(app.binds.contains(instance), "{name} uses {instance}: {app:?}"),
         None => assert!(app.binds.is_empty(), "{name} has no variables: {app:?}"),
     }
 }
 
-/// What the service was told about things that only one side knows of, in case they stay so.
-fn show_story(scene: &Scene, told: &BTreeSet<String>, held: Vec<String>) {
+/// Prints the calls to the service about resources that only one side has, in case they stay so.
+fn print_service_calls(fixture: &ChaosFixture, told: &BTreeSet<String>, held: Vec<String>) {
     let held: BTreeSet<String> = held.into_iter().collect();
-    let log = std::fs::read_to_string(scene.folder.root.join("service.json.log")).unwrap_or_default();
+    let log = std::fs::read_to_string(fixture.base.root.join("service.json.log")).unwrap_or_default();
     for odd in held.symmetric_difference(told) {
         let instance = odd.split(' ').next().unwrap_or_default();
-        println!("{} {odd} is known to one side only:", super::clock());
+        println!("{} {odd} exists on one side only:", super::clock());
         log.lines()
             .filter(|line| line.contains(instance))
             .for_each(|line| println!("    {line}"));
     }
 }
 
-/// The service has what users have; as many processes run as there are units.
-pub(super) async fn nothing_is_doubled(scene: &Scene, users: &[User]) {
-    let slow = scene.slow.as_ref().unwrap();
+/// Asserts that the service has what users have, and that as many processes run as there are units.
+pub(super) async fn assert_no_duplicates(fixture: &ChaosFixture, users: &[ChaosUser]) {
+    let slow = fixture.slow.as_ref().unwrap();
     let mut instances = BTreeSet::new();
     let mut binds = BTreeSet::new();
     let mut units = 0;
@@ -146,9 +146,9 @@ pub(super) async fn nothing_is_doubled(scene: &Scene, users: &[User]) {
         }
     }
     for (what, told) in [("instances", instances), ("binds", binds)] {
-        show_story(scene, &told, slow.holds(what).await);
+        print_service_calls(fixture, &told, slow.holds(what).await);
         let mut last = BTreeSet::new();
-        until(
+        wait_for(
             &format!("the service has these {what}: {told:?}"),
             seconds(PATIENCE),
             async || {
@@ -163,8 +163,8 @@ pub(super) async fn nothing_is_doubled(scene: &Scene, users: &[User]) {
         .await;
     }
     let mut last = usize::MAX;
-    until(&format!("{units} processes run"), seconds(PATIENCE), async || {
-        let count: usize = scene.replicas.iter().map(|one| one.house.pids().len()).sum();
+    wait_for(&format!("{units} processes run"), seconds(PATIENCE), async || {
+        let count: usize = fixture.replicas.iter().map(|one| one.tancho.pids().len()).sum();
         if count != last {
             println!("{count} processes run");
             last = count;

@@ -1,4 +1,4 @@
-//! Somebody at work: a wish, its answer, what that means.
+//! A user at work: an operation, its response, and the outcome.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::world::{Wish, World};
-use crate::apps::Source;
-use crate::house::{multipart, seconds, until};
+use super::model::{ModelOperation, ModelState};
+use crate::apps::AppSource;
 use crate::services::INSTANCES;
+use crate::test_instance::{multipart, seconds, wait_for};
 
-/// Before somebody who got nothing tries again. Without it, the report would count little else.
+/// The pause before a user without a result tries again. Without it, the report would count little else.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// What the answers were, and what became of the wishes without one.
+/// Counts of the responses, and of the outcomes of operations without one.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct OutcomeCounts {
     pub(super) done: usize,
     failed: usize,
     unavailable: usize,
@@ -26,7 +26,7 @@ pub(super) struct Tally {
     never_begun: usize,
 }
 
-impl Tally {
+impl OutcomeCounts {
     pub(super) fn all(&self) -> usize {
         self.done
             + self.failed
@@ -37,38 +37,38 @@ impl Tally {
     }
 }
 
-/// What came back.
+/// The outcome of an operation.
 #[derive(Clone, Copy, Debug)]
-enum Answer {
+enum OperationOutcome {
     Done,
-    /// The event failed, and the answer said so.
+    /// The event failed, and the response reported it.
     Failed,
     /// 503 with `Retry-After`: nothing was begun.
-    Later,
-    /// Nobody knows from the answer.
-    None,
-    /// An answer that there is no reason for.
-    Wrong,
+    Unavailable,
+    /// The response does not tell.
+    Unknown,
+    /// A response without a reason.
+    Unexpected,
 }
 
-pub(super) struct User {
+pub(super) struct ChaosUser {
     who: u64,
     email: String,
     pub(super) team: String,
     token: String,
     api: String,
     http: reqwest::Client,
-    dice: TestRng,
-    pub(super) world: World,
-    pub(super) tally: Tally,
+    rng: TestRng,
+    pub(super) world: ModelState,
+    pub(super) tally: OutcomeCounts,
     pub(super) wrong: Vec<String>,
-    /// The last event that is known.
+    /// The id of the last known event.
     seen: String,
 }
 
-impl User {
-    /// Signs up, logs in, makes a team.
-    pub(super) async fn arrive(api: &str, who: u64, dice: TestRng) -> Self {
+impl ChaosUser {
+    /// Registers, logs in and creates a team.
+    pub(super) async fn sign_up(api: &str, who: u64, rng: TestRng) -> Self {
         let mut user = Self {
             who,
             email: format!("user{who}@example.com"),
@@ -76,9 +76,9 @@ impl User {
             token: String::new(),
             api: api.to_owned(),
             http: reqwest::Client::builder().timeout(seconds(150)).build().unwrap(),
-            dice,
-            world: World::default(),
-            tally: Tally::default(),
+            rng,
+            world: ModelState::default(),
+            tally: OutcomeCounts::default(),
             wrong: Vec::new(),
             seen: String::new(),
         };
@@ -108,9 +108,9 @@ impl User {
             .bearer_auth(&self.token)
     }
 
-    /// Reads JSON, however often that takes; null where there is nothing (204, 404).
+    /// Reads JSON, retrying as often as needed; null if there is nothing (204, 404).
     pub(super) async fn read(&self, path: &str) -> Value {
-        until(&format!("an answer to {path}"), seconds(90), async || {
+        wait_for(&format!("a response to {path}"), seconds(90), async || {
             let answer = self.request(Method::GET, path).send().await.ok()?;
             match answer.status().as_u16() {
                 200 => answer.json().await.ok(),
@@ -126,71 +126,71 @@ impl User {
         self.read(&path).await[0].clone()
     }
 
-    /// One wish after the other until it is told to stop.
-    pub(super) async fn work(mut self, stop: CancellationToken) -> Self {
+    /// Runs one operation after the other until it is stopped.
+    pub(super) async fn run_operations(mut self, stop: CancellationToken) -> Self {
         let mut number = 0;
         while !stop.is_cancelled() && self.wrong.is_empty() {
             number += 1;
-            let wish = self.world.wish(&mut self.dice, self.who, number);
-            self.wish(&wish).await;
+            let operation = self.world.random_operation(&mut self.rng, self.who, number);
+            self.perform(&operation).await;
         }
         self
     }
 
-    async fn wish(&mut self, wish: &Wish) {
-        let (answer, text) = self.send(wish).await;
-        let event = self.how_it_ended().await;
-        println!("{} {}: {wish:?}: {answer:?}", super::clock(), self.email);
+    async fn perform(&mut self, operation: &ModelOperation) {
+        let (answer, text) = self.send(operation).await;
+        let event = self.last_event_outcome().await;
+        println!("{} {}: {operation:?}: {answer:?}", super::clock(), self.email);
         match (
             answer,
             event.as_ref().map(|event| event["Error"].as_str().unwrap()),
         ) {
-            (Answer::Done, Some("")) => {
+            (OperationOutcome::Done, Some("")) => {
                 self.tally.done += 1;
-                self.world = self.world.with(wish);
+                self.world = self.world.after(operation);
             }
-            (Answer::Failed, Some(error)) if !error.is_empty() => {
+            (OperationOutcome::Failed, Some(error)) if !error.is_empty() => {
                 self.tally.failed += 1;
-                self.removed_later(wish).await;
+                self.retry_removal(operation).await;
             }
-            (Answer::Later, None) => {
+            (OperationOutcome::Unavailable, None) => {
                 self.tally.unavailable += 1;
                 tokio::time::sleep(PAUSE).await;
             }
-            (Answer::None, None) => {
+            (OperationOutcome::Unknown, None) => {
                 self.tally.never_begun += 1;
                 tokio::time::sleep(PAUSE).await;
             }
-            (Answer::None, Some("")) => {
+            (OperationOutcome::Unknown, Some("")) => {
                 self.tally.lost_but_done += 1;
-                self.world = self.world.with(wish);
+                self.world = self.world.after(operation);
             }
-            (Answer::None, Some(_)) => {
+            (OperationOutcome::Unknown, Some(_)) => {
                 self.tally.lost_and_undone += 1;
-                self.removed_later(wish).await;
+                self.retry_removal(operation).await;
             }
             (_, error) => self.wrong.push(format!(
-                "{wish:?} was answered {answer:?} ({text}), its event ended {error:?}"
+                "{operation:?} was answered {answer:?} ({text}), its event ended {error:?}"
             )),
         }
     }
 
-    /// A removal of which the service has not heard, or has not said so, is repeated until it has.
-    async fn removed_later(&mut self, wish: &Wish) {
-        let Wish::Deprovision { instance } = wish else {
+    /// Repeats a removal that the service has not received or not confirmed, until it is confirmed.
+    async fn retry_removal(&mut self, operation: &ModelOperation) {
+        let ModelOperation::Deprovision { instance } = operation else {
             return;
         };
-        until(&format!("{instance} is gone"), seconds(90), async || {
+        wait_for(&format!("{instance} is gone"), seconds(90), async || {
             let gone = self.read(&format!("{INSTANCES}/{instance}")).await.is_null();
             gone.then_some(())
         })
         .await;
-        self.world = self.world.with(wish);
+        self.world = self.world.after(operation);
     }
 
-    /// The event of the last wish, once it has ended; none if there is none.
-    async fn how_it_ended(&mut self) -> Option<Value> {
-        let event = until("the end of an event", seconds(150), async || {
+    /// Returns the event of the last operation, once it has ended; none if there is none.
+    async fn last_event_outcome(&mut self) -> Option<Value> {
+        let event = wait_for("the end of an event", seconds(150), async || {
             let event = self.last_event().await;
             (event["Running"] == false).then_some(event)
         })
@@ -203,41 +203,43 @@ impl User {
         Some(event)
     }
 
-    async fn send(&self, wish: &Wish) -> (Answer, String) {
-        let request = match wish {
-            Wish::Create { app } => self
+    async fn send(&self, operation: &ModelOperation) -> (OperationOutcome, String) {
+        let request = match operation {
+            ModelOperation::Create { app } => self
                 .request(Method::POST, "/1.0/apps")
                 .json(&json!({ "name": app, "platform": "procfile", "teamOwner": self.team })),
-            Wish::Deploy { app, text } => {
-                let (kind, body) = multipart("file", &Source::web(text).pack());
+            ModelOperation::Deploy { app, text } => {
+                let (kind, body) = multipart("file", &AppSource::web(text).pack());
                 self.request(Method::POST, &format!("/1.0/apps/{app}/deploy"))
                     .header("content-type", kind)
                     .body(body)
             }
-            Wish::Set { app, name, value } => self
+            ModelOperation::Set { app, name, value } => self
                 .request(Method::POST, &format!("/1.0/apps/{app}/env"))
                 .form(&[("Envs.0.Name", name), ("Envs.0.Value", value)]),
-            Wish::Unset { app, name } => self
+            ModelOperation::Unset { app, name } => self
                 .request(Method::DELETE, &format!("/1.0/apps/{app}/env"))
                 .query(&[("env", name)]),
-            Wish::More { app } => self
+            ModelOperation::More { app } => self
                 .request(Method::PUT, &format!("/1.0/apps/{app}/units"))
                 .form(&[("units", "1"), ("process", "web")]),
-            Wish::Less { app } => self
+            ModelOperation::Less { app } => self
                 .request(Method::DELETE, &format!("/1.0/apps/{app}/units"))
                 .query(&[("units", "1"), ("process", "web")]),
-            Wish::Restart { app } => self.request(Method::POST, &format!("/1.0/apps/{app}/restart")),
-            Wish::Remove { app } => self.request(Method::DELETE, &format!("/1.0/apps/{app}")),
-            Wish::Provision { instance } => self
+            ModelOperation::Restart { app } => {
+                self.request(Method::POST, &format!("/1.0/apps/{app}/restart"))
+            }
+            ModelOperation::Remove { app } => self.request(Method::DELETE, &format!("/1.0/apps/{app}")),
+            ModelOperation::Provision { instance } => self
                 .request(Method::POST, INSTANCES)
                 .form(&[("name", instance), ("owner", &self.team)]),
-            Wish::Bind { instance, app } => {
+            ModelOperation::Bind { instance, app } => {
                 self.request(Method::PUT, &format!("{INSTANCES}/{instance}/{app}"))
             }
-            Wish::Unbind { instance, app } => {
+            ModelOperation::Unbind { instance, app } => {
                 self.request(Method::DELETE, &format!("{INSTANCES}/{instance}/{app}"))
             }
-            Wish::Deprovision { instance } => {
+            ModelOperation::Deprovision { instance } => {
                 self.request(Method::DELETE, &format!("{INSTANCES}/{instance}"))
             }
         };
@@ -249,13 +251,13 @@ impl User {
                 );
                 match answer.text().await {
                     Ok(text) => (
-                        understand(wish, status, later, &text),
+                        classify_response(operation, status, later, &text),
                         format!("{status}: {text}"),
                     ),
-                    Err(error) => (Answer::None, format!("{status}, then {error}")),
+                    Err(error) => (OperationOutcome::Unknown, format!("{status}, then {error}")),
                 }
             }
-            Err(error) => (Answer::None, error.to_string()),
+            Err(error) => (OperationOutcome::Unknown, error.to_string()),
         }
     }
 
@@ -264,20 +266,20 @@ impl User {
     }
 }
 
-/// What an answer says.
-fn understand(wish: &Wish, status: u16, later: bool, text: &str) -> Answer {
+/// Returns the outcome that a response tells.
+fn classify_response(operation: &ModelOperation, status: u16, later: bool, text: &str) -> OperationOutcome {
     match status {
-        200 | 201 => match wish {
-            Wish::Deploy { .. } if !text.ends_with("\nOK\n") => Answer::Failed,
-            _ if text.contains("\"Error\"") => Answer::Failed,
-            _ => Answer::Done,
+        200 | 201 => match operation {
+            ModelOperation::Deploy { .. } if !text.ends_with("\nOK\n") => OperationOutcome::Failed,
+            _ if text.contains("\"Error\"") => OperationOutcome::Failed,
+            _ => OperationOutcome::Done,
         },
-        503 if text.contains("what it began goes on") => Answer::None,
-        503 if later => Answer::Later,
-        // The words of nginx.
-        502 | 504 if text.contains("nginx") => Answer::None,
-        // The service did not do its part.
-        500 | 502 | 504 if wish.calls_service() => Answer::Failed,
-        _ => Answer::Wrong,
+        503 if text.contains("continues in the background") => OperationOutcome::Unknown,
+        503 if later => OperationOutcome::Unavailable,
+        // An error of nginx.
+        502 | 504 if text.contains("nginx") => OperationOutcome::Unknown,
+        // The service has failed.
+        500 | 502 | 504 if operation.calls_service() => OperationOutcome::Failed,
+        _ => OperationOutcome::Unexpected,
     }
 }

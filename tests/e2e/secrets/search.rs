@@ -1,4 +1,4 @@
-//! How a secret is looked for.
+//! The search for secrets.
 
 use std::fs;
 use std::path::Path;
@@ -7,9 +7,9 @@ use std::process::Command;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-/// A secret in every form in which it may lie about: as it is, in hexadecimal, percent-encoded, and in base64
-/// wherever it begins in what was encoded.
-pub(super) fn forms(secret: &str) -> Vec<String> {
+/// Returns a secret in every form in which it may be stored: plain, in hexadecimal, percent-encoded, and in
+/// base64 at every offset.
+pub(super) fn encoded_forms(secret: &str) -> Vec<String> {
     let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     let encoded = |plain: &dyn Fn(u8) -> bool, upper: bool| -> String {
         let byte = |byte: u8| match (plain(byte), upper) {
@@ -33,7 +33,7 @@ pub(super) fn forms(secret: &str) -> Vec<String> {
         let mut bytes = vec![0; before];
         bytes.extend_from_slice(secret.as_bytes());
         let text = BASE64.encode(&bytes);
-        // What hangs together with neighbours is left out at both ends.
+        // Characters that depend on adjacent bytes are left out at both ends.
         let (from, to) = ((before * 8).div_ceil(6), bytes.len() * 8 / 6);
         let part = text[from..to].to_owned();
         forms.push(part.replace('+', "-").replace('/', "_"));
@@ -44,13 +44,13 @@ pub(super) fn forms(secret: &str) -> Vec<String> {
     forms
 }
 
-/// Which of the texts are in files below the folders, `file: text` each.
+/// Returns which of the strings are in files below the folders, as `file: text`.
 pub(super) fn search(forms: &[String], folders: &[&Path]) -> Vec<String> {
     let list = std::env::temp_dir().join(format!("tancho-forms-{}", uuid::Uuid::new_v4()));
     fs::write(&list, forms.join("\n")).unwrap();
     let mut grep = Command::new("grep");
     grep.args(["-r", "-o", "-a", "-F", "-s", "-f"]).arg(&list);
-    // The keys are what opens the rest; a mail without a server is the message itself, for its owner's eyes.
+    // The key file decrypts the rest; a mail without a server is the message itself, for its recipient.
     grep.args(["--exclude=seal.keys", "--exclude-dir=mail"]);
     let found = grep.env("LC_ALL", "C").args(folders).output().unwrap();
     fs::remove_file(&list).unwrap();
@@ -64,7 +64,7 @@ pub(super) fn search(forms: &[String], folders: &[&Path]) -> Vec<String> {
 }
 
 #[test]
-fn the_search_for_canaries_knows_their_forms() {
+fn canary_search_finds_all_encodings() {
     let folder = std::env::temp_dir().join(format!("tancho-search-{}", uuid::Uuid::new_v4()));
     fs::create_dir(&folder).unwrap();
     let secret = "c4n/ary+9 b5&2e1";
@@ -84,7 +84,11 @@ fn the_search_for_canaries_knows_their_forms() {
     {
         let file = folder.join(format!("file-{at}"));
         fs::write(&file, text).unwrap();
-        assert_eq!(search(&forms(secret), &[&folder]).len(), 1, "{text} is not found");
+        assert_eq!(
+            search(&encoded_forms(secret), &[&folder]).len(),
+            1,
+            "{text} is not found"
+        );
         fs::remove_file(&file).unwrap();
     }
     fs::remove_dir_all(&folder).unwrap();

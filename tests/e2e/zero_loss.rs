@@ -1,26 +1,27 @@
-//! Nothing is lost: every request is answered well while everything about an app is changed.
+//! Every request succeeds while every kind of change is made to an app.
 
 use std::fmt::Write;
 use std::time::Instant;
 
 use reqwest::Method;
 
-use crate::apps::Source;
-use crate::house::{House, seconds};
-use crate::load::Load;
+use crate::apps::AppSource;
+use crate::load::SteadyLoad;
+use crate::test_instance::{TestInstance, seconds};
 
-/// How many changes; 200 are what is promised, 30 what there is time for each time.
+/// Returns the number of changes; 200 are promised, 30 fit into an ordinary run.
 fn operations() -> usize {
-    let set = tancho::config::environment().find_map(|(k, v)| (k == "TANCHO_E2E_OPERATIONS").then_some(v));
+    let set =
+        tancho::config::tancho_environment().find_map(|(k, v)| (k == "TANCHO_E2E_OPERATIONS").then_some(v));
     set.map_or(30, |n| n.parse().expect("TANCHO_E2E_OPERATIONS is a number"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_is_lost_while_an_app_is_changed_in_every_way() {
-    let house = House::start().await;
-    house.create_app("shop").await;
-    house.deploy("shop", &Source::web("v1").pack()).await;
-    let load = Load::start(house.running().router.clone(), Some("shop.localhost"), 100);
+async fn no_request_is_lost_during_app_changes() {
+    let tancho = TestInstance::start().await;
+    tancho.create_app("shop").await;
+    tancho.deploy("shop", &AppSource::web("v1").pack()).await;
+    let load = SteadyLoad::start(tancho.running().router.clone(), Some("shop.localhost"), 100);
     let mut story = String::new();
     let (mut version, mut units) = (1, 1);
     let began = Instant::now();
@@ -29,33 +30,35 @@ async fn no_request_is_lost_while_an_app_is_changed_in_every_way() {
         let what = match number % 6 {
             0 => {
                 version += 1;
-                house
-                    .deploy("shop", &Source::web(&format!("v{version}")).pack())
+                tancho
+                    .deploy("shop", &AppSource::web(&format!("v{version}")).pack())
                     .await;
                 "deploy"
             }
             1 => {
                 units += 1;
                 let form = [("units", "1"), ("process", "web")];
-                house.change(Method::PUT, "/1.0/apps/shop/units", &form).await;
+                tancho.change(Method::PUT, "/1.0/apps/shop/units", &form).await;
                 "one unit more"
             }
             2 => {
-                house.change(Method::POST, "/1.0/apps/shop/restart", &[]).await;
+                tancho.change(Method::POST, "/1.0/apps/shop/restart", &[]).await;
                 "restart"
             }
             3 => {
-                house.set_env("shop", "GREETING", &format!("hello{number}")).await;
+                tancho
+                    .set_env("shop", "GREETING", &format!("hello{number}"))
+                    .await;
                 "set a variable"
             }
             4 => {
                 units -= 1;
                 let form = [("units", "1"), ("process", "web")];
-                house.change(Method::DELETE, "/1.0/apps/shop/units", &form).await;
+                tancho.change(Method::DELETE, "/1.0/apps/shop/units", &form).await;
                 "one unit less"
             }
             _ => {
-                // Both ways of the same length, so that each gets its turn.
+                // Both forms have the same length, so that each is used.
                 let image = format!(
                     "v{}",
                     if number % 12 == 5 {
@@ -65,7 +68,7 @@ async fn no_request_is_lost_while_an_app_is_changed_in_every_way() {
                     }
                 );
                 let form = [("image", image.as_str()), ("keep-env", "true")];
-                house
+                tancho
                     .change(Method::POST, "/1.0/apps/shop/deploy/rollback", &form)
                     .await;
                 "rollback"
@@ -98,8 +101,8 @@ async fn no_request_is_lost_while_an_app_is_changed_in_every_way() {
         units,
         1 + usize::from(operations() % 6 > 1 && operations() % 6 < 5)
     );
-    crate::house::until("as many units as asked for", seconds(30), async || {
-        (house.pids().len() == units).then_some(())
+    crate::test_instance::wait_for("as many units as asked for", seconds(30), async || {
+        (tancho.pids().len() == units).then_some(())
     })
     .await;
 }

@@ -1,8 +1,9 @@
-//! A house: one data folder, and the programs that are started on it.
+//! An instance of Tancho: one data folder, and the programs started on it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,15 +15,15 @@ use nix::unistd::Pid;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
-/// The administrator of every house.
+/// The administrator of every instance.
 pub(crate) const EMAIL: &str = "root@example.com";
 pub(crate) const PASSWORD: &str = "correct-horse-battery";
 const BINARY: &str = env!("CARGO_BIN_EXE_tancho");
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Waits until something is so; the test fails if it is not in time.
-pub(crate) async fn until<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+/// Waits until a condition holds; the test fails if it does not in time.
+pub(crate) async fn wait_for<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + within;
     loop {
         if let Some(found) = look().await {
@@ -37,8 +38,8 @@ pub(crate) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// A started program of Tancho that has said that it is ready.
-pub(crate) struct Program {
+/// A started Tancho that is ready.
+pub(crate) struct RunningTancho {
     child: Child,
     /// The lines before `tancho ready`.
     pub(crate) before: Vec<String>,
@@ -50,12 +51,12 @@ pub(crate) struct Program {
     pub(crate) took: Duration,
 }
 
-impl Program {
+impl RunningTancho {
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    /// Waits for its end; the exit status.
+    /// Waits until it exits; returns the exit status.
     pub(crate) fn wait(&mut self, within: Duration) -> Option<i32> {
         let deadline = Instant::now() + within;
         loop {
@@ -70,35 +71,37 @@ impl Program {
         }
     }
 
-    /// SIGKILL, and gone.
+    /// Sends SIGKILL, and waits for the exit.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 }
 
-impl Drop for Program {
+impl Drop for RunningTancho {
     fn drop(&mut self) {
-        // Both fail when it has ended, which is as good.
+        // Both fail if it has exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 /// See the module.
-pub(crate) struct House {
+pub(crate) struct TestInstance {
     pub(crate) root: PathBuf,
     pub(crate) data: PathBuf,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) args: Vec<String>,
-    pub(crate) program: Option<Program>,
+    pub(crate) program: Option<RunningTancho>,
     pub(crate) token: String,
     pub(crate) http: reqwest::Client,
+    /// The uid and gid of its programs, if they are not those of the tests.
+    user: Option<(u32, u32)>,
 }
 
-impl House {
-    /// A folder with nothing in it and nothing started.
-    pub(crate) fn empty() -> Self {
+impl TestInstance {
+    /// Creates an empty folder without a started program.
+    pub(crate) fn new_empty() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let root = PathBuf::from(format!("/var/tmp/tancho-e2e-{}-{number}", std::process::id()));
@@ -107,7 +110,7 @@ impl House {
         let env = [
             ("TANCHO_ADMIN_EMAIL", EMAIL),
             ("TANCHO_ADMIN_PASSWORD", PASSWORD),
-            // Cheap, for the machine is small.
+            // Cheap, because the machine is small.
             ("TANCHO_AUTH_HASH_MEMORY_KIB", "64"),
             // Any port.
             ("TANCHO_SSH_LISTEN", "127.0.0.1:0"),
@@ -122,25 +125,44 @@ impl House {
             args: Vec::new(),
             program: None,
             token: String::new(),
-            http: reqwest::Client::builder().timeout(seconds(120)).build().unwrap(),
+            // Without kept connections: the server behind the address is killed and started again.
+            http: reqwest::Client::builder()
+                .timeout(seconds(120))
+                .pool_max_idle_per_host(0)
+                .build()
+                .unwrap(),
+            user: None,
         }
     }
 
-    /// A running Tancho with a team, and its administrator logged in.
+    /// The same, with programs that run as an ordinary user of the machine: `nobody`, if the tests are run by
+    /// root.
+    pub(crate) fn of_ordinary_user() -> Self {
+        let mut tancho = Self::new_empty();
+        if nix::unistd::geteuid().is_root() {
+            let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+            let (uid, gid) = (nobody.uid.as_raw(), nobody.gid.as_raw());
+            std::os::unix::fs::chown(&tancho.root, Some(uid), Some(gid)).unwrap();
+            tancho.user = Some((uid, gid));
+        }
+        tancho
+    }
+
+    /// Starts Tancho with a team and a logged-in administrator.
     pub(crate) async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// The same, with variables of its own.
+    /// The same, with environment variables.
     pub(crate) async fn with(env: &[(&str, &str)]) -> Self {
-        let mut house = Self::empty();
+        let mut tancho = Self::new_empty();
         for (name, value) in env {
-            house.set(name, value);
+            tancho.set(name, value);
         }
-        house.serve();
-        house.login().await;
-        house.team().await;
-        house
+        tancho.serve();
+        tancho.login().await;
+        tancho.team().await;
+        tancho
     }
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {
@@ -148,7 +170,7 @@ impl House {
         self.env.push((name.to_owned(), value.to_owned()));
     }
 
-    /// A command line on this folder, in a clean environment.
+    /// Builds a `tancho` command on this folder, in a clean environment.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command
@@ -161,6 +183,9 @@ impl House {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .envs(self.env.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null());
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
         command
     }
 
@@ -169,13 +194,14 @@ impl House {
         self.command(arguments).output().unwrap()
     }
 
-    /// The log of everything that was started here.
+    /// Returns the log of all programs started here.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.root.join("log")).unwrap_or_default()
     }
 
-    /// Starts a program, until it is ready or has ended; then how, and what it said on standard error.
-    pub(crate) fn try_start(&self, arguments: &[&str]) -> Result<Program, String> {
+    /// Starts a program, and waits until it is ready or exits; the error is the exit status and standard
+    /// error.
+    pub(crate) fn try_start(&self, arguments: &[&str]) -> Result<RunningTancho, String> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -189,11 +215,11 @@ impl House {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                // The test has ended, or wants no more of it.
+                // The test has ended, or needs no more lines.
                 let _ = sender.send(line);
             }
         });
-        let mut program = Program {
+        let mut program = RunningTancho {
             child,
             before: Vec::new(),
             api: String::new(),
@@ -203,7 +229,7 @@ impl House {
             took: Duration::ZERO,
         };
         loop {
-            match lines.recv_timeout(seconds(60)) {
+            match lines.recv_timeout(seconds(180)) {
                 Ok(line) if line.starts_with("tancho ready ") => {
                     program.took = began.elapsed();
                     for word in line.split(' ') {
@@ -223,7 +249,7 @@ impl House {
                     let stderr = self.log().split_off(usize::try_from(length).unwrap());
                     return Err(format!("ended with {status:?}: {stderr}"));
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) => panic!("not ready within 60 s:\n{}", self.log()),
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("not ready within 180 s:\n{}", self.log()),
             }
         }
     }
@@ -233,18 +259,18 @@ impl House {
         self.serve_at("http://127.0.0.1:0");
     }
 
-    /// The same, with an API that is reached under this URL.
+    /// The same, with an API at this URL.
     pub(crate) fn serve_at(&mut self, api: &str) {
         let api = api.trim_start_matches("http://");
         let program = self.try_start(&["serve", "--api", api, "--router", "127.0.0.1:0"]);
         self.program = Some(program.unwrap());
     }
 
-    pub(crate) fn running(&self) -> &Program {
+    pub(crate) fn running(&self) -> &RunningTancho {
         self.program.as_ref().unwrap()
     }
 
-    /// kill -9 of Tancho.
+    /// Sends SIGKILL to Tancho.
     pub(crate) fn kill(&mut self) {
         self.program.take().unwrap().kill();
     }
@@ -259,21 +285,21 @@ impl House {
 
     pub(crate) async fn team(&self) {
         let answer = self
-            .by(Method::POST, "/1.0/teams")
+            .request_as_admin(Method::POST, "/1.0/teams")
             .json(&json!({ "name": "crew" }));
         assert_eq!(answer.send().await.unwrap().status(), 201);
     }
 
-    /// A request to the API as the administrator.
-    pub(crate) fn by(&self, method: Method, path: &str) -> RequestBuilder {
+    /// Builds a request to the API as the administrator.
+    pub(crate) fn request_as_admin(&self, method: Method, path: &str) -> RequestBuilder {
         self.http
             .request(method, format!("{}{path}", self.running().api))
             .header("authorization", format!("bearer {}", self.token))
     }
 
-    /// Reads JSON; anything but 200 fails the test.
-    pub(crate) async fn read(&self, path: &str) -> Value {
-        let answer = self.by(Method::GET, path).send().await.unwrap();
+    /// Reads JSON; any status but 200 fails the test.
+    pub(crate) async fn read_json(&self, path: &str) -> Value {
+        let answer = self.request_as_admin(Method::GET, path).send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert_eq!(status, 200, "{path}: {text}");
         serde_json::from_str(&text).unwrap()
@@ -284,10 +310,10 @@ impl House {
             .await;
     }
 
-    pub(crate) async fn create(&self, wish: Value) {
+    pub(crate) async fn create(&self, body: Value) {
         let answer = self
-            .by(Method::POST, "/1.0/apps")
-            .json(&wish)
+            .request_as_admin(Method::POST, "/1.0/apps")
+            .json(&body)
             .send()
             .await
             .unwrap();
@@ -300,18 +326,18 @@ impl House {
     }
 
     pub(crate) async fn post_parts(&self, app: &str, part: &str, content: &[u8]) -> Response {
-        self.parts(app, part, content).send().await.unwrap()
+        self.deploy_request(app, part, content).send().await.unwrap()
     }
 
-    /// A deploy to be sent.
-    pub(crate) fn parts(&self, app: &str, part: &str, content: &[u8]) -> RequestBuilder {
+    /// Builds the request of a deploy.
+    pub(crate) fn deploy_request(&self, app: &str, part: &str, content: &[u8]) -> RequestBuilder {
         let (kind, body) = multipart(part, content);
-        self.by(Method::POST, &format!("/1.0/apps/{app}/deploy"))
+        self.request_as_admin(Method::POST, &format!("/1.0/apps/{app}/deploy"))
             .header("content-type", kind)
             .body(body)
     }
 
-    /// Deploys; the whole text of the answer, which must end well.
+    /// Deploys, which must succeed; returns the whole response.
     pub(crate) async fn deploy(&self, app: &str, archive: &[u8]) -> String {
         let answer = self.begin_deploy(app, archive).await;
         let text = answer.text().await.unwrap();
@@ -319,9 +345,9 @@ impl House {
         text
     }
 
-    /// A change whose answer is a stream; the whole of it, which must end well.
+    /// Makes a change whose response is a stream, and which must succeed; returns the whole response.
     pub(crate) async fn change(&self, method: Method, path: &str, form: &[(&str, &str)]) -> String {
-        let request = self.by(method.clone(), path);
+        let request = self.request_as_admin(method.clone(), path);
         let request = match method {
             Method::DELETE => request.query(form),
             _ => request.form(form),
@@ -341,18 +367,18 @@ impl House {
             .await;
     }
 
-    /// Asks an app through the router of this house.
-    pub(crate) async fn visit(&self, app: &str, path: &str) -> (u16, String) {
-        visit(&self.http, &self.running().router, app, path).await
+    /// Sends a request to an app through the router of this instance.
+    pub(crate) async fn get_app(&self, app: &str, path: &str) -> (u16, String) {
+        get_through_router(&self.http, &self.running().router, app, path).await
     }
 
-    /// The units of an app, as the API shows them.
+    /// Returns the units of an app, as the API shows them.
     pub(crate) async fn units(&self, app: &str) -> Vec<Value> {
-        let app = self.read(&format!("/1.0/apps/{app}")).await;
+        let app = self.read_json(&format!("/1.0/apps/{app}")).await;
         app["units"].as_array().unwrap().clone()
     }
 
-    /// Name and process number of every unit that runs here, as its shim has written it down.
+    /// Returns the name and pid of every unit that runs here, from the files of its shim.
     pub(crate) fn pids(&self) -> Vec<(String, u64)> {
         let mut found: Vec<(String, u64)> = fs::read_dir(self.data.join("units"))
             .unwrap()
@@ -367,35 +393,35 @@ impl House {
         found
     }
 
-    /// Waits until an event has ended; the event.
-    pub(crate) async fn ended(&self, event: &str, within: Duration) -> Value {
+    /// Waits until an event has ended, and returns it.
+    pub(crate) async fn wait_for_event_end(&self, event: &str, within: Duration) -> Value {
         let path = format!("/1.1/events/{event}");
-        until(&format!("the end of event {event}"), within, async || {
-            let event = self.read(&path).await;
+        wait_for(&format!("the end of event {event}"), within, async || {
+            let event = self.read_json(&path).await;
             (event["Running"] == false).then_some(event)
         })
         .await
     }
 
-    /// Asserts that nothing of a deploy that is over lies about: uploads, scratch folders, versions other
-    /// than those of the list, processes of builds.
+    /// Asserts that a finished deploy has left nothing: uploads, scratch folders, versions other than those
+    /// of the list, processes of builds.
     pub(crate) async fn assert_tidy(&self, app: &str, versions: &[&str]) {
         let mut last = String::new();
-        until(
+        wait_for(
             &format!("only versions {versions:?} of {app} on disk"),
             seconds(15),
             async || {
-                let uploads = names(&self.data.join("uploads"));
-                let mut found: Vec<String> = names(&self.data.join("versions"))
+                let uploads = list_names(&self.data.join("uploads"));
+                let mut found: Vec<String> = list_names(&self.data.join("versions"))
                     .iter()
-                    .flat_map(|folder| names(&self.data.join("versions").join(folder)))
+                    .flat_map(|folder| list_names(&self.data.join("versions").join(folder)))
                     .collect();
                 found.sort();
-                let builds = processes_with(&format!("TANCHO_BUILD={}", self.data.display()));
+                let builds = find_processes(&format!("TANCHO_BUILD={}", self.data.display()));
                 let tidy = uploads.is_empty() && found == versions && builds.is_empty();
                 let what = format!("{uploads:?} {found:?} {builds:?}");
                 if !tidy && what != last {
-                    println!("still there: {what}");
+                    println!("left over: {what}");
                     last = what;
                 }
                 tidy.then_some(())
@@ -404,8 +430,8 @@ impl House {
         .await;
     }
 
-    /// Stops everything and looks that nothing is left. Runs also when the test has failed.
-    fn end(&mut self) -> Vec<String> {
+    /// Stops everything and returns what is left. Runs also when the test has failed.
+    fn shut_down(&mut self) -> Vec<String> {
         self.program = None;
         let mut wrong = Vec::new();
         if self.data.exists() {
@@ -414,25 +440,25 @@ impl House {
                 wrong.push(format!("tancho down: {}", String::from_utf8_lossy(&down.stderr)));
             }
         }
-        let left = processes_with(&self.data.display().to_string());
+        let left = find_processes(&self.data.display().to_string());
         for (pid, what) in &left {
             wrong.push(format!("process {pid} is left: {what}"));
-            // Ours, by its folder; gone already is as good.
+            // A process of this instance, by its folder; it may have exited.
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
         wrong
     }
 }
 
-impl Drop for House {
+impl Drop for TestInstance {
     fn drop(&mut self) {
-        let wrong = self.end();
+        let wrong = self.shut_down();
         let failed = std::thread::panicking();
         if failed {
             let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(self.root.file_name().unwrap());
             let mut log = self.log();
             let folder = self.data.join("postgres/log");
-            for name in names(&folder) {
+            for name in list_names(&folder) {
                 log.push_str(&fs::read_to_string(folder.join(name)).unwrap_or_default());
             }
             let _ = fs::write(kept.with_extension("log"), log);
@@ -443,7 +469,7 @@ impl Drop for House {
     }
 }
 
-/// The body of a deploy with an archive in one of its parts, and the body's type.
+/// Returns the type and body of a deploy with an archive in one of its parts.
 pub(crate) fn multipart(part: &str, content: &[u8]) -> (&'static str, Vec<u8>) {
     let mut body = format!(
         "--edge\r\nContent-Disposition: form-data; name=\"origin\"\r\n\r\napp-deploy\r\n--edge\r\n\
@@ -455,8 +481,13 @@ pub(crate) fn multipart(part: &str, content: &[u8]) -> (&'static str, Vec<u8>) {
     ("multipart/form-data; boundary=edge", body)
 }
 
-/// Asks an app through a router.
-pub(crate) async fn visit(http: &reqwest::Client, router: &str, app: &str, path: &str) -> (u16, String) {
+/// Sends a request to an app through a router.
+pub(crate) async fn get_through_router(
+    http: &reqwest::Client,
+    router: &str,
+    app: &str,
+    path: &str,
+) -> (u16, String) {
     let request = http
         .get(format!("{router}{path}"))
         .header("host", format!("{app}.localhost"));
@@ -464,8 +495,8 @@ pub(crate) async fn visit(http: &reqwest::Client, router: &str, app: &str, path:
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
-/// The names in a folder, sorted; none if it is not there.
-pub(crate) fn names(folder: &Path) -> Vec<String> {
+/// Returns the names in a folder, sorted; none if it does not exist.
+pub(crate) fn list_names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<String> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -474,17 +505,17 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Living processes that have a text in their command line, environment or working folder.
-pub(crate) fn processes_with(text: &str) -> Vec<(i32, String)> {
+/// Returns the running processes that have a text in their command line, environment or working folder.
+pub(crate) fn find_processes(text: &str) -> Vec<(i32, String)> {
     let me = i32::try_from(std::process::id()).unwrap();
-    let numbers = names(Path::new("/proc"))
+    let numbers = list_names(Path::new("/proc"))
         .into_iter()
         .filter_map(|name| name.parse::<i32>().ok());
     numbers
         .filter(|pid| *pid != me)
         .filter_map(|pid| {
             let place = Path::new("/proc").join(pid.to_string());
-            // What cannot be read has ended, or is the kernel's.
+            // A process that cannot be read has exited, or is the kernel's.
             let part = |name: &str| {
                 let bytes = fs::read(place.join(name)).unwrap_or_default();
                 String::from_utf8_lossy(&bytes).replace('\0', " ")

@@ -5,25 +5,25 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
-use crate::apps::Source;
-use crate::house::{House, names};
+use crate::apps::AppSource;
+use crate::test_instance::{TestInstance, list_names};
 
-/// A developer's machine: a home with nothing in it, and working copies.
-pub(crate) struct Desk {
+/// A developer's machine: an empty home, and working copies.
+pub(crate) struct GitClient {
     pub(crate) home: PathBuf,
-    /// How its `git` calls `ssh`.
+    /// The command by which `git` calls `ssh`.
     pub(crate) ssh: String,
 }
 
-/// What a program has said, on both its outputs.
+/// The output of a program, standard output and error together.
 #[derive(Debug)]
-pub(crate) struct Said {
+pub(crate) struct CommandOutput {
     pub(crate) status: Option<i32>,
     pub(crate) text: String,
 }
 
-impl Said {
-    pub(crate) fn of(output: &Output) -> Self {
+impl CommandOutput {
+    pub(crate) fn from_output(output: &Output) -> Self {
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr));
         Self {
@@ -32,23 +32,23 @@ impl Said {
         }
     }
 
-    pub(crate) fn must(self) -> String {
+    pub(crate) fn expect_success(self) -> String {
         assert_eq!(self.status, Some(0), "{}", self.text);
         self.text
     }
 
-    pub(crate) fn must_fail(self) -> String {
+    pub(crate) fn expect_failure(self) -> String {
         assert_ne!(self.status, Some(0), "{}", self.text);
         self.text
     }
 }
 
-impl Desk {
-    pub(crate) fn new(house: &House) -> Self {
-        Self::at(house.root.join("home"))
+impl GitClient {
+    pub(crate) fn new(tancho: &TestInstance) -> Self {
+        Self::at(tancho.root.join("home"))
     }
 
-    /// One whose home is this folder, which is made.
+    /// Creates one with this folder as its home.
     pub(crate) fn at(home: PathBuf) -> Self {
         fs::create_dir(&home).unwrap();
         let ssh = "ssh".to_owned();
@@ -59,7 +59,7 @@ impl Desk {
         self.program("git", at, arguments)
     }
 
-    /// Any program, in the environment of this machine.
+    /// Builds a command in the environment of this machine.
     pub(crate) fn program(&self, name: &str, at: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(name);
         command
@@ -69,6 +69,10 @@ impl Desk {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", &self.home)
             .env("GIT_TERMINAL_PROMPT", "0")
+            // The server's repositories, which tests inspect, belong to another user.
+            .env("GIT_CONFIG_COUNT", "1")
+            .env("GIT_CONFIG_KEY_0", "safe.directory")
+            .env("GIT_CONFIG_VALUE_0", "*")
             .env("GIT_SSH_COMMAND", &self.ssh)
             .env("GIT_AUTHOR_NAME", "Ana Alba")
             .env("GIT_AUTHOR_EMAIL", "ana@example.com")
@@ -78,67 +82,71 @@ impl Desk {
         command
     }
 
-    pub(crate) fn run(&self, at: &Path, arguments: &[&str]) -> Said {
-        Said::of(&self.command(at, arguments).output().unwrap())
+    pub(crate) fn run(&self, at: &Path, arguments: &[&str]) -> CommandOutput {
+        CommandOutput::from_output(&self.command(at, arguments).output().unwrap())
     }
 
-    /// A new working copy that knows the repository of `app` by HTTP.
-    pub(crate) fn copy(&self, house: &House, folder: &str, app: &str) -> Copy<'_> {
-        self.copy_of(folder, &url(house, &house.token, app))
+    /// Creates a working copy with the HTTP repository of `app` as its remote.
+    pub(crate) fn init_copy_of_app(&self, tancho: &TestInstance, folder: &str, app: &str) -> WorkingCopy<'_> {
+        self.init_copy(folder, &url(tancho, &tancho.token, app))
     }
 
-    /// A new working copy that knows the repository at a URL as `tancho`.
-    pub(crate) fn copy_of(&self, folder: &str, url: &str) -> Copy<'_> {
+    /// Creates a working copy with a URL as its remote `tancho`.
+    pub(crate) fn init_copy(&self, folder: &str, url: &str) -> WorkingCopy<'_> {
         let path = self.home.join(folder);
         fs::create_dir(&path).unwrap();
-        let copy = Copy { desk: self, path };
-        copy.git(&["init", "--quiet", "--initial-branch=main"]).must();
-        copy.git(&["remote", "add", "tancho", url]).must();
+        let copy = WorkingCopy { client: self, path };
+        copy.git(&["init", "--quiet", "--initial-branch=main"])
+            .expect_success();
+        copy.git(&["remote", "add", "tancho", url]).expect_success();
         copy
     }
 }
 
-/// The URL of a repository, with a token as the password.
-pub(crate) fn url(house: &House, token: &str, app: &str) -> String {
-    let api = house
+/// Returns the URL of a repository, with a token as the password.
+pub(crate) fn url(tancho: &TestInstance, token: &str, app: &str) -> String {
+    let api = tancho
         .running()
         .api
         .replacen("://", &format!("://token:{token}@"), 1);
     format!("{api}/git/{app}.git")
 }
 
-pub(crate) struct Copy<'a> {
-    pub(crate) desk: &'a Desk,
+pub(crate) struct WorkingCopy<'a> {
+    pub(crate) client: &'a GitClient,
     pub(crate) path: PathBuf,
 }
 
-impl Copy<'_> {
-    pub(crate) fn git(&self, arguments: &[&str]) -> Said {
-        self.desk.run(&self.path, arguments)
+impl WorkingCopy<'_> {
+    pub(crate) fn git(&self, arguments: &[&str]) -> CommandOutput {
+        self.client.run(&self.path, arguments)
     }
 
-    /// Commits the files of a source; the commit.
-    pub(crate) fn commit(&self, source: &Source, message: &str) -> String {
+    /// Commits the files of a source; returns the commit.
+    pub(crate) fn commit(&self, source: &AppSource, message: &str) -> String {
         source.write_to(&self.path);
-        self.git(&["add", "--all"]).must();
+        self.git(&["add", "--all"]).expect_success();
         self.git(&["commit", "--quiet", "--allow-empty", "-m", message])
-            .must();
-        self.git(&["rev-parse", "HEAD"]).must().trim().to_owned()
+            .expect_success();
+        self.git(&["rev-parse", "HEAD"])
+            .expect_success()
+            .trim()
+            .to_owned()
     }
 
-    pub(crate) fn push(&self, what: &[&str]) -> Said {
+    pub(crate) fn push(&self, what: &[&str]) -> CommandOutput {
         let mut arguments = vec!["push", "tancho"];
         arguments.extend(what);
         self.git(&arguments)
     }
 
-    /// Pushes a build that fails: its lines and the reason come back, and the push is refused.
+    /// Pushes a build that fails: its output and the reason are returned, and the push is refused.
     pub(crate) fn push_broken(&self) {
         self.commit(
-            &Source::web("two").hooks(&["echo no such thing >&2; exit 7"]),
+            &AppSource::web("two").hooks(&["echo no such thing >&2; exit 7"]),
             "Broken",
         );
-        let said = self.push(&["main"]).must_fail();
+        let said = self.push(&["main"]).expect_failure();
         let lines = remote_lines(&said);
         assert!(
             lines.contains("no such thing") && lines.contains("ERROR: "),
@@ -150,18 +158,18 @@ impl Copy<'_> {
         );
     }
 
-    /// What a ref is there; empty if it is not.
-    pub(crate) fn remote(&self, name: &str) -> String {
-        let text = self.git(&["ls-remote", "tancho", name]).must();
-        // Before it there may be what `ssh` says.
+    /// Returns the commit of a remote ref; empty if it does not exist.
+    pub(crate) fn remote_ref(&self, name: &str) -> String {
+        let text = self.git(&["ls-remote", "tancho", name]).expect_success();
+        // Messages of `ssh` may precede it.
         let line = text.lines().find(|line| line.ends_with(name)).unwrap_or_default();
         line.split_whitespace().next().unwrap_or_default().to_owned()
     }
 
-    /// Begins a push, and reads what it says until that has a text in it.
+    /// Begins a push, and reads its output until it contains a text.
     pub(crate) fn begin_push(&self, what: &str, until: &str) -> (Child, BufReader<ChildStderr>, String) {
         let mut command = self
-            .desk
+            .client
             .command(&self.path, &["push", "--progress", "tancho", what]);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
@@ -173,19 +181,29 @@ impl Copy<'_> {
     }
 }
 
-/// The lines that came from the server.
+/// Returns the lines that the server sent.
 pub(crate) fn remote_lines(text: &str) -> String {
     let lines = text.lines().filter_map(|line| line.strip_prefix("remote: "));
     lines.map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// The only repository of a house.
-pub(crate) fn repository(house: &House) -> PathBuf {
-    let folder = house.data.join("repositories");
-    let found: Vec<String> = names(&folder)
+/// Returns the path of the only repository of an instance.
+pub(crate) fn repository(tancho: &TestInstance) -> PathBuf {
+    let folder = tancho.data.join("repositories");
+    let found: Vec<String> = list_names(&folder)
         .into_iter()
         .filter(|name| name.ends_with(".git"))
         .collect();
     assert_eq!(found.len(), 1, "{found:?}");
     folder.join(&found[0])
+}
+
+/// Gives files that a test has put into a repository to the user that git runs as there.
+pub(crate) fn chown_to_git_user(repository: &Path) {
+    let mut command = Command::new("chown");
+    command
+        .arg("-R")
+        .arg("--reference")
+        .args([repository, repository]);
+    assert!(command.status().unwrap().success());
 }
