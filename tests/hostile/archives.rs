@@ -1,11 +1,11 @@
-//! Archives of source, built from what a row describes, without a check of any kind.
+//! Source archives, built from table rows without any validation.
 
 use std::fs;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tancho::builders::{Limits, UnpackError, unpack};
+use tancho::builders::{UnpackError, UnpackLimits, extract_archive};
 use tar::{EntryType, Header};
 
 use super::*;
@@ -13,17 +13,17 @@ use super::*;
 pub(super) const TABLE: &str = include_str!("archives.jsonl");
 
 #[derive(Deserialize)]
-struct Row {
+struct ArchiveRow {
     title: String,
     says: String,
-    /// Kind, name, and what the kind needs beside.
+    /// The type, the name, and further fields by type.
     entries: Vec<Vec<Value>>,
 }
 
-/// A folder that goes with the test.
-pub(super) struct Yard(pub(super) PathBuf);
+/// A folder that is deleted on drop.
+pub(super) struct TempFolder(pub(super) PathBuf);
 
-impl Yard {
+impl TempFolder {
     pub(super) fn new() -> Self {
         let path = std::env::temp_dir().join(format!("tancho-hostile-{}", uuid::Uuid::new_v4()));
         fs::create_dir(&path).unwrap();
@@ -31,14 +31,14 @@ impl Yard {
     }
 }
 
-impl Drop for Yard {
+impl Drop for TempFolder {
     fn drop(&mut self) {
         let _ = tancho::builders::remove_tree(&self.0);
     }
 }
 
-pub(super) fn small() -> Limits {
-    Limits {
+pub(super) fn small_limits() -> UnpackLimits {
+    UnpackLimits {
         total_bytes: 1 << 20,
         file_bytes: 512 << 10,
         entries: 50,
@@ -47,14 +47,14 @@ pub(super) fn small() -> Limits {
     }
 }
 
-/// Unpacks into a folder of its own. Whatever comes of it, nothing appears beside that folder, and no link in
-/// it leads out.
-pub(super) fn attempt(archive: &[u8]) -> Result<u64, UnpackError> {
-    let yard = Yard::new();
-    let (file, dest) = (yard.0.join("archive"), yard.0.join("dest"));
+/// Unpacks into a new folder. Whatever the result, nothing appears beside that folder, and no link in it
+/// leads outside.
+pub(super) fn unpack_archive(archive: &[u8]) -> Result<u64, UnpackError> {
+    let folder = TempFolder::new();
+    let (file, dest) = (folder.0.join("archive"), folder.0.join("dest"));
     fs::write(&file, archive).unwrap();
-    let result = unpack(&file, &dest, &small(), &|| false);
-    let names = fs::read_dir(&yard.0)
+    let result = extract_archive(&file, &dest, &small_limits(), &|| false).map(|unpacked| unpacked.bytes);
+    let names = fs::read_dir(&folder.0)
         .unwrap()
         .map(|entry| entry.unwrap().file_name());
     let names: Vec<_> = names.filter(|name| name != "archive" && name != "dest").collect();
@@ -87,7 +87,7 @@ fn text(extra: &Value) -> &str {
     extra.as_str().unwrap()
 }
 
-/// One entry as it stands in a tar file.
+/// One entry in the format of a tar file.
 pub(super) fn entry(kind: u8, name: &[u8], link: &[u8], body: &[u8], size: u64) -> Vec<u8> {
     let mut header = Header::new_gnu();
     let old = header.as_old_mut();
@@ -114,7 +114,7 @@ pub(super) fn pax(key: &str, value: &str) -> Vec<u8> {
     entry(b'x', b"pax", b"", body.as_bytes(), body.len() as u64)
 }
 
-fn build(row: &Row) -> Vec<u8> {
+fn build(row: &ArchiveRow) -> Vec<u8> {
     let mut tar = Vec::new();
     for parts in &row.entries {
         let (kind, name) = (text(&parts[0]), text(&parts[1]));
@@ -145,26 +145,26 @@ fn build(row: &Row) -> Vec<u8> {
 }
 
 #[test]
-fn no_hostile_archive_passes() {
+fn hostile_archives_are_rejected() {
     let mut others = Vec::new();
-    for row in rows::<Row>(TABLE) {
+    for row in parse_rows::<ArchiveRow>(TABLE) {
         let plain = build(&row);
         let mut behind = entry(b'0', b"harmless", b"", b"x", 1);
         behind.extend_from_slice(&plain);
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         std::io::Write::write_all(&mut packed, &plain).unwrap();
         let mut all = vec![plain, packed.finish().unwrap()];
-        // The same behind a harmless file: that must not stay either.
+        // The same behind a harmless file, which must not stay either.
         if row.says != "no files" {
             all.push(behind);
         }
         for archive in all {
-            match attempt(&archive) {
+            match unpack_archive(&archive) {
                 Err(UnpackError::Refused(words)) => {
                     if !words.contains(&row.says) {
                         others.push(format!("{}: {words}", row.title));
                     }
-                    assert_fit_to_show(&row.title, &words);
+                    assert_printable_sentence(&row.title, &words);
                 }
                 other => panic!("{}: {other:?}", row.title),
             }

@@ -1,8 +1,9 @@
-//! What nobody thought of: each parser of strangers' bytes for some seconds, fed with invented texts and with
-//! known ones, good and hostile, changed at random. Nothing may panic, hang, or break what is said beside it.
+//! Fuzz tests: each parser of untrusted input runs for some seconds on generated input and on random
+//! mutations of known input, good and hostile. Nothing may panic, hang, or violate the stated properties.
 //!
-//! `TANCHO_FUZZ_SECONDS` is the time for each (`script/test` gives 20); without it a taste. What once failed
-//! lies in `regressions/` and is tried first. The known texts are the tables' rows and `corpus/`.
+//! `TANCHO_FUZZ_SECONDS` is the time for each parser (`script/test` sets 20); by default it is short. Past
+//! failures are in `regressions/` and are tried first. Known inputs are the rows of the tables and of
+//! `corpus/`.
 
 use std::fmt::Debug;
 use std::sync::Mutex;
@@ -17,25 +18,25 @@ use proptest::sample::Index;
 use proptest::strategy::BoxedStrategy;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
 use serde::Deserialize;
-use tancho::builders::{Procfile, TsuruYaml, UnpackError, main_process, processes};
-use tancho::http::kit::input::Input;
-use tancho::http::wording::{classic, modern};
-use tancho::kernel::problem::{Kind, Problem};
+use tancho::builders::{Procfile, TsuruYaml, UnpackError, find_main_process, merge_processes};
+use tancho::kernel::error::{Error, ErrorKind};
 use tancho::services::manifest;
+use tancho::web::errors::{classic, modern};
+use tancho::web::params::Params;
 
-use super::archives::{attempt, entry, pax};
+use super::archives::{entry, pax, unpack_archive};
 use super::*;
 
-/// No single case may take longer, on a busy machine without optimisation.
+/// The maximum time of a single case, on a busy machine without optimisation.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn seconds() -> Duration {
-    let told = std::env::var_os("TANCHO_FUZZ_SECONDS").and_then(|text| text.to_str()?.parse().ok());
-    Duration::from_secs(told.unwrap_or(2))
+    let configured = std::env::var_os("TANCHO_FUZZ_SECONDS").and_then(|text| text.to_str()?.parse().ok());
+    Duration::from_secs(configured.unwrap_or(2))
 }
 
-/// Tries cases until the time is over, and says how many there were.
-#[expect(clippy::print_stdout, reason = "for who runs it by hand")]
+/// Runs cases until the time is over, and prints how many there were.
+#[expect(clippy::print_stdout, reason = "output for manual runs")]
 fn fuzz<T: Debug>(name: &str, strategy: impl Strategy<Value = T>, check: impl Fn(T)) {
     let kept: &'static str = Box::leak(format!("tests/hostile/regressions/{name}.txt").into_boxed_str());
     let until = Instant::now() + seconds();
@@ -70,27 +71,27 @@ fn fuzz<T: Debug>(name: &str, strategy: impl Strategy<Value = T>, check: impl Fn
     assert!(cases > 0);
 }
 
-/// The texts of a kind: rows of the tables, and `corpus/texts.jsonl`, whose rows are good.
-fn known(kind: &str) -> Vec<String> {
+/// Returns the known inputs of a kind: rows of the tables, and of `corpus/texts.jsonl`, whose rows are valid.
+fn known_texts(kind: &str) -> Vec<String> {
     #[derive(Deserialize)]
-    struct Row {
+    struct CorpusRow {
         kind: String,
         text: String,
     }
     let corpus = include_str!("corpus/texts.jsonl");
     let all = [texts::TABLE, names::TABLE, corpus]
-        .map(rows::<Row>)
+        .map(parse_rows::<CorpusRow>)
         .into_iter()
         .flatten();
     let found: Vec<String> = all.filter(|row| row.kind == kind).map(|row| row.text).collect();
     assert!(!found.is_empty(), "{kind}");
-    // Cutting and mending endless ones teaches nothing and takes long.
+    // Mutating very long ones is slow and finds nothing new.
     found.into_iter().filter(|text| text.len() < 16 << 10).collect()
 }
 
-/// One change of some bytes.
+/// One mutation of some bytes.
 #[derive(Clone, Debug)]
-enum Change {
+enum ByteMutation {
     Flip(Index, u8),
     Drop(Index, usize),
     Repeat(Index, usize, usize),
@@ -98,7 +99,7 @@ enum Change {
     Swap(Index, Index),
 }
 
-/// What parsers stumble over.
+/// Fragments that are difficult for parsers.
 const STONES: &[&str] = &[
     "\0",
     "\r\n",
@@ -155,82 +156,83 @@ const STONES: &[&str] = &[
     "\u{2028}",
 ];
 
-fn change() -> impl Strategy<Value = Change> {
+fn any_mutation() -> impl Strategy<Value = ByteMutation> {
     prop_oneof![
-        (any::<Index>(), any::<u8>()).prop_map(|(at, bits)| Change::Flip(at, bits)),
-        (any::<Index>(), 1..40_usize).prop_map(|(at, count)| Change::Drop(at, count)),
+        (any::<Index>(), any::<u8>()).prop_map(|(at, bits)| ByteMutation::Flip(at, bits)),
+        (any::<Index>(), 1..40_usize).prop_map(|(at, count)| ByteMutation::Drop(at, count)),
         (any::<Index>(), 1..60_usize, 1..30_usize)
-            .prop_map(|(at, length, times)| Change::Repeat(at, length, times)),
-        (any::<Index>(), proptest::sample::select(STONES)).prop_map(|(at, stone)| Change::Put(at, stone)),
-        (any::<Index>(), any::<Index>()).prop_map(|(one, other)| Change::Swap(one, other)),
+            .prop_map(|(at, length, times)| ByteMutation::Repeat(at, length, times)),
+        (any::<Index>(), proptest::sample::select(STONES))
+            .prop_map(|(at, stone)| ByteMutation::Put(at, stone)),
+        (any::<Index>(), any::<Index>()).prop_map(|(one, other)| ByteMutation::Swap(one, other)),
     ]
 }
 
-fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
+fn mutate(mut bytes: Vec<u8>, changes: &[ByteMutation]) -> Vec<u8> {
     for change in changes {
         let length = bytes.len();
         match change {
-            Change::Put(at, stone) => {
+            ByteMutation::Put(at, stone) => {
                 let at = at.index(length + 1);
                 bytes.splice(at..at, stone.bytes());
             }
             _ if length == 0 => {}
-            Change::Flip(at, bits) => bytes[at.index(length)] ^= bits,
-            Change::Drop(at, count) => {
+            ByteMutation::Flip(at, bits) => bytes[at.index(length)] ^= bits,
+            ByteMutation::Drop(at, count) => {
                 let at = at.index(length);
                 bytes.drain(at..(at + count).min(length));
             }
-            Change::Repeat(at, part, times) => {
+            ByteMutation::Repeat(at, part, times) => {
                 let at = at.index(length);
                 let part = bytes[at..(at + part).min(length)].repeat(*times);
                 bytes.splice(at..at, part);
             }
-            Change::Swap(one, other) => bytes.swap(one.index(length), other.index(length)),
+            ByteMutation::Swap(one, other) => bytes.swap(one.index(length), other.index(length)),
         }
     }
     bytes
 }
 
-/// Known bytes changed a little, or bytes that are nobody's.
+/// Mutated known bytes, or random bytes.
 fn bytes(known: Vec<Vec<u8>>) -> BoxedStrategy<Vec<u8>> {
     let near = (
         proptest::sample::select(known),
-        proptest::collection::vec(change(), 0..6),
+        proptest::collection::vec(any_mutation(), 0..6),
     )
-        .prop_map(|(bytes, changes)| changed(bytes, &changes));
+        .prop_map(|(bytes, changes)| mutate(bytes, &changes));
     prop_oneof![9 => near, 1 => proptest::collection::vec(any::<u8>(), 0..300)].boxed()
 }
 
-/// The same as text; what is none is made one.
+/// The same as a string; invalid UTF-8 is replaced.
 fn text(kind: &str) -> BoxedStrategy<String> {
-    let near = bytes(known(kind).into_iter().map(String::into_bytes).collect())
+    let near = bytes(known_texts(kind).into_iter().map(String::into_bytes).collect())
         .prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     prop_oneof![9 => near, 1 => any::<String>()].boxed()
 }
 
-fn refused(problem: &Problem) {
+fn assert_readable_error(error: &Error) {
     assert!(
-        matches!(problem.kind(), Kind::Invalid | Kind::Unreadable),
-        "{problem}"
+        matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Unreadable),
+        "{error}"
     );
-    assert_fit_to_show("fuzz", problem.words());
+    assert_printable_sentence("fuzz", error.message());
 }
 
 #[test]
 fn procfiles() {
     fuzz("procfile", text("procfile"), |text| {
         match Procfile::parse(&text) {
-            Err(problem) => refused(&problem),
+            Err(error) => assert_readable_error(&error),
             Ok(read) => {
-                let line = |p: &tancho::builders::Process| format!("{}: {}\n", p.name, p.command);
+                let line = |p: &tancho::builders::ProcessCommand| format!("{}: {}\n", p.name, p.command);
                 let again: String = read.processes.iter().map(line).collect();
                 assert_eq!(
                     Procfile::parse(&again).unwrap(),
                     read,
-                    "what is read can be written and read again"
+                    "parsed input can be serialized and parsed again"
                 );
-                if let Ok(all) = processes(&read, &TsuruYaml::default()) {
-                    assert!(main_process(&all).is_some());
+                if let Ok(all) = merge_processes(&read, &TsuruYaml::default()) {
+                    assert!(find_main_process(&all).is_some());
                 }
             }
         }
@@ -241,13 +243,13 @@ fn procfiles() {
 fn tsuru_yamls() {
     fuzz("tsuru-yaml", text("tsuru.yaml"), |text| {
         match TsuruYaml::parse(&text) {
-            Err(problem) => refused(&problem),
+            Err(error) => assert_readable_error(&error),
             Ok(read) => {
                 let json = serde_json::to_value(&read).unwrap();
                 assert_eq!(
                     serde_json::from_value::<TsuruYaml>(json).unwrap(),
                     read,
-                    "what is read can be kept"
+                    "parsed input can be stored"
                 );
                 let all = read.processes.iter().filter_map(|p| p.command.as_ref());
                 let hooks = &read.hooks;
@@ -268,18 +270,20 @@ fn manifests() {
     fuzz(
         "manifest",
         text("manifest"),
-        |text| match manifest::Fields::from_yaml(&text).and_then(manifest::Fields::check) {
-            Err(problem) => refused(&problem),
+        |text| match manifest::ManifestFields::from_yaml(&text)
+            .and_then(manifest::ManifestFields::into_manifest)
+        {
+            Err(error) => assert_readable_error(&error),
             Ok(read) => {
                 assert_eq!(
-                    manifest::base_url(&read.endpoint).unwrap(),
+                    manifest::parse_base_url(&read.endpoint).unwrap(),
                     read.endpoint,
-                    "it is its own base"
+                    "it is valid as its own base"
                 );
                 assert!(read.endpoint.starts_with("http://") || read.endpoint.starts_with("https://"));
                 assert!(!read.endpoint.contains(['#', '?']) && !read.endpoint.contains(char::is_control));
                 assert!(!read.username.contains(char::is_control) && !read.username.contains(':'));
-                assert!(!read.password.expose().contains(char::is_control));
+                assert!(!read.password.expose_secret().contains(char::is_control));
             }
         },
     );
@@ -292,15 +296,15 @@ fn names_of_everything() {
         "names",
         proptest::strategy::Union::new(kinds),
         |(kind, text)| match names::parse(kind, &text) {
-            Err(problem) => refused(&problem),
+            Err(error) => assert_readable_error(&error),
             Ok(name) => {
-                // The longest are those of variables.
+                // Names of environment variables are the longest.
                 assert!((1..=255).contains(&name.len()), "{name:?}");
                 assert!(
                     !name.contains('/') && !name.contains(char::is_control),
                     "{kind} {name:?}"
                 );
-                // No path and no host is ever made of an address.
+                // E-mail addresses are never used in a path or a host.
                 let is_path = name.contains('\\') || name.starts_with('.');
                 assert!(kind == "email" || !is_path, "{kind} {name:?}");
                 assert!(
@@ -350,22 +354,23 @@ fn archive() -> BoxedStrategy<Vec<u8>> {
         tar.resize(tar.len() + 1024, 0);
         tar
     });
-    let broken = (whole.clone(), proptest::collection::vec(change(), 0..4))
-        .prop_map(|(tar, changes)| changed(tar, &changes));
+    let broken = (whole.clone(), proptest::collection::vec(any_mutation(), 0..4))
+        .prop_map(|(tar, changes)| mutate(tar, &changes));
     let broken = broken.boxed();
-    let packed = (broken.clone(), proptest::collection::vec(change(), 0..2)).prop_map(|(tar, changes)| {
-        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        std::io::Write::write_all(&mut packed, &tar).unwrap();
-        changed(packed.finish().unwrap(), &changes)
-    });
+    let packed =
+        (broken.clone(), proptest::collection::vec(any_mutation(), 0..2)).prop_map(|(tar, changes)| {
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut packed, &tar).unwrap();
+            mutate(packed.finish().unwrap(), &changes)
+        });
     prop_oneof![whole, broken, packed].boxed()
 }
 
 #[test]
 fn archives() {
-    fuzz("archive", archive(), |bytes| match attempt(&bytes) {
+    fuzz("archive", archive(), |bytes| match unpack_archive(&bytes) {
         Ok(_) => {}
-        Err(UnpackError::Refused(words)) => assert_fit_to_show("fuzz", &words),
+        Err(UnpackError::Refused(words)) => assert_printable_sentence("fuzz", &words),
         Err(other) => panic!("{other:?}"),
     });
 }
@@ -390,8 +395,8 @@ const KINDS: &[&str] = &[
     "internal",
 ];
 
-/// An answer in words says them and nothing else, as plain text, whatever the words.
-fn assert_said(response: Response, status: StatusCode, words: &str) {
+/// Asserts that the response is plain text with exactly this message, whatever it contains.
+fn assert_plain_text(response: Response, status: StatusCode, words: &str) {
     assert_eq!(response.status(), status);
     assert!(status.is_client_error() || status.is_server_error());
     let (head, body) = response.into_parts();
@@ -419,28 +424,28 @@ fn assert_said(response: Response, status: StatusCode, words: &str) {
 }
 
 #[test]
-fn both_wordings() {
+fn error_responses_of_both_editions() {
     let words = prop_oneof![
         any::<String>(),
         proptest::sample::select(STONES).prop_map(str::to_owned)
     ];
     let cases = (proptest::sample::select(KINDS), words, ".{0,40}");
     fuzz("wordings", cases, |(kind, words, cause)| {
-        let kind: Kind = kind.parse().unwrap();
-        let problem = || match kind {
-            Kind::Internal => Problem::internal(std::io::Error::other(format!("cause-{cause}"))),
-            kind => Problem::new(kind, words.clone()),
+        let kind: ErrorKind = kind.parse().unwrap();
+        let error = || match kind {
+            ErrorKind::Internal => Error::internal(std::io::Error::other(format!("cause-{cause}"))),
+            kind => Error::new(kind, words.clone()),
         };
-        let said = problem().words().to_owned();
+        let said = error().message().to_owned();
         assert!(!said.contains("cause-"), "{said}");
-        assert_said(
-            classic::Refusal(problem()).into_response(),
-            classic::status(kind),
+        assert_plain_text(
+            classic::ClassicError(error()).into_response(),
+            classic::status_for(kind),
             &said,
         );
-        assert_said(
-            modern::Refusal(problem()).into_response(),
-            modern::status(kind),
+        assert_plain_text(
+            modern::ModernError(error()).into_response(),
+            modern::status_for(kind),
             &said,
         );
     });
@@ -469,19 +474,24 @@ fn bodies_of_requests() {
         proptest::sample::select(kinds),
         proptest::sample::select(queries),
     );
-    fuzz("bodies", cases, |(body, kind, query)| {
-        match Input::read(&Uri::from_static(query), kind, Bytes::from(body)) {
-            Err(problem) => refused(&problem),
+    fuzz(
+        "bodies",
+        cases,
+        |(body, kind, query)| match Params::parse_request(&Uri::from_static(query), kind, Bytes::from(body)) {
+            Err(error) => assert_readable_error(&error),
             Ok(input) => {
                 for key in ["name", "a", "a.b", "units", "tags", "private", ""] {
                     let asked = [
-                        input.text(key).err(),
-                        input.required(key).err(),
-                        input.body_map().err(),
+                        input.get_string(key).err(),
+                        input.require_string(key).err(),
+                        input.get_body_map().err(),
                     ];
-                    asked.into_iter().flatten().for_each(|problem| refused(&problem));
+                    asked
+                        .into_iter()
+                        .flatten()
+                        .for_each(|error| assert_readable_error(&error));
                 }
             }
-        }
-    });
+        },
+    );
 }

@@ -1,4 +1,4 @@
-//! Requests that could be read in two ways, or are none, at both doors: the router and the API.
+//! Requests that are ambiguous or malformed, sent to both servers: the router and the API.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,8 +14,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tancho::http::serve::{Bounds, serve};
-use tancho::proxy::{Backends, Proxy, ProxySettings, Route};
+use tancho::http::serve::{ServerLimits, serve_api};
+use tancho::proxy::{BackendSet, HostRoute, Proxy, ProxySettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -24,23 +24,23 @@ use super::*;
 
 pub(super) const TABLE: &str = include_str!("heads.jsonl");
 
-/// A client that leaves something open is let go after it.
+/// The timeout after which a client with an incomplete request is disconnected.
 const SHORT: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
-struct Row {
+struct RequestRow {
     title: String,
-    /// A character is a byte.
+    /// Each character is one byte.
     raw: String,
     router: Option<String>,
     api: Option<String>,
 }
 
-/// The targets of the requests that came through whole.
-type Seen = Arc<Mutex<Vec<String>>>;
+/// The targets of the requests that were received completely.
+type SeenTargets = Arc<Mutex<Vec<String>>>;
 
 /// A unit that reads each request to its end.
-async fn unit(seen: Seen) -> SocketAddr {
+async fn unit(seen: SeenTargets) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -62,7 +62,7 @@ async fn unit(seen: Seen) -> SocketAddr {
     addr
 }
 
-async fn router(seen: Seen) -> SocketAddr {
+async fn router(seen: SeenTargets) -> SocketAddr {
     let backend = unit(seen).await;
     let proxy = Proxy::new(ProxySettings {
         header_timeout: SHORT,
@@ -70,10 +70,10 @@ async fn router(seen: Seen) -> SocketAddr {
         first_byte_timeout: Duration::from_secs(20),
         ..ProxySettings::default()
     });
-    let route = Route {
+    let route = HostRoute {
         host: "blog.test".into(),
         app: "blog".into(),
-        state: Backends::Ready(vec![backend]),
+        backends: BackendSet::Ready(vec![backend]),
     };
     proxy.set_routes([route].into_iter().collect());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -82,37 +82,42 @@ async fn router(seen: Seen) -> SocketAddr {
     addr
 }
 
-async fn api(seen: Seen) -> SocketAddr {
-    let whole = |State(seen): State<Seen>, uri: Uri, _body: Bytes| async move {
+async fn api(seen: SeenTargets) -> SocketAddr {
+    let whole = |State(seen): State<SeenTargets>, uri: Uri, _body: Bytes| async move {
         seen.lock().unwrap().push(uri.to_string());
         "ok"
     };
     let app = Router::new().fallback(whole).with_state(seen);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let bounds = Bounds::new(100).within(SHORT, SHORT);
-    tokio::spawn(serve(listener, app, bounds, CancellationToken::new()));
+    let bounds = ServerLimits::new(100).with_timeouts(SHORT, SHORT);
+    tokio::spawn(serve_api(listener, app, bounds, CancellationToken::new()));
     addr
 }
 
 /// Sends bytes on a new connection, and reads until the other side closes it.
-async fn ask(addr: SocketAddr, raw: &str) -> String {
+async fn send_raw(addr: SocketAddr, raw: &str) -> String {
     let bytes: Vec<u8> = raw.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    // The other side may have closed: then the test sees it by what it reads.
+    // The other side may have closed: the test detects that by what it reads.
     let _ = stream.write_all(&bytes).await;
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer))
         .await
-        .expect("the connection is closed at some time");
+        .expect("the connection should be closed by now");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-async fn check(door: &str, addr: SocketAddr, seen: &Seen, of: impl Fn(&Row) -> Option<String>) {
-    for row in rows::<Row>(TABLE) {
+async fn check_rows(
+    server: &str,
+    addr: SocketAddr,
+    seen: &SeenTargets,
+    of: impl Fn(&RequestRow) -> Option<String>,
+) {
+    for row in parse_rows::<RequestRow>(TABLE) {
         let Some(expected) = of(&row) else { continue };
-        let title = format!("{door}: {}", row.title);
-        let answer = ask(addr, &row.raw).await;
+        let title = format!("{server}: {}", row.title);
+        let answer = send_raw(addr, &row.raw).await;
         let status = answer.split(' ').nth(1).unwrap_or("none").to_owned();
         match expected.as_str() {
             "any" => {}
@@ -122,7 +127,7 @@ async fn check(door: &str, addr: SocketAddr, seen: &Seen, of: impl Fn(&Row) -> O
                 assert_eq!(
                     answer.matches("HTTP/1.1 ").count(),
                     1,
-                    "nothing follows: {title}: {answer}"
+                    "exactly one response: {title}: {answer}"
                 );
             }
         }
@@ -135,22 +140,22 @@ async fn check(door: &str, addr: SocketAddr, seen: &Seen, of: impl Fn(&Row) -> O
             assert!(seen.is_empty(), "{title}: {seen:?}");
         }
     }
-    // It is these rows that are refused, not everything.
+    // Only these rows are rejected, not every request.
     let good = "GET /good HTTP/1.1\r\nHost: blog.test\r\nConnection: close\r\n\r\n";
-    assert!(ask(addr, good).await.starts_with("HTTP/1.1 200"), "{door}");
+    assert!(send_raw(addr, good).await.starts_with("HTTP/1.1 200"), "{server}");
     assert_eq!(*seen.lock().unwrap(), ["/good"]);
 }
 
 #[tokio::test]
-async fn no_hostile_request_passes_the_router() {
-    let seen = Seen::default();
+async fn hostile_requests_are_rejected_by_the_router() {
+    let seen = SeenTargets::default();
     let addr = router(Arc::clone(&seen)).await;
-    check("router", addr, &seen, |row| row.router.clone()).await;
+    check_rows("router", addr, &seen, |row| row.router.clone()).await;
 }
 
 #[tokio::test]
-async fn no_hostile_request_passes_the_api() {
-    let seen = Seen::default();
+async fn hostile_requests_are_rejected_by_the_api() {
+    let seen = SeenTargets::default();
     let addr = api(Arc::clone(&seen)).await;
-    check("api", addr, &seen, |row| row.api.clone()).await;
+    check_rows("api", addr, &seen, |row| row.api.clone()).await;
 }

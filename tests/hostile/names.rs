@@ -1,20 +1,20 @@
-//! Names of everything: a path, a host, a header or a line of a shell must never be made of one.
+//! Names of all kinds: an invalid name must never reach a path, a host, a header or a shell command.
 
 use serde::Deserialize;
+use tancho::kernel::error::{Error, ErrorKind};
 use tancho::kernel::names::{
     AppName, CName, Email, EnvName, InstanceName, PlanName, PlatformName, PoolName, ProcessName, RoleName,
     ServiceName, TeamName,
 };
-use tancho::kernel::problem::{Kind, Problem};
 use tancho::provisioners::UnitId;
-use tancho::proxy::Host;
+use tancho::proxy::HostName;
 
 use super::*;
 
 pub(super) const TABLE: &str = include_str!("names.jsonl");
 
 #[derive(Deserialize)]
-struct Row {
+struct NameRow {
     kind: String,
     text: String,
     says: String,
@@ -25,8 +25,8 @@ pub(super) const KINDS: [&str; 14] = [
     "email", "unit", "host",
 ];
 
-/// What a parser makes of a text: the name again, or why not.
-pub(super) fn parse(kind: &str, text: &str) -> Result<String, Problem> {
+/// Parses a string as a name: returns the name again, or the error.
+pub(super) fn parse(kind: &str, text: &str) -> Result<String, Error> {
     match kind {
         "app" => AppName::parse(text).map(|name| name.to_string()),
         "team" => TeamName::parse(text).map(|name| name.to_string()),
@@ -41,21 +41,21 @@ pub(super) fn parse(kind: &str, text: &str) -> Result<String, Problem> {
         "cname" => CName::parse(text).map(|name| name.to_string()),
         "email" => Email::parse(text).map(|name| name.to_string()),
         "unit" => UnitId::parse(text).map(|name| name.to_string()),
-        // The router tells nobody why: it answers 400.
-        "host" => Host::read(text.as_bytes())
+        // The router reports no reason: it responds 400.
+        "host" => HostName::parse(text.as_bytes())
             .map(|host| host.as_str().to_owned())
-            .ok_or_else(|| Problem::invalid("That is no host.")),
+            .ok_or_else(|| Error::invalid("This is not a host.")),
         other => panic!("no such kind: {other}"),
     }
 }
 
 #[test]
-fn no_hostile_name_passes() {
-    for row in rows::<Row>(TABLE) {
+fn hostile_names_are_rejected() {
+    for row in parse_rows::<NameRow>(TABLE) {
         let title = format!("{} {:?}", row.kind, row.text);
-        let problem = parse(&row.kind, &row.text).expect_err(&title);
-        assert_eq!(problem.kind(), Kind::Invalid, "{title}");
-        assert!(problem.words().contains(&row.says), "{title}: {problem}");
-        assert_fit_to_show(&title, problem.words());
+        let error = parse(&row.kind, &row.text).expect_err(&title);
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{title}");
+        assert!(error.message().contains(&row.says), "{title}: {error}");
+        assert_printable_sentence(&title, error.message());
     }
 }

@@ -1,8 +1,8 @@
-//! Files that apps and services bring: Procfile, tsuru.yaml, the manifest of a service.
+//! Files of apps and services: Procfile, tsuru.yaml, service manifests.
 
 use serde::Deserialize;
 use tancho::builders::{Procfile, TsuruYaml};
-use tancho::kernel::problem::{Kind, Problem};
+use tancho::kernel::error::{Error, ErrorKind};
 use tancho::services::manifest;
 
 use super::*;
@@ -10,42 +10,44 @@ use super::*;
 pub(super) const TABLE: &str = include_str!("texts.jsonl");
 
 #[derive(Deserialize)]
-struct Row {
+struct TextRow {
     kind: String,
     title: String,
     text: String,
     says: String,
 }
 
-fn parse(kind: &str, text: &str) -> Result<(), Problem> {
+fn parse(kind: &str, text: &str) -> Result<(), Error> {
     match kind {
         "procfile" => Procfile::parse(text).map(drop),
         "tsuru.yaml" => TsuruYaml::parse(text).map(drop),
-        "manifest" => manifest::Fields::from_yaml(text)?.check().map(drop),
+        "manifest" => manifest::ManifestFields::from_yaml(text)?
+            .into_manifest()
+            .map(drop),
         other => panic!("no such kind: {other}"),
     }
 }
 
 #[test]
-fn no_hostile_text_passes() {
+fn hostile_files_are_rejected() {
     let mut others = Vec::new();
-    for row in rows::<Row>(TABLE) {
+    for row in parse_rows::<TextRow>(TABLE) {
         let title = format!("{}: {}", row.kind, row.title);
-        let problem = parse(&row.kind, &row.text).expect_err(&title);
+        let error = parse(&row.kind, &row.text).expect_err(&title);
         assert!(
-            matches!(problem.kind(), Kind::Invalid | Kind::Unreadable),
-            "{title}: {problem}"
+            matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Unreadable),
+            "{title}: {error}"
         );
-        if !problem.words().contains(&row.says) {
-            others.push(format!("{title}: {problem}"));
+        if !error.message().contains(&row.says) {
+            others.push(format!("{title}: {error}"));
         }
-        assert_fit_to_show(&title, problem.words());
+        assert_printable_sentence(&title, error.message());
     }
     assert!(others.is_empty(), "refused in other words: {others:#?}");
 }
 
 #[test]
-fn large_documents_are_read_or_refused_in_time() {
+fn large_documents_are_parsed_or_rejected_in_time() {
     let size = 250 << 10;
     let fill = |part: &str| part.repeat(size / part.len());
     let documents = [
@@ -86,7 +88,7 @@ fn large_documents_are_read_or_refused_in_time() {
         ("comments", fill("# x\n")),
         ("documents", fill("---\n")),
         ("tags", fill("!!a ")),
-        ("blanks", fill(" ")),
+        ("spaces", fill(" ")),
         ("tabs", format!("a:{}b", fill("\t"))),
         (
             "a deep indentation",
@@ -97,7 +99,7 @@ fn large_documents_are_read_or_refused_in_time() {
         for kind in ["tsuru.yaml", "manifest", "procfile"] {
             let begun = std::time::Instant::now();
             let _ = parse(kind, &text);
-            // Some hundred milliseconds without optimisation; a parser that goes wrong takes minutes.
+            // Some hundred milliseconds without optimisation; a parser with a performance bug takes minutes.
             assert!(
                 begun.elapsed().as_secs() < 30,
                 "{title} {kind}: {:?}",

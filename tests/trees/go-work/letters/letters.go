@@ -1,0 +1,3 @@
+package letters
+
+const Name = "workspace!"

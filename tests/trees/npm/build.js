@@ -1,0 +1,1 @@
+require("fs").writeFileSync("made", `${require("local-tool")} ${process.env.VITE_URL}`);
