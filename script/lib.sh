@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the scripts share; to be sourced by bash. Everything that is started or made here is stopped and
-# removed at the end of the script, however it ends.
+# Functions shared by the scripts; to be sourced by bash. Everything that is started or created here is
+# stopped and removed at the end of the script, however it ends.
 
 set -euo pipefail
 
@@ -21,7 +21,7 @@ fail() {
     exit 1
 }
 
-# The usage is the comment at the head of the script.
+# The usage is the comment at the top of the script.
 usage() {
     sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
     exit "$1"
@@ -29,11 +29,11 @@ usage() {
 
 is_root() { [ "$(id -u)" = 0 ]; }
 
-# --- The end ---------------------------------------------------------------------------------------
+# --- Cleanup ---------------------------------------------------------------------------------------
 
 AT_EXIT=()
 
-# at_exit COMMAND…: to be run at the end, the last given first.
+# at_exit COMMAND…: registers a command to run at the end; the last registered runs first.
 at_exit() { AT_EXIT=("$(printf '%q ' "$@")" "${AT_EXIT[@]}"); }
 
 at_end() {
@@ -51,9 +51,9 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-# --- What has to be installed ------------------------------------------------------------------------
+# --- Required packages -----------------------------------------------------------------------------
 
-# need_debian PACKAGE…: installs what is missing.
+# need_debian PACKAGE…: installs missing packages.
 need_debian() {
     local missing=() package
     for package in "$@"; do
@@ -70,7 +70,7 @@ need_debian() {
     fi
     say "Installing ${missing[*]}"
     case " ${missing[*]} " in
-        # Only the programs are wanted, not the cluster that Debian would start on port 5432.
+        # Only the programs are needed, not the cluster that Debian would start on port 5432.
         *" postgresql "*)
             if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
                 mkdir -p /etc/postgresql-common
@@ -81,7 +81,7 @@ need_debian() {
     apt_install "${missing[@]}" || { apt_get update && apt_install "${missing[@]}"; }
 }
 
-# apt-get without its chatter, unless it fails.
+# Runs apt-get; shows its output only if it fails.
 apt_get() {
     local said
     said=$(DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@" 2>&1 </dev/null) || {
@@ -90,7 +90,7 @@ apt_get() {
     }
 }
 
-# Installs without starting what a package would start as a service.
+# Installs packages without starting their services.
 apt_install() {
     local policy=/usr/sbin/policy-rc.d status=0
     if [ ! -e "$policy" ]; then
@@ -104,14 +104,14 @@ apt_install() {
     return "$status"
 }
 
-# need COMMAND PACKAGE…: the packages, if the command is not there.
+# need COMMAND PACKAGE…: installs the packages if the command is missing.
 need() {
     local command=$1
     shift
     command -v "$command" >/dev/null || need_debian "$@" || fail "$command is needed."
 }
 
-# The folder of the newest Postgres' programs; nothing if there is none.
+# Prints the folder of the newest Postgres programs; nothing if there is none.
 postgres_bin() {
     local bin
     for bin in $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV) /usr/bin /usr/local/bin; do
@@ -130,7 +130,7 @@ need_postgres() {
 need_nginx() {
     [ ! -x /usr/sbin/nginx ] || return 0
     need_debian nginx-light || fail "nginx is needed."
-    # Only the program is wanted, not a server after the next boot.
+    # Only the program is needed, not a server after the next boot.
     systemctl disable --quiet nginx 2>/dev/null || true
 }
 
@@ -143,7 +143,7 @@ need_sshd() {
 
 PYTHON=
 
-# Sets PYTHON to one that can make virtual environments. The system's comes first: other users can run it.
+# Sets PYTHON to one that can create virtual environments. The system's is preferred: other users can run it.
 need_python() {
     local try
     for try in 1 2; do
@@ -157,7 +157,7 @@ need_python() {
     fail "Python 3 with its module venv is needed."
 }
 
-# venv FOLDER REQUIREMENTS: a virtual environment with what the file asks for.
+# venv FOLDER REQUIREMENTS: creates a virtual environment with the packages of the file.
 venv() {
     "$PYTHON" -m venv "$1"
     "$1/bin/pip" install --quiet --disable-pip-version-check --no-input -r "$2"
@@ -171,7 +171,7 @@ need_rust() {
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 TANCHO=$TARGET/debug/tancho
 
-# The one build that the server, the demo and the tests share. PREBUILT=yes says that it was made just now.
+# The build shared by the server, the demo and the tests. PREBUILT=yes: it is up to date.
 build() {
     [ "${PREBUILT:-}" != yes ] || return 0
     need_rust
@@ -181,8 +181,8 @@ build() {
 
 # --- Folders and processes -----------------------------------------------------------------------------
 
-# new_folder WORD: sets FOLDER to a new folder that is removed at the end. As root, apps and Postgres run as other
-# users, who have to pass through.
+# new_folder WORD: sets FOLDER to a new folder that is removed at the end. As root, apps and Postgres run as
+# other users, who must be able to traverse it.
 new_folder() {
     local base=${TMPDIR:-/tmp}
     is_root && base=/var/tmp
@@ -192,7 +192,7 @@ new_folder() {
     at_exit remove_folder "$FOLDER"
 }
 
-# A folder is removed only when nothing runs in it any more.
+# A folder is removed only when no process runs in it any more.
 remove_folder() {
     local left
     if ! within 10 is_quiet "$1"; then
@@ -207,7 +207,7 @@ remove_folder() {
 
 is_quiet() { [ -z "$(processes_in "$1")" ]; }
 
-# The pids of all processes that have to do with a folder: by working directory, command line or environment.
+# Prints the ids of all processes that use a folder: by working directory, command line or environment.
 processes_in() {
     local entry pids=()
     for entry in /proc/[0-9]*; do
@@ -215,13 +215,13 @@ processes_in() {
             "$1" | "$1"/*) pids+=("${entry#/proc/}") ;;
         esac
     done
-    # The pattern comes through a pipe, so that grep does not find itself.
+    # The pattern is passed through a pipe, so that grep does not match itself.
     # shellcheck disable=SC2062
     while IFS=/ read -r _ _ entry _; do
         pids+=("$entry")
     done < <(printf '%s\n' "$1" | grep -laF --file=- -- /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null)
     for entry in "${pids[@]}"; do
-        # What ended meanwhile, or is only waiting to be collected, is gone.
+        # Processes that have ended meanwhile, and zombies, do not count.
         case $(sed -n 's/^State:[[:space:]]*//p' "/proc/$entry/status" 2>/dev/null) in
             '' | Z* | X*) ;;
             *) [ "$entry" = "$$" ] || printf '%s\n' "$entry" ;;
@@ -229,7 +229,7 @@ processes_in() {
     done | sort -nu
 }
 
-# within SECONDS COMMAND…: repeats the command until it succeeds.
+# within SECONDS COMMAND…: repeats the command until it succeeds or the time is over.
 within() {
     local end=$((SECONDS + $1))
     shift
@@ -241,17 +241,17 @@ within() {
 
 is_gone() { ! kill -0 "$1" 2>/dev/null; }
 
-# stop PID SECONDS: SIGTERM, and SIGKILL after a while.
+# stop PID SECONDS: sends SIGTERM, and SIGKILL after this time.
 stop() {
     kill -TERM "$1" 2>/dev/null || return 0
     within "$2" is_gone "$1" || kill -KILL "$1" 2>/dev/null || true
     wait "$1" 2>/dev/null || true
 }
 
-# ready_line PID OUT WORD: waits for the line that begins with the word on a server's standard output; sets LINE and
-# READY_AT.
+# ready_line PID OUT WORD: waits for the line that begins with the word on a server's standard output; sets
+# LINE and READY_AT. The time-out allows for a busy machine, because a slow server has not failed.
 ready_line() {
-    within 60 ready_or_dead "$@" || return 1
+    within 180 ready_or_dead "$@" || return 1
     # shellcheck disable=SC2034
     READY_AT=$EPOCHREALTIME
     LINE=$(grep -m1 "^$3 " "$2")
@@ -259,31 +259,31 @@ ready_line() {
 
 ready_or_dead() { grep -q "^$3 " "$2" || is_gone "$1"; }
 
-# The settings of whoever calls are not for what runs here.
+# The settings of the calling environment do not apply to what is started here.
 own_settings() {
     local name
     for name in DATABASE_URL $(compgen -e TANCHO_); do unset "$name"; done
 }
 
-# start_tancho FOLDER [OPTION…]: starts Tancho with the data in FOLDER/data, on free ports; sets API, ROUTER (URLs) and
-# TANCHO_PID. At the end everything of it is stopped.
+# start_tancho FOLDER [OPTION…]: starts Tancho with the data in FOLDER/data, on free ports; sets API, ROUTER
+# (URLs) and TANCHO_PID. All its processes are stopped at the end.
 start_tancho() {
     local folder=$1
     shift
     at_exit stop_tancho "$folder"
-    # A session of its own: Ctrl-C reaches this script alone, which then stops things in order.
+    # Its own session: Ctrl-C reaches only this script, which then stops everything in order.
     : >"$folder/tancho.out"
     setsid "$TANCHO" serve --data-dir "$folder/data" --api 127.0.0.1:0 --router 127.0.0.1:0 --ssh 127.0.0.1:0 "$@" \
         >>"$folder/tancho.out" 2>>"$folder/tancho.log" </dev/null &
     TANCHO_PID=$!
     ready_line "$TANCHO_PID" "$folder/tancho.out" 'tancho ready' || {
         tail -n 20 "$folder/tancho.log" >&2
-        fail "Tancho did not start; above is what it said."
+        fail "Tancho did not start; see its output above."
     }
     API=$(sed -n 's/.* api=\([^ ]*\).*/\1/p' <<<"$LINE")
     # shellcheck disable=SC2034
     ROUTER=$(sed -n 's/.* router=\([^ ]*\).*/\1/p' <<<"$LINE")
-    [ -n "$API" ] || fail "Tancho's ready line names no API: $LINE"
+    [ -n "$API" ] || fail "Tancho's ready line contains no API address: $LINE"
 }
 
 TANCHO_PID=
@@ -298,7 +298,43 @@ stop_tancho() {
     }
 }
 
-# as_postgres COMMAND…: as a user for whom Postgres runs; it refuses root.
+# is_reachable PATH: whether all users can traverse all parent folders.
+is_reachable() {
+    local above
+    above=$(dirname "$1")
+    while :; do
+        case $(stat -c %A "$above") in
+            *[xt]) ;;
+            *) return 1 ;;
+        esac
+        [ "$above" != / ] || return 0
+        above=$(dirname "$above")
+    done
+}
+
+# nobodys_runner FILE: writes a program that runs its arguments as the user nobody, for root. If other users
+# cannot reach this checkout, it is mounted at the same path in a separate mount namespace, below folders that
+# all users can traverse.
+nobodys_runner() {
+    local closed='' above=$ROOT
+    while [ "$above" != / ]; do
+        case $(stat -c %A "$above") in *[xt]) ;; *) closed=$above ;; esac
+        above=$(dirname "$above")
+    done
+    {
+        printf '#!/bin/sh\nset -e\n'
+        if [ -n "$closed" ]; then
+            printf 'if [ -z "$REACHED" ]; then REACHED=yes exec unshare -m --propagation private "$0" "$@"; fi\n'
+            printf 'mkdir -p %q\nmount --bind %q %q\n' "$1.checkout" "$ROOT" "$1.checkout"
+            printf 'mount -t tmpfs -o mode=755 none %q\nmkdir -p %q\n' "$closed" "$ROOT"
+            printf 'mount --bind %q %q\nchmod go+x %q\ncd %q\n' "$1.checkout" "$ROOT" "$ROOT" "$ROOT"
+        fi
+        printf 'exec runuser -u nobody -- "$@"\n'
+    } >"$1"
+    chmod 755 "$1"
+}
+
+# as_postgres COMMAND…: runs a command as a user that may run Postgres, which refuses root.
 as_postgres() {
     if is_root; then
         (cd / && runuser -u postgres -- "$@")
@@ -307,9 +343,10 @@ as_postgres() {
     fi
 }
 
-# start_postgres [OPTION…]: a throw-away server; sets PG_FOLDER and PG_BIN. Options go to `postgres -c`.
+# start_postgres [OPTION…]: starts a temporary server; sets PG_FOLDER and PG_BIN. Options are passed to
+# `postgres -c`.
 start_postgres() {
-    local option options="-c listen_addresses= -c fsync=off -c full_page_writes=off -c synchronous_commit=off -c max_connections=300"
+    local option options="-c listen_addresses= -c unix_socket_permissions=0700 -c fsync=off -c full_page_writes=off -c synchronous_commit=off -c max_connections=300"
     need_postgres
     PG_BIN=$(postgres_bin)
     new_folder pg
@@ -319,7 +356,7 @@ start_postgres() {
     as_postgres env -u TMPDIR "$PG_BIN/initdb" -D "$PG_FOLDER/data" -U postgres -A trust -N -E UTF8 --locale=C >/dev/null ||
         fail "Postgres' initdb failed."
     at_exit stop_postgres
-    as_postgres env -u TMPDIR "$PG_BIN/pg_ctl" -D "$PG_FOLDER/data" -l "$PG_FOLDER/log" -w -t 30 \
+    as_postgres env -u TMPDIR "$PG_BIN/pg_ctl" -D "$PG_FOLDER/data" -l "$PG_FOLDER/log" -w -t 180 \
         -o "-k $PG_FOLDER $options" start >/dev/null || {
         tail -n 5 "$PG_FOLDER/log" >&2
         fail "Postgres did not start."
@@ -328,16 +365,17 @@ start_postgres() {
 
 stop_postgres() { as_postgres "$PG_BIN/pg_ctl" -D "$PG_FOLDER/data" -m immediate -w stop >/dev/null 2>&1 || true; }
 
-# sql DATABASE [psql option…]: psql on the throw-away server.
+# sql DATABASE [psql option…]: runs psql on the temporary server.
 sql() { "$PG_BIN/psql" -h "$PG_FOLDER" -U postgres -d "$1" -v ON_ERROR_STOP=1 -qAtX "${@:2}"; }
 
-# The URL of one of its databases.
+# Prints the URL of one of its databases.
 pg_url() { printf 'postgres://postgres@localhost/%s?host=%s\n' "$1" "$PG_FOLDER"; }
 
-# random BYTES: hexadecimal digits.
+# random BYTES: prints hexadecimal digits.
 random() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
 
-# json EXPRESSION: a Python expression over the document `j` on standard input; texts without quotes.
+# json EXPRESSION: evaluates a Python expression over the document `j` on standard input; prints strings
+# without quotes.
 json() {
     "$PYTHON" -c '
 import json, sys

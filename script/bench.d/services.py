@@ -1,6 +1,6 @@
-"""Services for the bench: services.py serve COUNT starts COUNT of them, each on a port of its own, and prints the ports
-in one line; the last one takes requests and never answers from a GET of /hang to one of /heal. services.py call URL TOKEN
-CALLERS asks a URL until it is ended, so many callers at a time, each with a short pause after an answer.
+"""Services for the benchmark: services.py serve COUNT starts COUNT services, each on its own port, and prints the ports in one
+line; the last one accepts requests without responding between a GET of /hang and one of /heal. services.py call URL TOKEN
+CALLERS requests a URL until it is stopped, with this number of concurrent callers and a short pause after each response.
 """
 
 import asyncio

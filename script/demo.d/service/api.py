@@ -97,7 +97,7 @@ def add_instance():
     path = file_of(name)
     if path.exists():
         return f"There is a notebook {name} already.\n", 409
-    # Made aside: a notebook that is there is whole.
+    # Created under a temporary name, so that an existing notebook is complete.
     aside = path.with_suffix(f".{secrets.token_hex(4)}.new")
     with closing(sqlite3.connect(aside)) as db:
         db.executescript(SCHEMA)
@@ -136,7 +136,7 @@ def status(name):
 
 @app.post("/resources/<name>/bind-app")
 def bind_app(name):
-    # Asked again, it gives the same answer.
+    # A repeated call returns the same response.
     with closing(open_notebook(name)) as db:
         db.execute("insert or ignore into bind values (?, ?)", (app_name(), secrets.token_hex(16)))
         (token,) = db.execute("select token from bind where app = ?", (app_name(),)).fetchone()
