@@ -61,13 +61,16 @@ const TABLES: &[(&str, &[&str])] = &[
     ("apps", &["app", "app_cname", "app_team", "process_plan"]),
     (
         "deploys",
-        &["deploy", "uploaded_archive", "uploaded_archive_piece"],
+        &["deploy", "uploaded_archive", "uploaded_archive_chunk"],
     ),
     ("envs", &["env_var"]),
     ("events", &["event", "event_block", "event_line", "event_lock"]),
     ("exec", &["exec_session"]),
     ("forges", &["forge", "forge_delivery"]),
-    ("key_rotation", &["encryption_key", "seal_follower", "seal_state"]),
+    (
+        "key_rotation",
+        &["encryption_key", "encryption_replica", "encryption_state"],
+    ),
     ("pools", &["pool", "pool_constraint"]),
     ("releases", &["release"]),
     ("repositories", &["repository", "repository_replica"]),
@@ -108,8 +111,8 @@ const TABLES: &[(&str, &[&str])] = &[
     (
         "users",
         &[
-            "bearer",
-            "letter",
+            "access_token",
+            "outgoing_mail",
             "login_failure",
             "login_origin",
             "password_reset",

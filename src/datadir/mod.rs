@@ -490,7 +490,7 @@ mod tests {
         let temp = DataDirFixture::new();
         let dir = DataDir::open(&temp.0).unwrap();
         let settings = Settings::defaults().secrets;
-        let place = AssociatedData::new(SealedColumn::BEARER, &[&1]);
+        let place = AssociatedData::new(SealedColumn::ACCESS_TOKEN, &[&1]);
         let sealed = load_or_create_keys(&settings, &dir)
             .unwrap()
             .encrypt(&place, &Secret::new("x"));

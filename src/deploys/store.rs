@@ -216,7 +216,7 @@ pub(super) async fn insert_archive_piece(
     content: &[u8],
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into uploaded_archive_piece (archive, seq, content) values ($1, $2, $3)
+        "insert into uploaded_archive_chunk (archive, seq, content) values ($1, $2, $3)
          on conflict on constraint uploaded_archive_piece_pkey do update set content = excluded.content",
         archive,
         seq,
@@ -259,7 +259,7 @@ pub(super) async fn find_archive_piece(
     seq: i32,
 ) -> sqlx::Result<Option<Vec<u8>>> {
     sqlx::query_scalar!(
-        "select content from uploaded_archive_piece where archive = $1 and seq = $2",
+        "select content from uploaded_archive_chunk where archive = $1 and seq = $2",
         archive,
         seq
     )

@@ -107,7 +107,7 @@ pub(super) async fn set_forge(
         host_key: String::new(),
         delivered_at: None,
         commit: String::new(),
-        problem: String::new(),
+        error: String::new(),
     };
     let mut tx = core.db.begin().await?;
     let old = store::find_forge(&mut *tx, app.id).await?;

@@ -28,7 +28,7 @@ pub struct ForgeView {
     deploy_key: String,
     hook: String,
     host_key: String,
-    problem: String,
+    error: String,
     /// Shown only to who has just set it.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
@@ -46,7 +46,7 @@ impl ForgeView {
             deploy_key,
             hook: core.public.webhook_url(app),
             host_key: forge.host_key,
-            problem: forge.problem,
+            error: forge.error,
             secret: None,
             url: forge.url,
             user: forge.user,

@@ -23,14 +23,14 @@ pub(super) struct Forge {
     pub(super) host_key: String,
     pub(super) delivered_at: Option<DateTime<Utc>>,
     pub(super) commit: String,
-    pub(super) problem: String,
+    pub(super) error: String,
 }
 
 pub(super) async fn find_forge(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<Forge>> {
     sqlx::query_as!(
         Forge,
         r#"select app_id as "app: AppId", url, branch as "branch: BranchName", user_name as "user", secret, password,
-                  deploy_key, host_key, delivered_at, commit_id as "commit", problem
+                  deploy_key, host_key, delivered_at, commit_id as "commit", error
            from forge where app_id = $1"#,
         app.0,
     )
@@ -45,7 +45,7 @@ pub(super) async fn find_forge_by_app_name(
     sqlx::query_as!(
         Forge,
         r#"select app_id as "app: AppId", url, branch as "branch: BranchName", user_name as "user", secret, password,
-                  deploy_key, host_key, delivered_at, commit_id as "commit", problem
+                  deploy_key, host_key, delivered_at, commit_id as "commit", error
            from forge join app using (app_id) where app.name = $1"#,
         app.as_str(),
     )
@@ -60,7 +60,7 @@ pub(super) async fn upsert_forge(tx: &mut PgConnection, forge: &Forge) -> sqlx::
          values ($1, $2, $3, $4, $5, $6, $7)
          on conflict (app_id) do update set url = excluded.url, branch = excluded.branch,
              user_name = excluded.user_name, secret = excluded.secret, password = excluded.password,
-             host_key = excluded.host_key, problem = ''",
+             host_key = excluded.host_key, error = ''",
         forge.app.0,
         forge.url,
         forge.branch.as_str(),
@@ -153,7 +153,7 @@ pub(super) async fn record_outcome(
     error: &str,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update forge set delivered_at = now(), commit_id = $2, problem = $3 where app_id = $1",
+        "update forge set delivered_at = now(), commit_id = $2, error = $3 where app_id = $1",
         app.0,
         commit,
         error,

@@ -80,7 +80,7 @@ impl Reconciler for SagaLeaseHealer {
                 true => "waits for an operator".to_owned(),
                 false => format!("has failed {} times and is retried", saga.attempts),
             };
-            format!("{}{about} ({}) {then}: {}", saga.kind, saga.id, saga.last_problem)
+            format!("{}{about} ({}) {then}: {}", saga.kind, saga.id, saga.last_error)
         };
         Ok(sagas.iter().map(describe).collect())
     }

@@ -67,9 +67,9 @@ sealed_columns! {
     /// Passwords of services.
     SERVICE_PASSWORD = "service.password": "service"."password" by ["service_id"];
     /// API keys.
-    BEARER = "bearer": "bearer"."sealed" by ["token_id"];
+    ACCESS_TOKEN = "bearer": "access_token"."sealed" by ["token_id"];
     /// Mail that waits to be sent.
-    OUTGOING_MAIL = "mail": "letter"."sealed" by ["letter_id"];
+    OUTGOING_MAIL = "mail": "outgoing_mail"."sealed" by ["mail_id"];
     /// The host key of the SSH server.
     SSH_HOST_KEY = "ssh_host_key": "ssh_host_key"."sealed" by ["one"];
     /// The secret that signs webhook deliveries of a forge.
@@ -293,7 +293,7 @@ mod tests {
     fn old_keys_decrypt_and_the_newest_encrypts() {
         let one = format!("1:{}", "11".repeat(32));
         let both = format!("{one}\n2:{}\n", "22".repeat(32));
-        let aad = AssociatedData::new(SealedColumn::BEARER, &[&1]);
+        let aad = AssociatedData::new(SealedColumn::ACCESS_TOKEN, &[&1]);
         let old = Keyring::parse(&one).unwrap().encrypt(&aad, &Secret::new("x"));
         let ring = Keyring::parse(&both).unwrap();
         assert_eq!(ring.decrypt(&aad, &old).unwrap().expose_secret(), "x");

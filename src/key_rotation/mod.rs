@@ -2,7 +2,7 @@
 //! introduces a new key while all replicas keep running.
 //!
 //! Keys are in a file on each machine (or in the settings); the database stores only their ids: the current
-//! key (`seal_state`), and the keys of each running replica (`seal_follower`). A rotation has four stages:
+//! key (`encryption_state`), and the keys of each running replica (`encryption_replica`). A rotation has four stages:
 //!
 //! 1. A new key is added to the file. No replica encrypts with it yet.
 //! 2. When every running replica has it, the database makes it the current key.

@@ -29,7 +29,7 @@ pub(super) async fn find_or_set_current(db: &Db, first: u32) -> sqlx::Result<u32
         return Ok(current);
     }
     sqlx::query!(
-        "insert into seal_state (current_key) values ($1) on conflict do nothing",
+        "insert into encryption_state (current_key) values ($1) on conflict do nothing",
         i64::from(first)
     )
     .execute(db)
@@ -38,7 +38,7 @@ pub(super) async fn find_or_set_current(db: &Db, first: u32) -> sqlx::Result<u32
 }
 
 pub(super) async fn find_current(db: impl PgExecutor<'_>) -> sqlx::Result<Option<u32>> {
-    let found = sqlx::query_scalar!("select current_key from seal_state")
+    let found = sqlx::query_scalar!("select current_key from encryption_state")
         .fetch_optional(db)
         .await?;
     Ok(found.map(to_key_id))
@@ -72,7 +72,7 @@ pub(super) async fn record_key_digests(db: &Db, keys: &[(u32, [u8; 32])]) -> sql
 /// Sets the current key.
 pub(super) async fn set_current(tx: &mut PgConnection, id: u32) -> sqlx::Result<()> {
     sqlx::query!(
-        "update seal_state set current_key = $1, changed_at = now()",
+        "update encryption_state set current_key = $1, changed_at = now()",
         i64::from(id)
     )
     .execute(tx)
@@ -83,7 +83,7 @@ pub(super) async fn set_current(tx: &mut PgConnection, id: u32) -> sqlx::Result<
 /// Rejects values under keys older than this one from now on.
 pub(super) async fn set_oldest(db: impl PgExecutor<'_>, id: u32) -> sqlx::Result<()> {
     sqlx::query!(
-        "update seal_state set oldest_key = $1 where oldest_key <> $1",
+        "update encryption_state set oldest_key = $1 where oldest_key <> $1",
         i64::from(id)
     )
     .execute(db)
@@ -101,8 +101,8 @@ pub(super) async fn record_replica_keys(
 ) -> sqlx::Result<()> {
     let known: Vec<i64> = known.iter().map(|id| i64::from(*id)).collect();
     sqlx::query!(
-        "with gone as (delete from seal_follower where seen_at < now() - interval '1 hour' and replica_id <> $1)
-         insert into seal_follower (replica_id, host, known_keys, current_key) values ($1, $2, $3, $4)
+        "with gone as (delete from encryption_replica where seen_at < now() - interval '1 hour' and replica_id <> $1)
+         insert into encryption_replica (replica_id, host, known_keys, current_key) values ($1, $2, $3, $4)
          on conflict (replica_id) do update
          set known_keys = excluded.known_keys, current_key = excluded.current_key, seen_at = now()",
         replica.0,
@@ -117,7 +117,7 @@ pub(super) async fn record_replica_keys(
 
 /// Deletes the record of a replica that stops.
 pub(super) async fn remove_replica(db: impl PgExecutor<'_>, replica: ReplicaId) -> sqlx::Result<()> {
-    sqlx::query!("delete from seal_follower where replica_id = $1", replica.0)
+    sqlx::query!("delete from encryption_replica where replica_id = $1", replica.0)
         .execute(db)
         .await
         .map(drop)
@@ -134,7 +134,7 @@ pub(super) struct ReplicaKeys {
 
 pub(super) async fn list_replica_keys(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<ReplicaKeys>> {
     let rows = sqlx::query!(
-        r#"select replica_id as "replica: ReplicaId", host, known_keys, current_key from seal_follower
+        r#"select replica_id as "replica: ReplicaId", host, known_keys, current_key from encryption_replica
            where seen_at > now() - make_interval(secs => $1) order by host, replica_id"#,
         REPLICA_TIMEOUT_SECONDS
     )

@@ -60,18 +60,14 @@ impl<S: Saga> RegisteredSaga for S {
         let step = S::Step::parse(&row.step)
             .ok_or_else(|| format!("its step is {:?}, which this version does not know", row.step))?;
         let event_id = row.event_id.as_deref().map(str::parse).transpose();
-        let problem_kind = row
-            .problem_kind
-            .as_deref()
-            .map(str::parse::<ErrorKind>)
-            .transpose();
+        let error_kind = row.error_kind.as_deref().map(str::parse::<ErrorKind>).transpose();
         Ok(Box::new(SagaRow {
             step,
             data: decode_data(&row.data)?,
             event_id: event_id.map_err(|_| "the id of its event is invalid".to_owned())?,
-            failure_reason: problem_kind
+            failure_reason: error_kind
                 .map_err(|_| "the kind of its error is unknown".to_owned())?
-                .map(|kind| Error::new(kind, row.problem.clone())),
+                .map(|kind| Error::new(kind, row.error.clone())),
             saga: self,
         }))
     }
@@ -119,7 +115,7 @@ impl<S: Saga> ReadableSaga for SagaRow<S> {
             data: self.data,
             undoing: claim.row.state == "undoing",
             given_up: claim.row.given_up,
-            last_problem: String::new(),
+            last_error: String::new(),
         };
         if let Err(error) = execution.run_steps().await {
             tracing::warn!(saga = %execution.context.saga_id, kind = S::KIND, error = %error.report(), "the execution of a saga stopped; the next claim resumes it");
@@ -140,7 +136,7 @@ struct SagaExecution<S: Saga> {
     /// An operator has given the saga up: no more retries.
     given_up: bool,
     /// The error of the last attempt of the step.
-    last_problem: String,
+    last_error: String,
 }
 
 impl<S: Saga> SagaExecution<S> {
@@ -235,7 +231,7 @@ impl<S: Saga> SagaExecution<S> {
     async fn advance_to(&mut self, step: S::Step) -> Result<bool, Error> {
         self.step = step;
         self.context.attempts = 0;
-        self.last_problem.clear();
+        self.last_error.clear();
         self.save_progress(0.0, false).await
     }
 
@@ -243,7 +239,7 @@ impl<S: Saga> SagaExecution<S> {
         self.context.attempts += 1;
         let (step, attempts, undoing) = (self.step.name(), self.context.attempts, self.undoing);
         tracing::debug!(saga = %self.context.saga_id, kind = S::KIND, step, undoing, attempts, error = %why.report(), "a saga step failed");
-        self.last_problem = format!("{step}: {}", why.message());
+        self.last_error = format!("{step}: {}", why.message());
         if undoing || self.is_forward_only() {
             return self.retry_or_mark_stuck(why, after).await;
         }
@@ -300,16 +296,16 @@ impl<S: Saga> SagaExecution<S> {
             step: self.step.name(),
             data,
             attempts: self.context.attempts,
-            problem_kind: self.context.failure_reason.as_ref().map(|p| p.kind().as_str()),
-            problem: self.context.failure_reason.as_ref().map_or("", Error::message),
-            last_problem: &self.last_problem,
+            error_kind: self.context.failure_reason.as_ref().map(|p| p.kind().as_str()),
+            error: self.context.failure_reason.as_ref().map_or("", Error::message),
+            last_error: &self.last_error,
             wake_in_seconds,
             release,
         }
     }
 
     async fn finish_normally(&mut self) -> Result<(), Error> {
-        self.last_problem.clear();
+        self.last_error.clear();
         self.finish_saga(if self.undoing { "undone" } else { "done" })
             .await
     }

@@ -78,8 +78,8 @@ pub enum SagaQueue {
 impl SagaQueue {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            SagaQueue::Interactive => "people",
-            SagaQueue::Background => "housekeeping",
+            SagaQueue::Interactive => "interactive",
+            SagaQueue::Background => "background",
         }
     }
 }

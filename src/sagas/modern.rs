@@ -21,7 +21,7 @@ pub struct SagaView {
     state: String,
     tries: i32,
     /// Why it is being undone.
-    problem: String,
+    error: String,
     /// The error of the last attempt.
     last: String,
     target: SagaTargetView,
@@ -43,8 +43,8 @@ impl From<UnsettledSaga> for SagaView {
             kind: saga.kind,
             state: saga.state,
             tries: saga.attempts,
-            problem: saga.problem,
-            last: saga.last_problem,
+            error: saga.error,
+            last: saga.last_error,
             target: SagaTargetView {
                 kind: saga.target_kind,
                 value: saga.target_value,

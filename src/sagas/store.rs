@@ -20,8 +20,8 @@ pub(super) struct ClaimedSaga {
     pub(super) step: String,
     pub(super) data: Value,
     pub(super) attempts: i32,
-    pub(super) problem_kind: Option<String>,
-    pub(super) problem: String,
+    pub(super) error_kind: Option<String>,
+    pub(super) error: String,
     pub(super) fence: i64,
     pub(super) given_up: bool,
     pub(super) share_key: String,
@@ -41,7 +41,7 @@ pub(super) struct NewSagaRow<'a> {
 
 pub(super) async fn insert_saga(tx: &mut PgConnection, new: &NewSagaRow<'_>) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into saga (saga_id, kind, lane, step, event_id, host, data, share_key)
+        "insert into saga (saga_id, kind, queue, step, event_id, host, data, share_key)
          values ($1, $2, $3, $4, $5, $6, $7, $8)",
         new.id.0,
         new.kind,
@@ -118,11 +118,11 @@ pub(super) async fn claim_saga(
            where saga_id = (
                select s.saga_id from saga s
                left join unnest($6::text[], $7::integer[]) as working (key, active) on working.key = s.share_key
-               where s.ended_at is null and s.lane = $1 and s.wake_at <= now() and s.kind = any($2)
+               where s.ended_at is null and s.queue = $1 and s.wake_at <= now() and s.kind = any($2)
                  and (s.host is null or s.host = $3) and (s.lease_until is null or s.lease_until < now())
                  and s.share_key <> all ($8) and s.saga_id <> all ($9)
                order by coalesce(working.active, 0), s.wake_at, s.saga_id for update of s skip locked limit 1)
-           returning saga_id as "saga_id: SagaId", kind, event_id, state, step, data, attempts, problem_kind, problem, fence,
+           returning saga_id as "saga_id: SagaId", kind, event_id, state, step, data, attempts, error_kind, error, fence,
                      given_up_at is not null as "given_up!", share_key"#,
         filter.queue.as_str(),
         filter.kinds,
@@ -148,7 +148,7 @@ pub(super) async fn leave_unreadable(
     delay: f64,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update saga set lease_until = null, last_problem = $3,
+        "update saga set lease_until = null, last_error = $3,
                 wake_at = case when $4::float8 > 0 then now() + make_interval(secs => $4) else wake_at end
          where saga_id = $1 and fence = $2 and ended_at is null",
         id.0,
@@ -170,7 +170,7 @@ pub(super) async fn mark_unreadable_stuck(
     why: &str,
 ) -> sqlx::Result<bool> {
     sqlx::query!(
-        "update saga set stuck_state = state, state = 'stuck', ended_at = now(), lease_until = null, last_problem = $3
+        "update saga set stuck_state = state, state = 'stuck', ended_at = now(), lease_until = null, last_error = $3
          where saga_id = $1 and fence = $2 and ended_at is null",
         id.0,
         fence,
@@ -241,10 +241,10 @@ pub(super) struct StepProgress<'a> {
     pub(super) step: &'a str,
     pub(super) data: &'a Value,
     pub(super) attempts: i32,
-    pub(super) problem_kind: Option<&'a str>,
-    pub(super) problem: &'a str,
+    pub(super) error_kind: Option<&'a str>,
+    pub(super) error: &'a str,
     /// The error of the last attempt; empty if there was none.
-    pub(super) last_problem: &'a str,
+    pub(super) last_error: &'a str,
     pub(super) wake_in_seconds: f64,
     /// Releases the claim, so that any replica may continue.
     pub(super) release: bool,
@@ -257,10 +257,10 @@ pub(super) async fn save_progress(
     progress: &StepProgress<'_>,
 ) -> sqlx::Result<bool> {
     sqlx::query!(
-        "update saga set state = $3, step = $4, data = $5, attempts = $6, problem_kind = $7, problem = $8,
+        "update saga set state = $3, step = $4, data = $5, attempts = $6, error_kind = $7, error = $8,
                 wake_at = now() + make_interval(secs => $9),
                 lease_until = case when $10 then null else now() + make_interval(secs => $11) end,
-                ended_at = case when $3 in ('done', 'undone', 'stuck') then now() end, last_problem = $12,
+                ended_at = case when $3 in ('done', 'undone', 'stuck') then now() end, last_error = $12,
                 stuck_state = case when $3 = 'stuck' then state end
          where saga_id = $1 and fence = $2 and ended_at is null",
         id.0,
@@ -269,12 +269,12 @@ pub(super) async fn save_progress(
         progress.step,
         progress.data,
         progress.attempts,
-        progress.problem_kind,
-        progress.problem,
+        progress.error_kind,
+        progress.error,
         progress.wake_in_seconds,
         progress.release,
         LEASE_SECONDS,
-        progress.last_problem,
+        progress.last_error,
     )
     .execute(db)
     .await

@@ -38,7 +38,7 @@ pub(super) struct InstanceStateView {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct UnconfirmedView {
-    what: String,
+    kind: String,
     app: String,
     reason: String,
     tries: i32,
@@ -62,7 +62,7 @@ impl InstanceStateView {
             },
         };
         let unconfirmed = info.pending_orphans.iter().map(|open| UnconfirmedView {
-            what: open.what.clone(),
+            kind: open.kind.clone(),
             app: open.app.clone(),
             reason: open.reason.clone(),
             tries: open.attempts,

@@ -15,16 +15,16 @@ use tokio_util::sync::CancellationToken;
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const API_REQUESTS: &str = "tancho_http_requests_total";
-const API_REQUEST_SECONDS: &str = "tancho_http_request_seconds";
-const SERVICE_CALL_SECONDS: &str = "tancho_service_call_seconds";
+const API_REQUEST_SECONDS: &str = "tancho_http_request_duration_seconds";
+const SERVICE_CALL_SECONDS: &str = "tancho_service_call_duration_seconds";
 const SAGA_STEPS: &str = "tancho_saga_steps_total";
-const TRANSACTION_RETRIES: &str = "tancho_database_lost_races_total";
+const TRANSACTION_RETRIES: &str = "tancho_database_transaction_retries_total";
 const DB_CONNECTIONS: &str = "tancho_database_connections";
 const ROUTER_REQUESTS: &str = "tancho_router_requests_total";
 const ROUTER_RESPONSES: &str = "tancho_router_responses_total";
 const ROUTER_CONNECTIONS: &str = "tancho_router_connections_total";
 const ROUTER_RETRIES: &str = "tancho_router_retries_total";
-const ROUTER_REQUESTS_IN_FLIGHT: &str = "tancho_router_in_flight";
+const ROUTER_REQUESTS_IN_FLIGHT: &str = "tancho_router_requests_in_flight";
 const ROUTER_TUNNELS: &str = "tancho_router_tunnels";
 
 /// Histogram buckets for the durations of requests and calls; deploys take minutes.
@@ -114,8 +114,9 @@ pub fn record_service_call(outcome: &'static str, took: Duration) {
 
 /// Records a saga step.
 pub fn record_saga_step(kind: &'static str, step: &'static str, undoing: bool, outcome: &'static str) {
-    let way = if undoing { "undo" } else { "forward" };
-    counter!(SAGA_STEPS, "kind" => kind, "step" => step, "way" => way, "outcome" => outcome).increment(1);
+    let direction = if undoing { "undo" } else { "forward" };
+    counter!(SAGA_STEPS, "kind" => kind, "step" => step, "direction" => direction, "outcome" => outcome)
+        .increment(1);
 }
 
 /// Records a transaction retry.

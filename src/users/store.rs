@@ -214,7 +214,7 @@ pub async fn assign_default_roles(
     sqlx::query_scalar!(
         "insert into user_role (user_id, role, team_id)
          select $1, d.role, t.team_id from default_role d left join team t on t.name = $3
-         where d.occasion = $2 and ($3::text is null or t.team_id is not null)
+         where d.event = $2 and ($3::text is null or t.team_id is not null)
          on conflict on constraint user_role_pkey do nothing
          returning role",
         user.0,

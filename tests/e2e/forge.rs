@@ -289,7 +289,7 @@ async fn forge_at_a_private_address_is_not_called_unless_allowed() {
         assert_eq!(status, 200, "{said}");
         wait_for("the error is shown", seconds(60), async || {
             let forge = tancho.read_json("/1.0/forges/shop").await;
-            forge["problem"]
+            forge["error"]
                 .as_str()
                 .unwrap()
                 .contains("private address")

@@ -51,7 +51,7 @@ async fn refusal_of_push(tancho: &TestInstance, commit: &str) -> String {
     deliver_push(tancho, commit).await;
     let error = wait_for("the error is shown", seconds(120), async || {
         let forge = tancho.read_json("/1.0/forges/shop").await;
-        let error = forge["problem"].as_str().unwrap().to_owned();
+        let error = forge["error"].as_str().unwrap().to_owned();
         (forge["commit"] == commit && !error.is_empty()).then_some(error)
     })
     .await;

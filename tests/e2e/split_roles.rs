@@ -92,7 +92,7 @@ impl SplitDeployment {
             }
             for table in [
                 "uploaded_archive",
-                "uploaded_archive_piece",
+                "uploaded_archive_chunk",
                 "version_holder",
                 "unit",
             ] {

@@ -210,8 +210,8 @@ async fn retention_deletes_only_expired_events() {
         insert into event (event_id, target_kind, target_value, kind, owner_kind, owner_name, started_at)
         values (lpad(to_hex(2004), 24, '0'), 'app', 'running', 'app.create', 'user', 'ana@example.com', now() - interval '90 days');
         insert into event_line (event_id, message) select event_id, 'said' from event where target_value in ('old', 'young');
-        insert into saga (saga_id, kind, lane, step, event_id, data, state, ended_at, given_up_at)
-        select gen_random_uuid(), 'of a test', 'people', 'first', event_id, '{}', 'stuck', now(),
+        insert into saga (saga_id, kind, queue, step, event_id, data, state, ended_at, given_up_at)
+        select gen_random_uuid(), 'of a test', 'interactive', 'first', event_id, '{}', 'stuck', now(),
                case target_value when 'given-up' then now() end
         from event where target_value in ('stuck', 'given-up')";
     sqlx::raw_sql(rows).execute(db).await.unwrap();

@@ -79,7 +79,7 @@ fn run_count_sagas(tancho: &TestServer) {
 async fn insert_saga(tancho: &TestServer, step: &str, data: Value) -> Uuid {
     let id = Uuid::now_v7();
     sqlx::query(
-        "insert into saga (saga_id, kind, lane, step, data) values ($1, 'test.count', 'people', $2, $3)",
+        "insert into saga (saga_id, kind, queue, step, data) values ($1, 'test.count', 'interactive', $2, $3)",
     )
     .bind(id)
     .bind(step)
@@ -142,7 +142,7 @@ async fn saga_with_unknown_step_or_data_keeps_its_lock_until_a_replica_can_run_i
     }
     let known = insert_saga(&tancho, "count", json!({ "count": 0, "fails": false })).await;
     run_count_sagas(&tancho);
-    let left = "(select count(*) from saga where last_problem like '%this version does not know%'
+    let left = "(select count(*) from saga where last_error like '%this version does not know%'
                  and state = 'forward' and attempts = 0 and ended_at is null and lease_until is null) = 2";
     wait_until("both are released", async || is_true(&tancho, left).await).await;
     let done = format!("(select state = 'done' from saga where saga_id = '{known}')");

@@ -19,7 +19,7 @@ use crate::test_server::{TestServer, TestUser};
 /// Binary columns with digests, which are never decrypted.
 const DIGESTS: &[&str] = &[
     "_sqlx_migrations.checksum",
-    "bearer.digest",
+    "access_token.digest",
     "encryption_key.digest",
     "forge_delivery.digest",
     "password_reset.digest",
@@ -28,7 +28,7 @@ const DIGESTS: &[&str] = &[
 /// Binary columns that are stored as they are.
 const PLAIN: &[&str] = &[
     // What a user uploads to be built, as it is on the disk of a worker.
-    "uploaded_archive_piece.content",
+    "uploaded_archive_chunk.content",
 ];
 
 /// A key file, removed with its test.
@@ -143,7 +143,7 @@ async fn seal_every_column(tancho: &TestServer) -> TestUser {
         .fetch_one(db)
         .await
         .unwrap();
-    let (bind, letter) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
+    let (bind, mail) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
     let seal = |column, row: &[&dyn std::fmt::Display]| {
         keys.encrypt(&AssociatedData::new(column, row), &Secret::new("canary-planted"))
     };
@@ -173,9 +173,9 @@ async fn seal_every_column(tancho: &TestServer) -> TestUser {
         .execute(db)
         .await
         .unwrap();
-    sqlx::query("insert into letter (letter_id, sealed) values ($1, $2)")
-        .bind(letter)
-        .bind(seal(SealedColumn::OUTGOING_MAIL, &[&letter]))
+    sqlx::query("insert into outgoing_mail (mail_id, sealed) values ($1, $2)")
+        .bind(mail)
+        .bind(seal(SealedColumn::OUTGOING_MAIL, &[&mail]))
         .execute(db)
         .await
         .unwrap();
@@ -419,7 +419,7 @@ async fn key_rotation_resumes_after_a_kill() {
     // Killed when the new key was active and nothing was reencrypted.
     file.write(&format!("{}2:{}\n", file.text(), "22".repeat(32)));
     let db = &tancho.running.core.db;
-    sqlx::query("update seal_state set current_key = 2")
+    sqlx::query("update encryption_state set current_key = 2")
         .execute(db)
         .await
         .unwrap();
@@ -448,7 +448,7 @@ async fn key_rotation_resumes_after_a_kill() {
 async fn server_without_the_active_encryption_key_does_not_start() {
     let file = KeyFile::new(&format!("1:{}\n", "11".repeat(32)));
     let tancho = start_with_keys(&file.0).await;
-    sqlx::query("update seal_state set current_key = 4")
+    sqlx::query("update encryption_state set current_key = 4")
         .execute(&tancho.running.core.db)
         .await
         .unwrap();

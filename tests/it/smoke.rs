@@ -42,7 +42,7 @@ async fn metrics_count_events_without_naming_apps_or_users() {
             "tancho_http_requests_total{method=\"GET\",route=\"/1.0/apps/{app}\",status=\"404\"}",
             "tancho_http_requests_total{method=\"GET\",route=\"none\",status=\"404\"}",
             "tancho_http_requests_total{method=\"other\",route=\"/1.0/apps\",status=\"405\"}",
-            "tancho_http_request_seconds_bucket{method=\"GET\",route=\"/1.0/apps/{app}\",le=\"0.5\"}",
+            "tancho_http_request_duration_seconds_bucket{method=\"GET\",route=\"/1.0/apps/{app}\",le=\"0.5\"}",
             "tancho_database_connections{state=\"idle\"}",
         ] {
             assert!(text.contains(part), "{part} is missing in {text}");

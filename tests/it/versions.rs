@@ -141,7 +141,7 @@ async fn archive_sent_to_a_host_without_a_worker_is_built_by_one_that_has_a_work
     // More than one piece, and nothing that can be built.
     let broken = begin_deploy(&tancho, &ana, "desk", random_bytes((2 << 20) + 17)).await;
     assert_eq!(uploads(&tancho), 0, "the receiver keeps no file");
-    let pieces = "select count(*) from uploaded_archive_piece";
+    let pieces = "select count(*) from uploaded_archive_chunk";
     assert_eq!(count(&tancho, pieces).await, 1 + 3);
     assert_eq!(
         count(&tancho, "select count(*) from saga where host is not null").await,
@@ -216,7 +216,7 @@ async fn archive_healer_deletes_only_what_no_deploy_needs() {
          insert into uploaded_archive (archive, owner, created_at) values ('left', '', now() - interval '2 hours');
          insert into uploaded_archive (archive, owner, event_id)
              select 'ended', '', event_id from event where ended_at is not null limit 1;
-         insert into uploaded_archive_piece values ('left', 0, 'x')",
+         insert into uploaded_archive_chunk values ('left', 0, 'x')",
     )
     .await;
     assert_eq!(count(&tancho, "select count(*) from uploaded_archive").await, 4);
@@ -227,7 +227,7 @@ async fn archive_healer_deletes_only_what_no_deploy_needs() {
         .unwrap();
     assert!(left.len() == 2 && left.contains(&"fresh".to_owned()), "{left:?}");
     assert_eq!(
-        count(&tancho, "select count(*) from uploaded_archive_piece").await,
+        count(&tancho, "select count(*) from uploaded_archive_chunk").await,
         1
     );
     waiting.abort();
@@ -239,7 +239,7 @@ async fn deploys_that_wait_on_a_host_that_lost_its_worker_are_handed_over_at_its
     let (tancho, ana, _) = start_with_apps(&["shop"], without_worker).await;
     let answer = begin_deploy(&tancho, &ana, "shop", test_service::archive("web: serve\n")).await;
     // As it was when the host still had a worker: the archive is a file, and the deploy is bound to the host.
-    let content: Vec<u8> = sqlx::query_scalar("select content from uploaded_archive_piece")
+    let content: Vec<u8> = sqlx::query_scalar("select content from uploaded_archive_chunk")
         .fetch_one(&tancho.running.core.db)
         .await
         .unwrap();

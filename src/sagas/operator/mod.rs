@@ -27,16 +27,16 @@ pub struct UnsettledSaga {
     pub state: String,
     pub attempts: i32,
     /// Why it is being undone; empty if it is not.
-    pub problem: String,
+    pub error: String,
     /// The error of the last attempt.
-    pub last_problem: String,
+    pub last_error: String,
     /// The target of its event; empty without one.
     pub target_kind: String,
     pub target_value: String,
     pub created_at: DateTime<Utc>,
     /// When it is retried; meaningless if it is stuck.
     pub wake_at: DateTime<Utc>,
-    pub lane: String,
+    pub queue: String,
     /// A worker is running it.
     pub at_work: bool,
 }
@@ -72,7 +72,7 @@ pub async fn retry_saga(db: &Db, call: &RequestContext, id: SagaId) -> Result<()
             store::wake_saga(&mut tx, id).await?;
         }
     }
-    db::send_notice(&mut tx, NoticeChannel::Saga, &saga.lane).await?;
+    db::send_notice(&mut tx, NoticeChannel::Saga, &saga.queue).await?;
     Ok(tx.commit().await?)
 }
 
@@ -85,7 +85,7 @@ pub async fn give_up_saga(db: &Db, call: &RequestContext, id: SagaId) -> Result<
     let saga = lock_unsettled(&mut tx, id).await?;
     events::record_event(&mut tx, call, &operator_event(&saga, kind)).await?;
     store::mark_given_up(&mut tx, id).await?;
-    db::send_notice(&mut tx, NoticeChannel::Saga, &saga.lane).await?;
+    db::send_notice(&mut tx, NoticeChannel::Saga, &saga.queue).await?;
     Ok(tx.commit().await?)
 }
 
@@ -104,7 +104,7 @@ async fn lock_unsettled(tx: &mut PgConnection, id: SagaId) -> Result<UnsettledSa
 /// A running saga holds the lock of its target itself; for a stuck saga, this event takes it.
 fn operator_event(saga: &UnsettledSaga, kind: Permission) -> NewEvent {
     let data = json!({
-        "kind": saga.kind, "state": saga.state, "problem": saga.problem, "last": saga.last_problem,
+        "kind": saga.kind, "state": saga.state, "error": saga.error, "last": saga.last_error,
     });
     let target = EventTarget::new(EventTargetKind::Global, format!("saga/{}", saga.id));
     let event = NewEvent::new(target, kind, vec![PermissionContext::global()], data);

@@ -8,11 +8,11 @@ use crate::sagas::operator::UnsettledSaga;
 pub(super) async fn list_unsettled(db: impl PgExecutor<'_>, limit: i64) -> sqlx::Result<Vec<UnsettledSaga>> {
     sqlx::query_as!(
         UnsettledSaga,
-        r#"select s.saga_id as "id: SagaId", s.kind, s.state, s.attempts, s.problem, s.last_problem,
+        r#"select s.saga_id as "id: SagaId", s.kind, s.state, s.attempts, s.error, s.last_error,
                   coalesce(e.target_kind, '') as "target_kind!", coalesce(e.target_value, '') as "target_value!",
-                  s.created_at, s.wake_at, s.lane, coalesce(s.lease_until > now(), false) as "at_work!"
+                  s.created_at, s.wake_at, s.queue, coalesce(s.lease_until > now(), false) as "at_work!"
            from saga s left join event e using (event_id)
-           where (s.state = 'stuck' and s.given_up_at is null) or (s.ended_at is null and (s.attempts > 0 or s.last_problem <> ''))
+           where (s.state = 'stuck' and s.given_up_at is null) or (s.ended_at is null and (s.attempts > 0 or s.last_error <> ''))
            order by s.created_at, s.saga_id limit $1"#,
         limit,
     )
@@ -24,12 +24,12 @@ pub(super) async fn list_unsettled(db: impl PgExecutor<'_>, limit: i64) -> sqlx:
 pub(super) async fn lock_unsettled(tx: &mut PgConnection, id: SagaId) -> sqlx::Result<Option<UnsettledSaga>> {
     sqlx::query_as!(
         UnsettledSaga,
-        r#"select s.saga_id as "id: SagaId", s.kind, s.state, s.attempts, s.problem, s.last_problem,
+        r#"select s.saga_id as "id: SagaId", s.kind, s.state, s.attempts, s.error, s.last_error,
                   coalesce(e.target_kind, '') as "target_kind!", coalesce(e.target_value, '') as "target_value!",
-                  s.created_at, s.wake_at, s.lane, coalesce(s.lease_until > now(), false) as "at_work!"
+                  s.created_at, s.wake_at, s.queue, coalesce(s.lease_until > now(), false) as "at_work!"
            from saga s left join event e using (event_id)
            where s.saga_id = $1
-             and ((s.state = 'stuck' and s.given_up_at is null) or (s.ended_at is null and (s.attempts > 0 or s.last_problem <> '')))
+             and ((s.state = 'stuck' and s.given_up_at is null) or (s.ended_at is null and (s.attempts > 0 or s.last_error <> '')))
            for update of s"#,
         id.0,
     )
@@ -41,8 +41,8 @@ pub(super) async fn lock_unsettled(tx: &mut PgConnection, id: SagaId) -> sqlx::R
 pub(super) async fn restart_stuck(tx: &mut PgConnection, id: SagaId, event: &EventId) -> sqlx::Result<()> {
     sqlx::query!(
         "update saga set state = coalesce(stuck_state, 'undoing'), ended_at = null,
-                problem_kind = case when stuck_state = 'forward' then null else problem_kind end,
-                problem = case when stuck_state = 'forward' then '' else problem end, attempts = 0, wake_at = now(), event_id = $2,
+                error_kind = case when stuck_state = 'forward' then null else error_kind end,
+                error = case when stuck_state = 'forward' then '' else error end, attempts = 0, wake_at = now(), event_id = $2,
                 lease_until = null, fence = fence + 1
          where saga_id = $1",
         id.0,

@@ -105,21 +105,21 @@ pub(super) async fn find_bind_between(
     .map(|row| row.map(|row| (row.id, row.state)))
 }
 
-/// Inserts a bind. Until `unheard_until`, the service may execute calls about earlier binds of the same app
+/// Inserts a bind. Until `uncertain_until`, the service may execute calls about earlier binds of the same app
 /// and instance.
 pub(super) async fn insert_bind(
     tx: &mut PgConnection,
     id: BindId,
     instance: InstanceId,
     app: AppId,
-    unheard_until: Option<DateTime<Utc>>,
+    uncertain_until: Option<DateTime<Utc>>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into bind (bind_id, instance_id, app_id, unheard_until) values ($1, $2, $3, $4)",
+        "insert into bind (bind_id, instance_id, app_id, uncertain_until) values ($1, $2, $3, $4)",
         id.0,
         instance.0,
         app.0,
-        unheard_until
+        uncertain_until
     )
     .execute(tx)
     .await
@@ -153,8 +153,8 @@ pub(in crate::services) async fn set_uncertain_until(
     seconds: f64,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update bind set unheard_until = now() + make_interval(secs => $2),
-                held_until = case when $3 then now() + make_interval(secs => $2) else held_until end
+        "update bind set uncertain_until = now() + make_interval(secs => $2),
+                rebind_blocked_until = case when $3 then now() + make_interval(secs => $2) else rebind_blocked_until end
          where bind_id = $1",
         id.0,
         seconds,
@@ -168,7 +168,7 @@ pub(in crate::services) async fn set_uncertain_until(
 /// Returns whether the service may still execute such a call.
 pub(super) async fn is_uncertain(db: impl PgExecutor<'_>, id: BindId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"select exists (select from bind where bind_id = $1 and unheard_until > now()) as "is!""#,
+        r#"select exists (select from bind where bind_id = $1 and uncertain_until > now()) as "is!""#,
         id.0
     )
     .fetch_one(db)

@@ -346,7 +346,7 @@ pub(super) async fn set_uncertain_until(
     seconds: f64,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update service_instance set unheard_until = now() + make_interval(secs => $2) where instance_id = $1",
+        "update service_instance set uncertain_until = now() + make_interval(secs => $2) where instance_id = $1",
         id.0,
         seconds
     )
@@ -358,7 +358,7 @@ pub(super) async fn set_uncertain_until(
 /// Returns whether the service may still execute such a call.
 pub(super) async fn is_uncertain(db: impl PgExecutor<'_>, id: InstanceId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"select exists (select from service_instance where instance_id = $1 and unheard_until > now()) as "is!""#,
+        r#"select exists (select from service_instance where instance_id = $1 and uncertain_until > now()) as "is!""#,
         id.0
     )
     .fetch_one(db)

@@ -56,7 +56,7 @@ pub(in crate::services) struct BindDetail {
 pub(in crate::services) struct NewOrphan {
     service_id: ServiceId,
     instance: String,
-    what: &'static str,
+    kind: &'static str,
     detail: serde_json::Value,
     reason: String,
 }
@@ -67,7 +67,7 @@ impl NewOrphan {
         Self {
             service_id: instance.service_id,
             instance: instance.name.to_string(),
-            what: "instance",
+            kind: "instance",
             detail: json!({}),
             reason: reason.to_owned(),
         }
@@ -88,7 +88,7 @@ impl NewOrphan {
         Self {
             service_id: bind.service_id,
             instance: bind.instance.to_string(),
-            what: "bind",
+            kind: "bind",
             detail: json!(detail),
             reason: reason.to_owned(),
         }
@@ -134,6 +134,6 @@ pub(in crate::services) async fn record_orphan(
     tx: &mut PgConnection,
     orphan: &NewOrphan,
 ) -> Result<(), Error> {
-    tracing::info!(service = %orphan.service_id, instance = orphan.instance, what = orphan.what, reason = orphan.reason, "orphan recorded");
+    tracing::info!(service = %orphan.service_id, instance = orphan.instance, kind = orphan.kind, reason = orphan.reason, "orphan recorded");
     Ok(store::insert_orphan(tx, orphan).await?)
 }

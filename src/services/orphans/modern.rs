@@ -19,7 +19,7 @@ pub struct OrphanView {
     id: Uuid,
     service: String,
     instance: String,
-    what: String,
+    kind: String,
     app: String,
     /// The result of the last attempt.
     reason: String,
@@ -34,7 +34,7 @@ impl From<PendingOrphan> for OrphanView {
             id: open.id,
             service: open.service,
             instance: open.instance.to_string(),
-            what: open.what,
+            kind: open.kind,
             app: open.app,
             reason: open.reason,
             tries: open.attempts,

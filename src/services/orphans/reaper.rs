@@ -119,7 +119,7 @@ async fn reap_orphan(core: &Core, due: &DueOrphan) -> Result<(), Error> {
         return Ok(());
     };
     let broker = BrokerClient::new(core, &service)?;
-    let result = match due.what.as_str() {
+    let result = match due.kind.as_str() {
         "instance" => {
             broker
                 .destroy_instance(&OnBehalfOf::default(), &due.instance)
@@ -141,14 +141,14 @@ async fn reap_orphan(core: &Core, due: &DueOrphan) -> Result<(), Error> {
         }
         Ok(_) => {}
     }
-    let settled = match due.what.as_str() {
+    let settled = match due.kind.as_str() {
         "instance" => finish_instance_removal(core, due, service.name.as_str()).await?,
         _ => finish_unbind(core, due).await?,
     };
     if !settled {
         return postpone_orphan(core, due, "confirmed; waiting for another event to end").await;
     }
-    tracing::info!(service = %service.name, instance = %due.instance, what = due.what, "the service has confirmed the removal of an orphan");
+    tracing::info!(service = %service.name, instance = %due.instance, kind = due.kind, "the service has confirmed the removal of an orphan");
     if due.unheard > 0.0 {
         return Ok(
             store::postpone_orphan(&core.db, due.id, core.replica, REASON_CONFIRMED, due.unheard).await?,

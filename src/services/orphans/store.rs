@@ -30,29 +30,29 @@ async fn insert_orphan_where(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "with late as (
-             select max(unheard_until) as unheard_until, max(held_until) as held_until from (
-                 select unheard_until, held_until from bind where $4 = 'bind' and bind_id = ($5::jsonb ->> 'bind')::uuid
+             select max(uncertain_until) as uncertain_until, max(rebind_blocked_until) as rebind_blocked_until from (
+                 select uncertain_until, rebind_blocked_until from bind where $4 = 'bind' and bind_id = ($5::jsonb ->> 'bind')::uuid
                  union all
-                 select unheard_until, null from service_instance
+                 select uncertain_until, null from service_instance
                  where $4 = 'instance' and service_id = $2 and name = $3) as row
-             where unheard_until > now()),
+             where uncertain_until > now()),
          known as (
-             update orphan o set unheard_until = greatest(o.unheard_until, late.unheard_until),
-                                 held_until = greatest(o.held_until, late.held_until)
+             update orphan o set uncertain_until = greatest(o.uncertain_until, late.uncertain_until),
+                                 rebind_blocked_until = greatest(o.rebind_blocked_until, late.rebind_blocked_until)
              from late
-             where o.service_id = $2 and o.instance = $3 and o.what = $4 and o.ended_at is null
+             where o.service_id = $2 and o.instance = $3 and o.kind = $4 and o.ended_at is null
                and o.detail -> 'bind' is not distinct from $5::jsonb -> 'bind')
-         insert into orphan (orphan_id, service, service_id, instance, what, detail, reason, unheard_until, held_until)
-         select $1, name, service_id, $3, $4, $5, $6, late.unheard_until, late.held_until from service, late
-         where service_id = $2 and (not $7 or late.unheard_until is not null)
-           and not exists (select 1 from orphan o where o.service_id = $2 and o.instance = $3 and o.what = $4
+         insert into orphan (orphan_id, service, service_id, instance, kind, detail, reason, uncertain_until, rebind_blocked_until)
+         select $1, name, service_id, $3, $4, $5, $6, late.uncertain_until, late.rebind_blocked_until from service, late
+         where service_id = $2 and (not $7 or late.uncertain_until is not null)
+           and not exists (select 1 from orphan o where o.service_id = $2 and o.instance = $3 and o.kind = $4
                              and o.detail -> 'bind' is not distinct from $5::jsonb -> 'bind'
                              -- A bind that an operator has given up is not hunted again; a name may be.
                              and (o.ended_at is null or (o.given_up_at is not null and $4 = 'bind')))",
         Uuid::now_v7(),
         new.service_id.0,
         new.instance,
-        new.what,
+        new.kind,
         new.detail,
         new.reason,
         only_uncertain,
@@ -72,19 +72,19 @@ pub(super) async fn mark_row_uncertain(
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"with noted_bind as (
-               update bind b set unheard_until = greatest(b.unheard_until, now() + make_interval(secs => $5))
+               update bind b set uncertain_until = greatest(b.uncertain_until, now() + make_interval(secs => $5))
                from service_instance i, app a
                where $3 = 'bind' and i.service_id = $1 and i.name = $2 and a.name = $4::jsonb -> 'app' ->> 'name'
                  and b.instance_id = i.instance_id and b.app_id = a.app_id
                returning b.bind_id),
            noted_instance as (
-               update service_instance set unheard_until = greatest(unheard_until, now() + make_interval(secs => $5))
+               update service_instance set uncertain_until = greatest(uncertain_until, now() + make_interval(secs => $5))
                where $3 = 'instance' and service_id = $1 and name = $2
                returning instance_id)
            select exists (select from noted_bind) or exists (select from noted_instance) as "is!""#,
         of.service_id.0,
         of.instance,
-        of.what,
+        of.kind,
         of.detail,
         seconds,
     )
@@ -95,13 +95,13 @@ pub(super) async fn mark_row_uncertain(
 /// Ends an orphan, or postpones it until the service can no longer execute an earlier call.
 pub(super) async fn end_or_defer(tx: &mut PgConnection, of: &NewOrphan) -> sqlx::Result<()> {
     sqlx::query!(
-        "update orphan set ended_at = case when unheard_until > now() then ended_at else now() end,
-                wake_at = case when unheard_until > now() then unheard_until else wake_at end
-         where service_id = $1 and instance = $2 and what = $3 and ended_at is null
+        "update orphan set ended_at = case when uncertain_until > now() then ended_at else now() end,
+                wake_at = case when uncertain_until > now() then uncertain_until else wake_at end
+         where service_id = $1 and instance = $2 and kind = $3 and ended_at is null
            and detail -> 'bind' is not distinct from $4::jsonb -> 'bind'",
         of.service_id.0,
         of.instance,
-        of.what,
+        of.kind,
         of.detail,
     )
     .execute(tx)
@@ -117,7 +117,7 @@ pub(in crate::services) async fn has_pending_instance(
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select exists (select 1 from orphan
-                          where service_id = $1 and instance = $2 and what = 'instance' and ended_at is null) as "held!""#,
+                          where service_id = $1 and instance = $2 and kind = 'instance' and ended_at is null) as "held!""#,
         service.0,
         name.as_str(),
     )
@@ -133,7 +133,7 @@ pub(in crate::services) async fn wake_instance_orphan(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "update orphan set wake_at = now()
-         where service_id = $1 and instance = $2 and what = 'instance' and ended_at is null",
+         where service_id = $1 and instance = $2 and kind = 'instance' and ended_at is null",
         service.0,
         name.as_str(),
     )
@@ -146,7 +146,7 @@ pub(in crate::services) async fn wake_instance_orphan(
 pub(in crate::services) async fn end_bind_orphans(tx: &mut PgConnection, bind: BindId) -> sqlx::Result<()> {
     sqlx::query!(
         "update orphan set ended_at = now()
-         where what = 'bind' and ended_at is null and detail ->> 'bind' = $1",
+         where kind = 'bind' and ended_at is null and detail ->> 'bind' = $1",
         bind.to_string(),
     )
     .execute(tx)
@@ -176,15 +176,15 @@ pub(in crate::services) async fn supersede_bind_orphans(
     let rows = sqlx::query!(
         r#"with found as (
                -- A claim that was not given back: the service may still do what its dead owner has told it.
-               select orphan_id, coalesce(greatest(claimed_until + make_interval(secs => $4), held_until) > now(), false) as is_held
+               select orphan_id, coalesce(greatest(claimed_until + make_interval(secs => $4), rebind_blocked_until) > now(), false) as is_held
                from orphan
-               where service_id = $1 and instance = $2 and what = 'bind' and ended_at is null
+               where service_id = $1 and instance = $2 and kind = 'bind' and ended_at is null
                  and detail -> 'app' ->> 'name' = $3
                for update)
            update orphan o set ended_at = case when is_held then ended_at else now() end
            from found where o.orphan_id = found.orphan_id
            returning is_held as "is_held!",
-                     greatest(unheard_until, created_at + make_interval(secs => $4)) as "unheard_until!""#,
+                     greatest(uncertain_until, created_at + make_interval(secs => $4)) as "uncertain_until!""#,
         service.0,
         instance.as_str(),
         app.as_str(),
@@ -194,7 +194,7 @@ pub(in crate::services) async fn supersede_bind_orphans(
     .await?;
     Ok(SupersededBinds {
         is_rebind_blocked: rows.iter().any(|row| row.is_held),
-        uncertain_until: rows.iter().map(|row| row.unheard_until).max(),
+        uncertain_until: rows.iter().map(|row| row.uncertain_until).max(),
     })
 }
 
@@ -204,7 +204,7 @@ pub(super) struct DueOrphan {
     pub(super) id: Uuid,
     pub(super) service_id: ServiceId,
     pub(super) instance: InstanceName,
-    pub(super) what: String,
+    pub(super) kind: String,
     pub(super) detail: Value,
     pub(super) attempts: i32,
     /// Seconds since it was recorded.
@@ -239,19 +239,19 @@ pub(super) async fn claim_due_orphan(
     sqlx::query_as!(
         DueOrphan,
         r#"update orphan set attempts = attempts + 1, claimed_by = $2, claimed_until = now() + make_interval(secs => $4),
-                  unheard_until = case when claimed_by is null then unheard_until
-                                       else greatest(unheard_until, now() + make_interval(secs => $3)) end,
-                  held_until = case when claimed_by is null then held_until
-                                    else greatest(held_until, now() + make_interval(secs => $3)) end
+                  uncertain_until = case when claimed_by is null then uncertain_until
+                                       else greatest(uncertain_until, now() + make_interval(secs => $3)) end,
+                  rebind_blocked_until = case when claimed_by is null then rebind_blocked_until
+                                    else greatest(rebind_blocked_until, now() + make_interval(secs => $3)) end
            where orphan_id = (
                select orphan_id from orphan
                where ended_at is null and wake_at <= now() and (claimed_until is null or claimed_until <= now())
                  and service_id = $1
                order by wake_at limit 1 for update skip locked)
            returning orphan_id as id, service_id as "service_id!: ServiceId", instance as "instance: InstanceName",
-                     what, detail, attempts,
+                     kind, detail, attempts,
                      extract(epoch from now() - created_at)::double precision as "age!",
-                     coalesce(extract(epoch from unheard_until - now()), -1)::double precision as "unheard!""#,
+                     coalesce(extract(epoch from uncertain_until - now()), -1)::double precision as "unheard!""#,
         service.0,
         by.0,
         window,
@@ -295,7 +295,7 @@ pub(super) async fn set_uncertain_until(
     seconds: f64,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update orphan set unheard_until = now() + make_interval(secs => $3), held_until = now() + make_interval(secs => $3)
+        "update orphan set uncertain_until = now() + make_interval(secs => $3), rebind_blocked_until = now() + make_interval(secs => $3)
          where orphan_id = $1 and claimed_by = $2",
         id,
         by.0,

@@ -239,8 +239,8 @@ pub(super) async fn add_default_roles(
 ) -> Result<(), Error> {
     call.authorize(Permission::ROLE_DEFAULT_CREATE, &[])?;
     let mut tx = core.db.begin().await?;
-    for (occasion, name) in defaults {
-        let data = json!({ occasion.as_str(): name });
+    for (event, name) in defaults {
+        let data = json!({ event.as_str(): name });
         events::record_event(
             &mut tx,
             call,
@@ -250,16 +250,16 @@ pub(super) async fn add_default_roles(
         let role = lock_and_load_role(&mut tx, name).await?;
         let kind = DEFAULT_ROLE_EVENTS
             .iter()
-            .find(|(word, _)| word == occasion)
+            .find(|(word, _)| word == event)
             .map(|(_, kind)| *kind);
         if kind != Some(role.kind) {
             return Err(Error::invalid(format!(
-                "The role {name:?} has the context type {}, which {occasion} does not accept.",
+                "The role {name:?} has the context type {}, which {event} does not accept.",
                 role.kind.as_str()
             )));
         }
         check_grantable(call, &role.grants_on(&PermissionContext::global()))?;
-        store::insert_default_role(&mut tx, occasion, name).await?;
+        store::insert_default_role(&mut tx, event, name).await?;
     }
     Ok(tx.commit().await?)
 }
@@ -272,26 +272,26 @@ pub(super) async fn remove_default_roles(
 ) -> Result<(), Error> {
     call.authorize(Permission::ROLE_DEFAULT_DELETE, &[])?;
     let mut tx = core.db.begin().await?;
-    for (occasion, name) in defaults {
+    for (event, name) in defaults {
         load_role_in_tx(&mut tx, name).await?;
-        let data = json!({ occasion.as_str(): name });
+        let data = json!({ event.as_str(): name });
         events::record_event(
             &mut tx,
             call,
             &role_event(name, Permission::ROLE_DEFAULT_DELETE, data),
         )
         .await?;
-        store::delete_default_role(&mut tx, occasion, name).await?;
+        store::delete_default_role(&mut tx, event, name).await?;
     }
     Ok(tx.commit().await?)
 }
 
 /// Returns true if a role is assigned automatically at this event.
-pub(in crate::teams) async fn has_default_role(tx: &mut PgConnection, occasion: &str) -> Result<bool, Error> {
+pub(in crate::teams) async fn has_default_role(tx: &mut PgConnection, event: &str) -> Result<bool, Error> {
     let roles = store::list_roles(tx, None).await?;
     Ok(roles
         .iter()
-        .any(|role| role.default_events.iter().any(|o| o == occasion)))
+        .any(|role| role.default_events.iter().any(|o| o == event)))
 }
 
 /// Returns the permissions that these roles grant on an object.

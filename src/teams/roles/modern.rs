@@ -230,9 +230,9 @@ pub async fn remove_default_roles(ctx: Ctx, params: Params) -> ModernResult {
 /// Returns pairs of event and role, in one order, so that concurrent requests cannot deadlock.
 fn read_default_roles(params: &Params) -> Result<Vec<(String, String)>, Error> {
     let mut pairs = Vec::new();
-    for (occasion, _) in DEFAULT_ROLE_EVENTS {
-        let roles = params.get_strings(occasion)?;
-        pairs.extend(roles.into_iter().map(|role| (occasion.to_owned(), role)));
+    for (event, _) in DEFAULT_ROLE_EVENTS {
+        let roles = params.get_strings(event)?;
+        pairs.extend(roles.into_iter().map(|role| (event.to_owned(), role)));
     }
     if pairs.is_empty() {
         return Err(Error::invalid("Send a role for user-create or team-create."));

@@ -14,7 +14,7 @@ pub(super) async fn list_roles(db: impl PgExecutor<'_>, name: Option<&str>) -> s
     let rows = sqlx::query!(
         r#"select r.name, r.context_kind, r.description,
                   array(select p.permission from role_grant p where p.role = r.name order by 1) as "permissions!",
-                  array(select d.occasion from default_role d where d.role = r.name order by 1) as "occasions!"
+                  array(select d.event from default_role d where d.role = r.name order by 1) as "events!"
            from role r where $1::text is null or r.name = $1 order by r.name"#,
         name,
     )
@@ -32,7 +32,7 @@ pub(super) async fn list_roles(db: impl PgExecutor<'_>, name: Option<&str>) -> s
             kind,
             description: row.description,
             permissions: permissions.filter_map(|p| users::parse_held(p)).collect(),
-            default_events: row.occasions,
+            default_events: row.events,
         });
     }
     Ok(roles)
@@ -220,14 +220,10 @@ pub(super) async fn list_service_actions(
     .map(|rows| rows.into_iter().map(|row| (row.name, row.action)).collect())
 }
 
-pub(super) async fn insert_default_role(
-    tx: &mut PgConnection,
-    occasion: &str,
-    role: &str,
-) -> sqlx::Result<()> {
+pub(super) async fn insert_default_role(tx: &mut PgConnection, event: &str, role: &str) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into default_role (occasion, role) values ($1, $2) on conflict (occasion, role) do nothing",
-        occasion,
+        "insert into default_role (event, role) values ($1, $2) on conflict (event, role) do nothing",
+        event,
         role,
     )
     .execute(tx)
@@ -235,14 +231,10 @@ pub(super) async fn insert_default_role(
     .map(drop)
 }
 
-pub(super) async fn delete_default_role(
-    tx: &mut PgConnection,
-    occasion: &str,
-    role: &str,
-) -> sqlx::Result<()> {
+pub(super) async fn delete_default_role(tx: &mut PgConnection, event: &str, role: &str) -> sqlx::Result<()> {
     sqlx::query!(
-        "delete from default_role where occasion = $1 and role = $2",
-        occasion,
+        "delete from default_role where event = $1 and role = $2",
+        event,
         role,
     )
     .execute(tx)

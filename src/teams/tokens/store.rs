@@ -24,7 +24,7 @@ pub(super) async fn list_tokens(
                   k.description, k.created_by, k.created_at, b.expires_at, b.last_used_at,
                   array(select (ra.role, ra.context_value) from role_assignment ra where ra.holder_id = k.team_token_id
                         order by ra.role, ra.object_id) as "roles!: Vec<(String, String)>"
-           from team_token k join team t using (team_id) join bearer b using (team_token_id)
+           from team_token k join team t using (team_id) join access_token b using (team_token_id)
            where ($1::text is null or k.name = $1) and ($2::text[] is null or t.name = any($2))
            order by k.name"#,
         filter.name.map(TeamTokenName::as_str),

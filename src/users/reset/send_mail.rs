@@ -30,7 +30,9 @@ saga_steps! {
 /// What the step knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ResetMailData {
-    letter: Uuid,
+    // Sagas of earlier versions say `letter`.
+    #[serde(alias = "letter")]
+    mail: Uuid,
     to: Email,
     subject: String,
 }
@@ -43,23 +45,21 @@ pub(super) async fn enqueue_mail(
     subject: &str,
     text: String,
 ) -> Result<(), Error> {
-    let letter = Uuid::now_v7();
+    let mail = Uuid::now_v7();
     let data = ResetMailData {
-        letter,
+        mail,
         to: to.clone(),
         subject: subject.to_owned(),
     };
-    let sealed = core
-        .keys
-        .encrypt(&mail_associated_data(letter), &Secret::new(text));
-    store::insert_mail(tx, letter, &sealed).await?;
+    let sealed = core.keys.encrypt(&mail_associated_data(mail), &Secret::new(text));
+    store::insert_mail(tx, mail, &sealed).await?;
     sagas::enqueue_saga::<SendResetMail>(tx, None, &data)
         .await
         .map(drop)
 }
 
-fn mail_associated_data(letter: Uuid) -> AssociatedData {
-    AssociatedData::new(SealedColumn::OUTGOING_MAIL, &[&letter])
+fn mail_associated_data(mail: Uuid) -> AssociatedData {
+    AssociatedData::new(SealedColumn::OUTGOING_MAIL, &[&mail])
 }
 
 /// Sends one mail. See the module.
@@ -75,24 +75,21 @@ impl SendResetMail {
 
     fn decrypt_mail(&self, data: &ResetMailData, sealed: &[u8]) -> Result<MailMessage, Error> {
         Ok(MailMessage {
-            id: data.letter,
+            id: data.mail,
             to: data.to.clone(),
             subject: data.subject.clone(),
-            text: self
-                .core
-                .keys
-                .decrypt(&mail_associated_data(data.letter), sealed)?,
+            text: self.core.keys.decrypt(&mail_associated_data(data.mail), sealed)?,
         })
     }
 
     async fn send(&self, data: &ResetMailData, ctx: &StepContext) -> Result<(), StepError> {
-        let Some(sealed) = store::find_mail(&self.core.db, data.letter).await? else {
+        let Some(sealed) = store::find_mail(&self.core.db, data.mail).await? else {
             // It was sent before this process died.
             return Ok(());
         };
         let message = self.decrypt_mail(data, &sealed)?;
         match ctx.without_worker(self.core.mail.send_message(&message)).await {
-            Ok(()) => delete_mail(ctx, data.letter).await,
+            Ok(()) => delete_mail(ctx, data.mail).await,
             Err(why) if why.kind() == ErrorKind::Unavailable => Err(StepError::Retry {
                 why,
                 after: RETRY_DELAY,
@@ -102,8 +99,8 @@ impl SendResetMail {
     }
 }
 
-async fn delete_mail(ctx: &StepContext, letter: Uuid) -> Result<(), StepError> {
-    ctx.write_fenced(async |tx| Ok(store::delete_mail(tx, letter).await?))
+async fn delete_mail(ctx: &StepContext, mail: Uuid) -> Result<(), StepError> {
+    ctx.write_fenced(async |tx| Ok(store::delete_mail(tx, mail).await?))
         .await
 }
 
@@ -139,7 +136,7 @@ impl Saga for SendResetMail {
             SendMailStep::Send => {
                 let why = ctx.failure_reason().map(Error::report).unwrap_or_default();
                 tracing::warn!(to = %data.to, error = why, "gave up sending a mail");
-                delete_mail(ctx, data.letter).await
+                delete_mail(ctx, data.mail).await
             }
         }
     }

@@ -71,10 +71,10 @@ pub(super) async fn void_tokens(tx: &mut PgConnection, user: UserId) -> sqlx::Re
 }
 
 /// Stores the text of a mail until it is sent.
-pub(super) async fn insert_mail(tx: &mut PgConnection, letter: Uuid, sealed: &[u8]) -> sqlx::Result<()> {
+pub(super) async fn insert_mail(tx: &mut PgConnection, mail: Uuid, sealed: &[u8]) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into letter (letter_id, sealed) values ($1, $2)",
-        letter,
+        "insert into outgoing_mail (mail_id, sealed) values ($1, $2)",
+        mail,
         sealed
     )
     .execute(tx)
@@ -82,15 +82,15 @@ pub(super) async fn insert_mail(tx: &mut PgConnection, letter: Uuid, sealed: &[u
     .map(drop)
 }
 
-pub(super) async fn find_mail(db: impl PgExecutor<'_>, letter: Uuid) -> sqlx::Result<Option<Vec<u8>>> {
-    sqlx::query_scalar!("select sealed from letter where letter_id = $1", letter)
+pub(super) async fn find_mail(db: impl PgExecutor<'_>, mail: Uuid) -> sqlx::Result<Option<Vec<u8>>> {
+    sqlx::query_scalar!("select sealed from outgoing_mail where mail_id = $1", mail)
         .fetch_optional(db)
         .await
 }
 
 /// Deletes the text of a mail.
-pub(super) async fn delete_mail(tx: &mut PgConnection, letter: Uuid) -> sqlx::Result<()> {
-    sqlx::query!("delete from letter where letter_id = $1", letter)
+pub(super) async fn delete_mail(tx: &mut PgConnection, mail: Uuid) -> sqlx::Result<()> {
+    sqlx::query!("delete from outgoing_mail where mail_id = $1", mail)
         .execute(tx)
         .await
         .map(drop)

@@ -169,5 +169,5 @@ pub(super) async fn renew_api_key(
 }
 
 fn api_key_associated_data(id: TokenId) -> AssociatedData {
-    AssociatedData::new(SealedColumn::BEARER, &[&id])
+    AssociatedData::new(SealedColumn::ACCESS_TOKEN, &[&id])
 }

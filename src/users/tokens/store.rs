@@ -31,7 +31,7 @@ pub(super) async fn find_token_holder(
                   coalesce((select array_agg(p.permission || '|' || ra.context_kind || '|' || ra.context_value)
                             from role_assignment ra join role_grant p on p.role = ra.role
                             where ra.holder_id = coalesce(b.user_id, b.team_token_id)), '{}') as "grants!"
-           from bearer b
+           from access_token b
            left join user_account u on u.user_id = b.user_id
            left join app a on a.app_id = b.app_id
            left join team_token k on k.team_token_id = b.team_token_id
@@ -126,7 +126,7 @@ pub(in crate::users) async fn insert_session(
     new: &NewSession<'_>,
 ) -> sqlx::Result<bool> {
     sqlx::query!(
-        "insert into bearer (digest, token_id, kind, user_id, created_at, expires_at)
+        "insert into access_token (digest, token_id, kind, user_id, created_at, expires_at)
          select $1, $2, 'session', user_id, clock_timestamp(), clock_timestamp() + make_interval(days => $5)
          from user_account where user_id = $3 and password_hash = $4 for no key update",
         &new.digest[..],
@@ -143,7 +143,7 @@ pub(in crate::users) async fn insert_session(
 /// Deletes a user's expired sessions.
 pub(in crate::users) async fn delete_ended_sessions(tx: &mut PgConnection, user: UserId) -> sqlx::Result<()> {
     sqlx::query!(
-        "delete from bearer where user_id = $1 and expires_at <= now()",
+        "delete from access_token where user_id = $1 and expires_at <= now()",
         user.0
     )
     .execute(tx)
@@ -158,8 +158,8 @@ pub(in crate::users) async fn trim_sessions(
     most: u32,
 ) -> sqlx::Result<u64> {
     sqlx::query!(
-        "delete from bearer where token_id in (
-             select token_id from bearer where user_id = $1 and kind = 'session'
+        "delete from access_token where token_id in (
+             select token_id from access_token where user_id = $1 and kind = 'session'
              order by created_at desc, token_id desc offset $2)",
         user.0,
         i64::from(most),
@@ -172,7 +172,7 @@ pub(in crate::users) async fn trim_sessions(
 /// Deletes a session or the token of an app; API keys and team tokens are not logins.
 pub(in crate::users) async fn delete_token(tx: &mut PgConnection, digest: &[u8; 32]) -> sqlx::Result<()> {
     sqlx::query!(
-        "delete from bearer where digest = $1 and kind in ('session', 'app')",
+        "delete from access_token where digest = $1 and kind in ('session', 'app')",
         &digest[..]
     )
     .execute(tx)
@@ -187,7 +187,7 @@ pub(in crate::users) async fn delete_tokens_of(
     but: Option<&[u8; 32]>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "delete from bearer where user_id = $1 and (kind <> 'session' or $2::bytea is null or digest <> $2)",
+        "delete from access_token where user_id = $1 and (kind <> 'session' or $2::bytea is null or digest <> $2)",
         user.0,
         but.map(|digest| &digest[..]),
     )
@@ -204,7 +204,7 @@ pub(in crate::users) async fn insert_app_token(
     days: Option<i32>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into bearer (digest, token_id, kind, app_id, expires_at)
+        "insert into access_token (digest, token_id, kind, app_id, expires_at)
          values ($1, $2, 'app', $3, now() + make_interval(days => $4))",
         &digest[..],
         id.0,
@@ -222,7 +222,7 @@ pub(in crate::users) async fn find_api_key(
     user: UserId,
 ) -> sqlx::Result<Option<(TokenId, Vec<u8>)>> {
     sqlx::query!(
-        r#"select token_id, sealed as "sealed!" from bearer where user_id = $1 and kind = 'api-key'"#,
+        r#"select token_id, sealed as "sealed!" from access_token where user_id = $1 and kind = 'api-key'"#,
         user.0,
     )
     .fetch_optional(db)
@@ -232,7 +232,7 @@ pub(in crate::users) async fn find_api_key(
 
 pub(in crate::users) async fn delete_api_key(tx: &mut PgConnection, user: UserId) -> sqlx::Result<()> {
     sqlx::query!(
-        "delete from bearer where user_id = $1 and kind = 'api-key'",
+        "delete from access_token where user_id = $1 and kind = 'api-key'",
         user.0
     )
     .execute(tx)
@@ -248,7 +248,7 @@ pub(in crate::users) async fn insert_api_key(
     sealed: &[u8],
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into bearer (digest, token_id, kind, user_id, sealed) values ($1, $2, 'api-key', $3, $4)",
+        "insert into access_token (digest, token_id, kind, user_id, sealed) values ($1, $2, 'api-key', $3, $4)",
         &digest[..],
         id.0,
         user.0,
@@ -268,7 +268,7 @@ pub(in crate::users) async fn insert_team_token_value(
     expires_in: Option<f64>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into bearer (digest, token_id, kind, team_token_id, expires_at)
+        "insert into access_token (digest, token_id, kind, team_token_id, expires_at)
          values ($1, $2, 'team-token', $3, now() + make_interval(secs => $4))",
         &digest[..],
         id.0,
@@ -287,7 +287,7 @@ pub(in crate::users) async fn update_team_token_value(
     digest: &[u8; 32],
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update bearer set digest = $2 where team_token_id = $1",
+        "update access_token set digest = $2 where team_token_id = $1",
         token.0,
         &digest[..],
     )
@@ -303,7 +303,7 @@ pub(in crate::users) async fn update_team_token_expiry(
     expires_in: Option<f64>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update bearer set expires_at = now() + make_interval(secs => $2) where team_token_id = $1",
+        "update access_token set expires_at = now() + make_interval(secs => $2) where team_token_id = $1",
         token.0,
         expires_in,
     )
@@ -315,7 +315,7 @@ pub(in crate::users) async fn update_team_token_expiry(
 /// Records that a team token is in use, at most once a minute.
 pub(super) async fn record_team_token_use(db: impl PgExecutor<'_>, token: TeamTokenId) -> sqlx::Result<()> {
     sqlx::query!(
-        "update bearer set last_used_at = now()
+        "update access_token set last_used_at = now()
          where team_token_id = $1 and (last_used_at is null or last_used_at < now() - interval '1 minute')",
         token.0,
     )

@@ -20,7 +20,7 @@ pub(super) async fn assert_nothing_stuck(fixture: &ChaosFixture) {
         .unwrap();
     let mut last = Vec::new();
     wait_for("the end of all sagas", seconds(PATIENCE), async || {
-        let open = "select kind || ' ' || state || ' at step ' || step || ': ' || problem from saga
+        let open = "select kind || ' ' || state || ' at step ' || step || ': ' || error from saga
                     where state not in ('done', 'undone')
                     union all select 'event ' || kind || ' ' || target_value from event where ended_at is null";
         let open: Vec<String> = sqlx::query_scalar(open).fetch_all(&mut db).await.unwrap();

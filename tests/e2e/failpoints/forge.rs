@@ -72,7 +72,7 @@ impl Scenario for ForgeDeployScenario {
         }
         let mut wrong: Vec<String> = fixture.check_app_text(0).await.into_iter().collect();
         let forge = fixture.tancho.read_json("/1.0/forges/app0").await;
-        if reached.done != forge["problem"].as_str().unwrap().is_empty() {
+        if reached.done != forge["error"].as_str().unwrap().is_empty() {
             wrong.push(format!("done: {}, but {forge}", reached.done));
         }
         let told = event_errors(fixture).await;

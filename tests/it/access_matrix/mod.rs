@@ -300,8 +300,8 @@ const LOCKS: &str = "
     insert into orphan (orphan_id, service, service_id, instance, what, wake_at)
     select '019aa1c0-0000-7000-8000-000000000001', name, service_id, 'shop-db', 'instance', now() + interval '1 day'
     from service where name = 'postgres';
-    insert into saga (saga_id, kind, lane, step, event_id, state, data, ended_at)
-    values ('019aa1c0-0000-7000-8000-000000000002', 'app.deploy', 'people', 'build', '5f3e8a1b9c4d2e0001a7b3d0', 'stuck', '{}', now());
+    insert into saga (saga_id, kind, queue, step, event_id, state, data, ended_at)
+    values ('019aa1c0-0000-7000-8000-000000000002', 'app.deploy', 'interactive', 'build', '5f3e8a1b9c4d2e0001a7b3d0', 'stuck', '{}', now());
     insert into event_lock select 'user', email, '5f3e8a1b9c4d2e0001a7b3d0' from user_account";
 
 /// A server with all callers and resources of the run.
@@ -338,7 +338,7 @@ impl AccessMatrix {
         }
         matrix.request_ok("gone", "DELETE /1.0/users", "").await;
         let late =
-            "update bearer set created_at = now() - interval '8 days', expires_at = now() - interval '1 day'
+            "update access_token set created_at = now() - interval '8 days', expires_at = now() - interval '1 day'
                     where user_id = (select user_id from user_account where email = 'late@example.com')";
         matrix.sql(late).await;
         matrix
@@ -528,7 +528,7 @@ const BUSY: &[&str] = &[
     "login_failure",
     "host",
     "router_seen",
-    "seal_follower",
+    "encryption_replica",
     "saga",
     "log_line",
     "log_position",

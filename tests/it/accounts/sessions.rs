@@ -136,7 +136,7 @@ async fn authorization_header_accepts_a_token_with_or_without_scheme() {
 async fn cached_token_expires_on_time() {
     let tancho = TestServer::start().await;
     let ana = tancho.create_user("ana").await;
-    let end = "update bearer set expires_at = now() + make_interval(secs => $1)";
+    let end = "update access_token set expires_at = now() + make_interval(secs => $1)";
     let db = &tancho.running.core.db;
     sqlx::query(end).bind(0.7).execute(db).await.unwrap();
     send_request(&tancho, Some(&ana), "GET /users/info", RequestBody::None)

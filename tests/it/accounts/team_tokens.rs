@@ -202,7 +202,7 @@ async fn regenerated_deleted_and_expired_team_tokens_end_immediately_on_all_repl
     get(&other, &ci, "/1.0/teams").await.expect_status(200);
     sql(
         &tancho,
-        "update bearer set expires_at = now() - interval '1 second' where kind = 'team-token'",
+        "update access_token set expires_at = now() - interval '1 second' where kind = 'team-token'",
     )
     .await;
     tancho.running.core.auth_cache.invalidate_all();

@@ -371,7 +371,7 @@ async fn default_role_added_concurrently_grants_no_permission_the_caller_lacks()
         for statement in [
             "insert into role (name, context_kind) values ('spy', 'team')",
             "insert into role_permission (role, permission) values ('spy', 'pool')",
-            "insert into default_role (occasion, role) values ('team-create', 'spy')",
+            "insert into default_role (event, role) values ('team-create', 'spy')",
         ] {
             sqlx::query(statement).execute(&mut *other).await.unwrap();
         }

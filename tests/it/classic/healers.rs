@@ -54,8 +54,8 @@ async fn healers_are_listed_as_single_key_objects_and_run_repeatedly() {
 async fn lease_healer_reports_sagas_without_owner_and_stuck_sagas() {
     let tancho = TestServer::start().await;
     let ana = tancho.create_user("ana").await;
-    let put = "insert into saga (saga_id, kind, lane, step, data, state, wake_at, ended_at)
-               values (gen_random_uuid(), 'of another build', 'people', 'first', '{}', $1, now() - interval '1 hour',
+    let put = "insert into saga (saga_id, kind, queue, step, data, state, wake_at, ended_at)
+               values (gen_random_uuid(), 'of another build', 'interactive', 'first', '{}', $1, now() - interval '1 hour',
                        case when $1 = 'stuck' then now() end)";
     for state in ["forward", "stuck"] {
         sqlx::query(put)

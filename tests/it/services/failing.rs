@@ -320,7 +320,7 @@ async fn rejected_update_changes_nothing_and_an_unsupported_update_succeeds() {
 
 /// Inserts a saga as a process leaves it that died after recording that it would call.
 async fn insert_crashed_saga(fixture: &ServiceFixture, kind: &str, step: &str, data: Value) {
-    sqlx::query("insert into saga (saga_id, kind, lane, step, data) values ($1, $2, 'people', $3, $4)")
+    sqlx::query("insert into saga (saga_id, kind, queue, step, data) values ($1, $2, 'interactive', $3, $4)")
         .bind(Uuid::now_v7())
         .bind(kind)
         .bind(step)

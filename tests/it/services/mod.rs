@@ -170,13 +170,15 @@ impl ServiceFixture {
             .unwrap();
         }
         let digest = tancho::kernel::encryption::digest_token(&Secret::new(name));
-        sqlx::query("insert into bearer (digest, token_id, kind, user_id) values ($1, $2, 'session', $3)")
-            .bind(&digest[..])
-            .bind(Uuid::now_v7())
-            .bind(id)
-            .execute(self.db())
-            .await
-            .unwrap();
+        sqlx::query(
+            "insert into access_token (digest, token_id, kind, user_id) values ($1, $2, 'session', $3)",
+        )
+        .bind(&digest[..])
+        .bind(Uuid::now_v7())
+        .bind(id)
+        .execute(self.db())
+        .await
+        .unwrap();
     }
 
     async fn app(&self, name: &str, team: &str) -> Uuid {

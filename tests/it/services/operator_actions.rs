@@ -195,8 +195,8 @@ async fn insert_stuck_saga(fixture: &ServiceFixture, instance: &str) -> Value {
     .await
     .unwrap();
     sqlx::query(
-        "insert into saga (saga_id, kind, lane, step, event_id, data, state, attempts, problem_kind, problem, last_problem, ended_at)
-         values ($1, 'service-instance.create', 'people', 'call-service', $2, $3, 'stuck', 300, 'failed', 'no room', 'call: no answer', now())",
+        "insert into saga (saga_id, kind, queue, step, event_id, data, state, attempts, error_kind, error, last_error, ended_at)
+         values ($1, 'service-instance.create', 'interactive', 'call-service', $2, $3, 'stuck', 300, 'failed', 'no room', 'call: no answer', now())",
     )
     .bind(id)
     .bind(event)
@@ -220,7 +220,7 @@ async fn stuck_saga_can_be_retried_and_given_up() {
     assert_eq!(list.len(), 2, "{list:?}");
     for (key, wanted) in [
         ("state", "stuck"),
-        ("problem", "no room"),
+        ("error", "no room"),
         ("last", "call: no answer"),
     ] {
         assert_eq!(list[0][key], wanted, "{list:?}");

@@ -85,7 +85,7 @@ impl UnitFixture {
             "insert into team (name) values ('red');
              insert into user_account (user_id, email, password_hash) values ('{user}', 'ana@example.com', '');
              insert into user_role (user_id, role) values ('{user}', 'AllowAll');
-             insert into bearer (digest, token_id, kind, user_id)
+             insert into access_token (digest, token_id, kind, user_id)
                  values ('\\x{}', '{}', 'session', '{user}');
              insert into app (app_id, name, label, platform, plan, pool, team_owner, owner)
                  values ('{app}', 'crane', 'crane', 'python', 'small', 'local', 'red', 'ana@example.com');

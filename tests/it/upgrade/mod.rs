@@ -108,10 +108,10 @@ async fn unfinished_saga_of_each_kind_ends_after_upgrade() {
     })
     .await;
     let db = &tancho.running.core.db;
-    let ended = "select kind || ' ' || step || ': ' || last_problem from saga where ended_at is null";
+    let ended = "select kind || ' ' || step || ': ' || last_error from saga where ended_at is null";
     wait_until("every saga ends", async || list_rows(db, ended).await.is_empty()).await;
-    let wrong = "select kind || ' ' || state || ': ' || problem from saga
-                 where state <> case when problem = 'It did not start.' then 'undone' else 'done' end";
+    let wrong = "select kind || ' ' || state || ': ' || error from saga
+                 where state <> case when error = 'It did not start.' then 'undone' else 'done' end";
     assert_eq!(list_rows(db, wrong).await, [""; 0]);
     let open =
         "select target_value from event where ended_at is null union all select target_value from event_lock";

@@ -86,7 +86,7 @@ pub async fn give_up_orphan(core: &Core, call: &RequestContext, id: Uuid) -> Res
         None => event = event.with_lock(instance_target(&open)),
     }
     events::record_event(&mut tx, call, &event).await?;
-    if open.what == "instance"
+    if open.kind == "instance"
         && let Some(service) = open.service_id
         && let Some(instance) = find_removing_instance(&mut *tx, service, &open.instance).await?
     {

@@ -15,7 +15,7 @@ pub struct PendingOrphan {
     pub service_id: Option<ServiceId>,
     pub instance: InstanceName,
     /// `instance` or `bind`.
-    pub what: String,
+    pub kind: String,
     /// The app of a bind.
     pub app: String,
     /// The id of a bind.
@@ -38,7 +38,7 @@ pub(super) async fn list_pending_orphans(
     sqlx::query_as!(
         PendingOrphan,
         r#"select orphan_id as id, service, service_id as "service_id: ServiceId", instance as "instance: InstanceName",
-                  what, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
+                  kind, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
                   created_at, wake_at, coalesce(claimed_until > now(), false) as "at_work!"
            from orphan where ended_at is null order by created_at, orphan_id limit $1"#,
         limit,
@@ -56,7 +56,7 @@ pub(in crate::services) async fn list_pending_orphans_of_instance(
     sqlx::query_as!(
         PendingOrphan,
         r#"select orphan_id as id, service, service_id as "service_id: ServiceId", instance as "instance: InstanceName",
-                  what, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
+                  kind, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
                   created_at, wake_at, coalesce(claimed_until > now(), false) as "at_work!"
            from orphan where ended_at is null and service_id = $1 and instance = $2 order by created_at, orphan_id"#,
         service.0,
@@ -74,7 +74,7 @@ pub(super) async fn lock_pending_orphan(
     sqlx::query_as!(
         PendingOrphan,
         r#"select orphan_id as id, service, service_id as "service_id: ServiceId", instance as "instance: InstanceName",
-                  what, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
+                  kind, coalesce(detail #>> '{app,name}', '') as "app!", detail ->> 'bind' as bind, reason, attempts,
                   created_at, wake_at, coalesce(claimed_until > now(), false) as "at_work!"
            from orphan where ended_at is null and orphan_id = $1 for update"#,
         id,
