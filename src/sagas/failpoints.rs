@@ -11,8 +11,10 @@
 //! - `undo-twice`, `undo-before`, `undo-after`: the step fails after it has run, and then the same applies to
 //!   its undo.
 
+#[cfg(debug_assertions)]
+use crate::sagas::SagaStep;
 use crate::sagas::step_context::{StepContext, StepError};
-use crate::sagas::{Saga, SagaRegistry, SagaStep};
+use crate::sagas::{Saga, SagaRegistry};
 
 /// Writes the kinds and steps of sagas for the failpoint tests.
 pub(super) fn write_saga_kinds(registry: &SagaRegistry) {
