@@ -7,6 +7,11 @@ use tancho::provisioners::local::shim;
 use tancho::sandbox::exec_stage;
 use tancho::{cli, commands};
 
+/// Gives back what a burst of work needed. With the allocator of glibc each hashing thread kept the memory of its
+/// hashes: 700 MiB after 120 sign-ups and 400 log-ins.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // The helper processes of local units run before any runtime, log or command line exists.
     match std::env::args_os().nth(1) {
