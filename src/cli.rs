@@ -18,6 +18,7 @@ use crate::datadir::DataDir;
 use crate::db::local::LocalPostgres;
 use crate::kernel::error::Error;
 use crate::kernel::names::Email;
+use crate::kernel::secret::Secret;
 use crate::telemetry::logs;
 
 /// How long `tancho down` waits for Postgres to flush.
@@ -47,6 +48,32 @@ pub enum CliCommand {
         /// The file with the password.
         password_file: Option<PathBuf>,
     },
+    /// See `commands::import`.
+    ImportTsuru(ImportArguments),
+}
+
+/// The arguments of `tancho import tsuru`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct ImportArguments {
+    /// URL of the server to import from
+    #[arg(long, value_name = "URL")]
+    pub target: String,
+    /// Token of an administrator there; other users of this machine can see it, so prefer the variable
+    #[arg(long, value_name = "TOKEN", env = "TSURU_TOKEN", hide_env_values = true, value_parser = parse_secret)]
+    pub token: Secret,
+    /// URL of the server to import to [default: the API of these settings]
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
+    /// Token of an administrator of the server to import to
+    #[arg(long, value_name = "TOKEN", env = "TSURU_TO_TOKEN", hide_env_values = true, value_parser = parse_secret)]
+    pub to_token: Secret,
+    /// Only print what would be created
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+fn parse_secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
 }
 
 /// A parsed command line. It has no `Debug`, because the database URL contains a password.
@@ -100,6 +127,17 @@ enum CliVerb {
         #[command(subcommand)]
         verb: UserVerb,
     },
+    /// Create here what another server has; can be repeated
+    Import {
+        #[command(subcommand)]
+        verb: ImportVerb,
+    },
+}
+
+#[derive(Subcommand)]
+enum ImportVerb {
+    /// Import teams, users, roles, pools, plans, instances and apps from a server that speaks the tsuru API
+    Tsuru(ImportArguments),
 }
 
 #[derive(Subcommand)]
@@ -167,6 +205,9 @@ pub fn parse_command_line(
         Some(CliVerb::User {
             verb: UserVerb::CreateAdmin { email, password_file },
         }) => CliCommand::CreateAdmin { email, password_file },
+        Some(CliVerb::Import {
+            verb: ImportVerb::Tsuru(arguments),
+        }) => CliCommand::ImportTsuru(arguments),
     };
     let mut options = arguments.options;
     if command == CliCommand::Router && options.roles.replace(vec!["router".to_owned()]).is_some() {
@@ -305,6 +346,16 @@ mod tests {
             (
                 "tancho user create-admin ana@example.com --password-file f",
                 admin(Some("f")),
+            ),
+            (
+                "tancho import tsuru --target http://old --token a --to-token b --dry-run",
+                CliCommand::ImportTsuru(ImportArguments {
+                    target: "http://old".into(),
+                    token: Secret::new("a"),
+                    to: None,
+                    to_token: Secret::new("b"),
+                    dry_run: true,
+                }),
             ),
         ] {
             assert_eq!(read(line).command, command, "{line}");

@@ -6,6 +6,7 @@
 //! stops them too.
 
 mod database;
+pub mod import;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -21,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use self::database::{DatabaseServer, supervise_postgres};
 use crate::builders::platforms;
-use crate::cli::{self, CliCommand, CommandLine};
+use crate::cli::{self, CliCommand, CommandLine, ImportArguments};
 use crate::config::{ServerRole, Settings, process_variable, tancho_environment};
 use crate::core::ProvisionerMap;
 use crate::datadir::{self, DataDir};
@@ -80,6 +81,7 @@ async fn execute_command(invocation: CommandLine) -> Result<(), Error> {
         CliCommand::CreateAdmin { email, password_file } => {
             create_admin(settings, email, password_file).await
         }
+        CliCommand::ImportTsuru(arguments) => run_import(&settings, arguments).await,
         CliCommand::CheckConfig => Ok(()),
     }
 }
@@ -366,6 +368,27 @@ async fn run_keys(settings: Settings, command: &CliCommand) -> Result<(), Error>
             .for_each(|line| print_line(line)),
     }
     Ok(())
+}
+
+/// Imports from another server through the API of both. Errors: also what this server refused, so that a
+/// script notices.
+async fn run_import(settings: &Settings, arguments: ImportArguments) -> Result<(), Error> {
+    let to = match arguments.to {
+        Some(url) => url,
+        None => settings.api.public_url(settings.api.listen),
+    };
+    let report = import::import_tsuru(import::ImportOptions {
+        source: &import::TsuruApi::new(&arguments.target, arguments.token)?,
+        destination: &import::TsuruApi::new(&to, arguments.to_token)?,
+        dry_run: arguments.dry_run,
+        print: &print_line,
+    })
+    .await?;
+    match report.refused.len() {
+        0 => Ok(()),
+        1 => Err(Error::failed("One change was refused; see above.")),
+        n => Err(Error::failed(format!("{n} changes were refused; see above."))),
+    }
 }
 
 async fn create_admin(

@@ -18,6 +18,7 @@ mod events;
 mod exec;
 mod fairness;
 mod hostile_input;
+mod import;
 mod input_validation;
 mod log_posts;
 mod permission_tree;
