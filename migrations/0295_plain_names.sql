@@ -19,6 +19,8 @@ alter table access_token rename constraint bearer_team_token_check to access_tok
 alter table letter rename to outgoing_mail;
 alter table outgoing_mail rename column letter_id to mail_id;
 alter index letter_pkey rename to outgoing_mail_pkey;
+update saga set data = data - 'letter' || jsonb_build_object('mail', data -> 'letter')
+    where kind = 'mail.send' and data ? 'letter';
 
 alter table seal_state rename to encryption_state;
 alter index seal_state_pkey rename to encryption_state_pkey;

@@ -217,7 +217,7 @@ pub(super) async fn insert_archive_piece(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into uploaded_archive_chunk (archive, seq, content) values ($1, $2, $3)
-         on conflict on constraint uploaded_archive_piece_pkey do update set content = excluded.content",
+         on conflict on constraint uploaded_archive_chunk_pkey do update set content = excluded.content",
         archive,
         seq,
         content,

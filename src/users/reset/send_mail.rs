@@ -30,8 +30,6 @@ saga_steps! {
 /// What the step knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ResetMailData {
-    // Sagas of earlier versions say `letter`.
-    #[serde(alias = "letter")]
     mail: Uuid,
     to: Email,
     subject: String,
