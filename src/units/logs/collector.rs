@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use crate::core::Core;
 use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::ids::AppId;
-use crate::provisioners::{LogPosition, UnitId};
+use crate::provisioners::{LogPosition, UnitId, UnitRef};
 use crate::units::logs::batch::{Batch, LogRead};
 use crate::units::logs::rates;
 use crate::units::logs::store::{self, LogAdvance};
@@ -39,6 +39,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// A unit whose log is collected.
 #[derive(Clone, Debug)]
 struct CollectedUnit {
+    unit: UnitRef,
     app_id: AppId,
     process: String,
     interval: Duration,
@@ -106,8 +107,16 @@ impl LogCollector {
         if state.targets.contains_key(&row.id) {
             return;
         }
+        let unit = match UnitRef::for_app(row.app_id, &row.process, row.release, row.id.clone()) {
+            Ok(unit) => unit,
+            Err(error) => {
+                tracing::warn!(unit = %row.id, error = %error.report(), "cannot collect the log of a unit");
+                return;
+            }
+        };
         let next = Instant::now();
         let target = CollectedUnit {
+            unit,
             app_id: row.app_id,
             process: row.process.clone(),
             interval: TICK,
@@ -294,8 +303,8 @@ impl LogCollector {
     /// Reads one log; returns `None` if there is nothing new.
     async fn read_log(&self, unit: UnitId, target: CollectedUnit, from: i64) -> Option<LogRead> {
         let position = LogPosition(u64::try_from(from).unwrap_or(0));
-        for provisioner in self.core.provisioners.values() {
-            let read = provisioner.read_log(&unit, position, MAX_LINES);
+        for (_, runner) in self.core.provisioners.runners() {
+            let read = runner.read_log(&target.unit, position, MAX_LINES);
             let Ok(Ok((lines, next))) = tokio::time::timeout(READ_TIMEOUT, read).await else {
                 continue;
             };
