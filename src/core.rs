@@ -1,7 +1,6 @@
 //! The services and state that every action needs: database, keys, settings, clients for mail and outbound
 //! calls. Built once at start, cheap to clone, faked in tests.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -22,7 +21,7 @@ use crate::kernel::ids::ReplicaId;
 use crate::kernel::request_context::{Actor, PermissionGrant, TokenKind};
 use crate::mail::Mailer;
 use crate::outbound::OutboundClient;
-use crate::provisioners::Provisioner;
+use crate::provisioners::ProvisionerRegistry;
 
 /// The shared services and state. See the module.
 #[derive(Clone)]
@@ -42,7 +41,7 @@ pub struct CoreParts {
     /// The public addresses of Tancho.
     pub public: PublicAddresses,
     /// The provisioners of this host.
-    pub provisioners: ProvisionerMap,
+    pub provisioners: ProvisionerRegistry,
     /// The listen address of this process' router, if it has one.
     pub router: Option<SocketAddr>,
     /// Recently authenticated callers, by the digest of their token.
@@ -63,9 +62,6 @@ pub struct CoreParts {
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
-
-/// The provisioners of this host by the word under which pools name them; none where no units run.
-pub type ProvisionerMap = Arc<BTreeMap<String, Arc<dyn Provisioner>>>;
 
 /// The public addresses of Tancho.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::caller_limits::CallerLimits;
 use crate::config::{ServerRole, Settings};
-use crate::core::{AuthCache, Core, CoreParts, ProvisionerMap, PublicAddresses, PublicSsh};
+use crate::core::{AuthCache, Core, CoreParts, PublicAddresses, PublicSsh};
 use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::notices::NoticeHub;
@@ -26,6 +26,7 @@ use crate::kernel::ids::ReplicaId;
 use crate::kernel::public_hosts::PlatformHosts;
 use crate::mail::Mailer;
 use crate::outbound::OutboundClient;
+use crate::provisioners::ProvisionerRegistry;
 use crate::proxy::{Proxy, ProxySettings};
 use crate::sagas::{self, Reconciler, SagaRegistry, SagaRunner, run_reconciler};
 use crate::services::orphans::{self, OrphanReaper};
@@ -49,7 +50,7 @@ pub struct ServerParts {
     /// The id of this host in units and versions.
     pub host: String,
     /// The provisioners of this host.
-    pub provisioners: ProvisionerMap,
+    pub provisioners: ProvisionerRegistry,
     /// Bound, if the process has the role.
     pub api: Option<TcpListener>,
     /// Where the API listens or would listen, for its URLs.

@@ -562,6 +562,32 @@ fn only_edition_files_use_http_types() {
     );
 }
 
+/// Files outside `provisioners` that may name one of them, each with its reason.
+const PROVISIONER_FILES: &[&str] = &[
+    // Runs the supervisor of a local unit, which is this same program.
+    "src/main.rs",
+];
+
+#[test]
+fn only_the_list_of_provisioners_names_one() {
+    let faults: Vec<String> = all_sources()
+        .into_iter()
+        .filter(|(file, _)| {
+            !file.starts_with("src/provisioners/") && !PROVISIONER_FILES.contains(&file.as_str())
+        })
+        .flat_map(|(file, code)| {
+            let found = imports(&module_path(&file), &code).into_iter();
+            found.map(move |path| (file.clone(), path))
+        })
+        .filter(|(_, path)| {
+            let inner = path.get(1).map(String::as_str);
+            path[0] == "provisioners" && matches!(inner, Some("local" | "fake"))
+        })
+        .map(|(file, path)| format!("{file} imports {}", path.join("::")))
+        .collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 #[test]
 fn import_parser_finds_all_import_forms() {
     let code = "use crate::a::b; use crate::{c::{d, e}, f}; fn x() { crate::ssh::client::y(); } use super::{g, h::i};";

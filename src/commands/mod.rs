@@ -8,7 +8,6 @@
 mod database;
 pub mod import;
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -24,19 +23,17 @@ use self::database::{DatabaseServer, supervise_postgres};
 use crate::builders::platforms;
 use crate::cli::{self, CliCommand, CommandLine, ImportArguments};
 use crate::config::{ServerRole, Settings, process_variable, tancho_environment};
-use crate::core::ProvisionerMap;
 use crate::datadir::{self, DataDir};
 use crate::db::notices::NoticeHub;
 use crate::kernel::error::Error;
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::names::Email;
 use crate::kernel::secret::Secret;
-use crate::provisioners::Provisioner;
-use crate::provisioners::local::{LocalProvisioner, LocalProvisionerConfig, UnitLimits};
-use crate::sandbox::SandboxPolicy;
+use crate::provisioners::ProvisionerRegistry;
+use crate::provisioners::registry::{PROVISIONERS, RunnerParts};
 use crate::server::{self, RunningServer, ServerParts};
 use crate::telemetry::logs;
-use crate::{db, key_rotation, users};
+use crate::{db, key_rotation, users, versions};
 
 /// How long Postgres may take to flush and stop.
 const POSTGRES_STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -132,22 +129,15 @@ async fn run_serve(settings: Settings) -> Result<(), Error> {
     db::run_migrations(&db).await?;
     let platforms_dir = install_platforms(&dir).await?;
     let pass_env = read_pass_env(&settings);
-    // The provisioner outlives the server: its units keep running.
+    // The provisioners outlive the server: their units keep running.
     let watch = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let mut local = LocalProvisionerConfig::new(dir.units_dir());
-    let confinement = SandboxPolicy::new(&settings, dir.path()).with_readable([dir.platforms_dir()]);
-    local.limits = UnitLimits::new(&settings.local, confinement);
-    let local = LocalProvisioner::new(local, &tasks, watch.clone()).map_err(Error::internal)?;
-    let local = Arc::new(local);
     let host = dir.load_or_create_host_id()?;
+    let provisioners = open_provisioners(&settings, &dir, &host, &tasks, &watch)?;
     let grace = settings.apps.stop_grace;
     let postgres_patience = settings.database.start_timeout;
     let parts = ServerParts {
-        provisioners: ProvisionerMap::new(BTreeMap::from([(
-            "local".to_owned(),
-            Arc::clone(&local) as Arc<dyn Provisioner>,
-        )])),
+        provisioners: provisioners.clone(),
         settings,
         db,
         keys,
@@ -180,7 +170,7 @@ async fn run_serve(settings: Settings) -> Result<(), Error> {
     }
     let stop_units = async {
         print_line("tancho is stopping the units of its apps");
-        stop_all_units(&local, grace).await
+        stop_all_units(&provisioners, grace).await
     };
     let stop_postgres = async {
         let DatabaseServer::Managed(postgres) = database else {
@@ -192,8 +182,29 @@ async fn run_serve(settings: Settings) -> Result<(), Error> {
     run_both(stop_units, stop_postgres).await
 }
 
-async fn stop_all_units(local: &LocalProvisioner, grace: Duration) -> Result<(), Error> {
-    let stopped = local.stop_all_units(grace).await;
+/// Opens all provisioners on the host of a data folder. Their background tasks end at `stop`.
+fn open_provisioners(
+    settings: &Settings,
+    dir: &DataDir,
+    host: &str,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<ProvisionerRegistry, Error> {
+    let parts = RunnerParts {
+        settings,
+        data_dir: dir,
+        host,
+        exe: "/proc/self/exe".into(),
+        version_dir: Arc::new(versions::version_dir_rule(dir)),
+        app_uid: Arc::new(versions::app_uid_rule(dir, settings)),
+        tasks,
+        stop: stop.clone(),
+    };
+    ProvisionerRegistry::open(PROVISIONERS, &parts).map_err(Error::internal)
+}
+
+async fn stop_all_units(provisioners: &ProvisionerRegistry, grace: Duration) -> Result<(), Error> {
+    let stopped = provisioners.stop_all_units(grace).await;
     stopped.map_err(|error| Error::failed(error.to_string()))
 }
 
@@ -325,15 +336,11 @@ async fn run_down(settings: Settings) -> Result<(), Error> {
     // Held while the units are stopped: no Tancho may start some again meanwhile.
     let dir = DataDir::open(&settings.data_dir)?;
     let stop_units = async {
-        let root = dir.units_dir();
-        if root.exists() {
-            let watch = CancellationToken::new();
-            let tasks = TaskTracker::new();
-            let local = LocalProvisioner::new(LocalProvisionerConfig::new(root), &tasks, watch.clone())
-                .map_err(Error::internal)?;
-            stop_all_units(&local, settings.apps.stop_grace).await?;
-            watch.cancel();
-        }
+        let host = dir.load_or_create_host_id()?;
+        let (tasks, watch) = (TaskTracker::new(), CancellationToken::new());
+        let provisioners = open_provisioners(&settings, &dir, &host, &tasks, &watch)?;
+        stop_all_units(&provisioners, settings.apps.stop_grace).await?;
+        watch.cancel();
         drop(dir);
         print_line("no units are running");
         Ok(())

@@ -99,7 +99,7 @@ pub(super) async fn begin_session(
                 ending.one_off = Some(plan.to_unit());
             }
             let started = one_off::start_unit(core, request.app, &plan).await;
-            started.map(|()| vec![plan.to_target()])
+            started.and_then(|()| Ok(vec![plan.to_target(request.app)?]))
         }
     };
     match started {

@@ -1,6 +1,5 @@
 //! A unit that is started for one session and removed with it. It waits, and the command runs beside that.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::apps::App;
@@ -9,7 +8,7 @@ use crate::exec::store::OneOffRow;
 use crate::exec::targets::{ExecTarget, error_for_user, on_another_host};
 use crate::kernel::error::Error;
 use crate::kernel::names::ProcessName;
-use crate::provisioners::{ProvisionError, Provisioner, UnitId, UnitReport, UnitSpec, UnitState};
+use crate::provisioners::{Runner, UnitApp, UnitId, UnitRef, UnitSpec};
 use crate::units::model::new_unit_id;
 use crate::{releases, units, versions};
 
@@ -26,13 +25,13 @@ pub(super) struct OneOffPlan {
     pub(super) unit: UnitId,
     pub(super) version: i32,
     row: OneOffRow,
-    provisioner: Arc<dyn Provisioner>,
+    runner: Runner,
 }
 
 /// A unit that was started, or is about to be.
 pub(super) struct OneOffUnit {
     unit: UnitId,
-    provisioner: Arc<dyn Provisioner>,
+    runner: Runner,
 }
 
 impl OneOffPlan {
@@ -41,7 +40,7 @@ impl OneOffPlan {
         core: &Core,
         app: &App,
         row: Option<OneOffRow>,
-        provisioner: Arc<dyn Provisioner>,
+        runner: Runner,
     ) -> Result<Self, Error> {
         let row = row.ok_or_else(|| {
             Error::conflict(format!(
@@ -56,7 +55,7 @@ impl OneOffPlan {
             unit: new_unit_id(app.name.as_str(), NAME)?,
             version: row.version,
             row,
-            provisioner,
+            runner,
         })
     }
 
@@ -64,16 +63,16 @@ impl OneOffPlan {
     pub(super) fn to_unit(&self) -> OneOffUnit {
         OneOffUnit {
             unit: self.unit.clone(),
-            provisioner: Arc::clone(&self.provisioner),
+            runner: self.runner.clone(),
         }
     }
 
     /// Returns the unit, for commands.
-    pub(super) fn to_target(&self) -> ExecTarget {
-        ExecTarget {
-            unit: self.unit.clone(),
-            provisioner: Arc::clone(&self.provisioner),
-        }
+    pub(super) fn to_target(&self, app: &App) -> Result<ExecTarget, Error> {
+        Ok(ExecTarget {
+            unit: UnitRef::for_app(app.id, &self.row.process, self.row.release_id, self.unit.clone())?,
+            runner: self.runner.clone(),
+        })
     }
 
     async fn build_spec(&self, core: &Core, app: &App) -> Result<UnitSpec, Error> {
@@ -81,17 +80,20 @@ impl OneOffPlan {
         units::set_process_env(&mut env, &self.row.process, self.row.version)?;
         Ok(UnitSpec {
             unit: self.unit.clone(),
-            app: app.name.clone(),
+            app: UnitApp {
+                id: app.id,
+                number: app.number,
+                name: app.name.clone(),
+            },
             process: ProcessName::parse(&self.row.process)?,
             version: self.row.version,
-            dir: versions::version_folder(core, app.id, self.row.version),
+            artifact: versions::version_artifact(core, self.row.host.clone()),
             before: Vec::new(),
             command: WAIT_COMMAND.to_owned(),
             after: Vec::new(),
             env,
             memory_bytes: self.row.memory_bytes.try_into().unwrap_or(0),
             cpu_milli: self.row.cpu_milli.try_into().unwrap_or(0),
-            user: versions::unit_uid(core, app.number),
             grace: STOP_GRACE,
         })
     }
@@ -100,16 +102,7 @@ impl OneOffPlan {
 /// Starts the unit and waits until commands can run in it. Errors: `Unavailable`.
 pub(super) async fn start_unit(core: &Core, app: &App, plan: &OneOffPlan) -> Result<(), Error> {
     let spec = plan.build_spec(core, app).await?;
-    let started = async {
-        let mut changes = plan.provisioner.subscribe_changes();
-        plan.provisioner.ensure_unit(&spec).await?;
-        while !is_started(&*plan.provisioner, &plan.unit).await? {
-            let ended = |_| ProvisionError::Transient("The provisioner has stopped.".into());
-            changes.changed().await.map_err(ended)?;
-        }
-        Ok(())
-    };
-    match tokio::time::timeout(START_TIMEOUT, started).await {
+    match tokio::time::timeout(START_TIMEOUT, plan.runner.start_single_unit(&spec)).await {
         Ok(done) => done.map_err(error_for_user),
         Err(_) => Err(Error::unavailable(
             "The unit for the command did not start in time; try again.",
@@ -117,26 +110,11 @@ pub(super) async fn start_unit(core: &Core, app: &App, plan: &OneOffPlan) -> Res
     }
 }
 
-async fn is_started(provisioner: &dyn Provisioner, unit: &UnitId) -> Result<bool, ProvisionError> {
-    let reports: Vec<UnitReport> = provisioner.observe_units().await?;
-    let Some(report) = reports.into_iter().find(|report| report.unit == *unit) else {
-        return Ok(false);
-    };
-    match report.state {
-        UnitState::Started => Ok(true),
-        UnitState::Created | UnitState::Starting => Ok(false),
-        UnitState::Error | UnitState::Stopped => Err(ProvisionError::Transient(format!(
-            "The unit for the command cannot be started: {}.",
-            report.reason.unwrap_or_else(|| "it has stopped".into())
-        ))),
-    }
-}
-
 impl OneOffUnit {
     /// Removes the unit, with what still runs in it. One that cannot be removed now is removed by the reconciler of
     /// units, once the row of the session is gone.
     pub(super) async fn remove(&self) {
-        if let Err(error) = self.provisioner.remove_unit(&self.unit).await {
+        if let Err(error) = self.runner.remove_single_unit(&self.unit).await {
             tracing::warn!(unit = %self.unit, %error, "a unit for one command is left to the reconciler");
         }
     }

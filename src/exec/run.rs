@@ -123,7 +123,7 @@ impl CommandRun {
             if status != 0 {
                 let unit = match self.targets.len() {
                     1 => String::new(),
-                    _ => format!("unit {}: ", target.unit),
+                    _ => format!("unit {}: ", target.unit.unit),
                 };
                 return Err(Error::failed(format!("{unit}exit status {status}")));
             }

@@ -95,6 +95,8 @@ pub(super) async fn delete_sessions_of(
 pub(super) struct RunningUnitRow {
     pub(super) unit_id: String,
     pub(super) host: String,
+    pub(super) process: String,
+    pub(super) release_id: i64,
 }
 
 /// The units of an app that run, those of a host and of the web process first. `unit` selects one.
@@ -107,7 +109,7 @@ pub(super) async fn list_running_units(
 ) -> sqlx::Result<Vec<RunningUnitRow>> {
     sqlx::query_as!(
         RunningUnitRow,
-        r#"select u.unit_id, u.host from unit u
+        r#"select u.unit_id, u.host, u.process, u.release_id from unit u
            where u.app_id = $1 and ($3::text is null or u.unit_id = $3)
              and u.phase in ('starting', 'serving') and u.state = 'started'
            order by u.host <> $2,

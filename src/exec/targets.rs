@@ -1,7 +1,5 @@
 //! Chooses the units in which a command runs.
 
-use std::sync::Arc;
-
 use sqlx::PgConnection;
 
 use crate::apps::App;
@@ -11,7 +9,7 @@ use crate::exec::store;
 use crate::kernel::error::Error;
 use crate::kernel::excerpt::quote_excerpt;
 use crate::pools;
-use crate::provisioners::{ExecRequest, ExecSession, ProvisionError, Provisioner, UnitId};
+use crate::provisioners::{ExecRequest, ExecSession, ProvisionError, Runner, UnitRef};
 
 /// More units than an app has.
 const MAX_UNITS: i64 = 10_000;
@@ -37,14 +35,14 @@ pub(super) enum TargetChoice {
 
 /// A unit in which a command can run.
 pub(super) struct ExecTarget {
-    pub(super) unit: UnitId,
-    pub(super) provisioner: Arc<dyn Provisioner>,
+    pub(super) unit: UnitRef,
+    pub(super) runner: Runner,
 }
 
 impl ExecTarget {
     /// Starts a command. Errors: `Conflict` if the unit has ended; `Unavailable`.
     pub(super) async fn exec(&self, request: &ExecRequest) -> Result<ExecSession, Error> {
-        let started = self.provisioner.exec_in_unit(&self.unit, request).await;
+        let started = self.runner.exec_in_unit(&self.unit, request).await;
         started.map_err(error_for_user)
     }
 }
@@ -66,14 +64,14 @@ pub(super) async fn choose_units(
     app: &App,
     choice: &UnitChoice,
 ) -> Result<TargetChoice, Error> {
-    let provisioner = find_provisioner(core, tx, app).await?;
+    let runner = find_runner(core, tx, app).await?;
     let (unit, limit) = match choice {
         UnitChoice::Isolated(like) => {
             if let Some(unit) = like {
                 check_unit_exists(tx, app, unit).await?;
             }
             let row = store::find_one_off(&mut *tx, app.id, like.as_deref()).await?;
-            let plan = OneOffPlan::from_row(core, app, row, provisioner)?;
+            let plan = OneOffPlan::from_row(core, app, row, runner)?;
             return Ok(TargetChoice::OneOff(plan));
         }
         UnitChoice::Named(unit) => {
@@ -92,22 +90,18 @@ pub(super) async fn choose_units(
     }
     let target = |row: store::RunningUnitRow| {
         Ok(ExecTarget {
-            unit: row.unit_id.try_into()?,
-            provisioner: Arc::clone(&provisioner),
+            unit: UnitRef::for_app(app.id, &row.process, row.release_id, row.unit_id.try_into()?)?,
+            runner: runner.clone(),
         })
     };
     let targets: Result<Vec<ExecTarget>, Error> = rows.into_iter().map(target).collect();
     Ok(TargetChoice::Running(targets?))
 }
 
-async fn find_provisioner(
-    core: &Core,
-    tx: &mut PgConnection,
-    app: &App,
-) -> Result<Arc<dyn Provisioner>, Error> {
+async fn find_runner(core: &Core, tx: &mut PgConnection, app: &App) -> Result<Runner, Error> {
     let name = pools::find_provisioner(&mut *tx, &app.pool).await?;
     let name = name.ok_or_else(|| Error::app_not_found(&app.name))?;
-    let found = core.provisioners.get(&name).cloned();
+    let found = core.provisioners.find_runner(&name).cloned();
     found.ok_or_else(|| on_another_host(&format!("The app {}", app.name)))
 }
 

@@ -59,10 +59,9 @@ async fn check_components(core: &Core) -> Vec<String> {
         answered.map_err(|error| format!("database: {}", error.message()))
     };
     let provisioners = async {
-        for provisioner in core.provisioners.values() {
-            let name = provisioner.name();
-            match tokio::time::timeout(CHECK_TIMEOUT, provisioner.observe_units()).await {
-                Ok(Ok(_)) => {}
+        for (name, runner) in core.provisioners.runners() {
+            match tokio::time::timeout(CHECK_TIMEOUT, runner.check_health()).await {
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(%error, name, "provisioner health check failed");
                     return Err(format!("provisioner: {name} cannot list its units"));
@@ -155,13 +154,12 @@ pub(super) struct ServerInfoView {
 
 /// `GET /1.0/info`
 pub(super) async fn get_server_info(ctx: Ctx) -> ModernResult<Json<ServerInfoView>> {
-    let provisioners: Vec<&str> = ctx.core.provisioners.keys().map(String::as_str).collect();
     let ssh = ctx.core.public.ssh.as_ref();
     Ok(Json(ServerInfoView {
         api_version: API_VERSION,
         features: FEATURES,
         name: "tancho",
-        provisioners: provisioners.join(","),
+        provisioners: ctx.core.provisioners.names().join(","),
         ssh: ssh.map(|ssh| format!("{}:{}", ssh.host, ssh.port)),
         ssh_host_key: ssh.map(|ssh| ssh.fingerprint.clone()),
         version: env!("CARGO_PKG_VERSION"),

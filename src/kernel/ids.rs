@@ -59,6 +59,10 @@ id!(
     AppId
 );
 id!(
+    /// A job, through all its names.
+    JobId
+);
+id!(
     /// A service.
     ServiceId
 );

@@ -4,6 +4,7 @@
 //! The kernel does no I/O: no files, no database. Everything else may import it; it imports nothing else of
 //! the crate.
 
+pub mod artifact;
 pub mod byte_size;
 pub mod encryption;
 pub mod error;

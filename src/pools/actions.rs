@@ -12,7 +12,7 @@ use crate::kernel::permission::{ContextKind, Permission};
 use crate::kernel::request_context::RequestContext;
 use crate::pools::model::{CreatePool, Pool, PoolPatch, check_labels, pool_context, pool_event};
 use crate::pools::store::{self, PoolScopes};
-use crate::provisioners;
+use crate::provisioners::registry;
 use crate::teams;
 
 /// Lists the pools that the caller may create apps in or read, or only the named one. They name only teams
@@ -50,8 +50,8 @@ pub async fn list_visible_pools(
 /// without `force`.
 pub(super) async fn create_pool(core: &Core, call: &RequestContext, new: &CreatePool) -> Result<(), Error> {
     call.authorize(Permission::POOL_CREATE, &[])?;
-    let provisioner = new.provisioner.as_deref().unwrap_or(provisioners::DEFAULT);
-    provisioners::check_provisioner(provisioner)?;
+    let provisioner = new.provisioner.as_deref().unwrap_or(registry::DEFAULT);
+    core.provisioners.check_name(provisioner)?;
     check_labels(&new.labels)?;
     let mut tx = core.db.begin().await?;
     let data = json!({

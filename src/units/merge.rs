@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::{DateTime, SubsecRound, Utc};
+
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
 use crate::provisioners::{UnitId, UnitReport, UnitState};
@@ -60,8 +62,20 @@ impl ReconciledApp {
 pub(super) fn report_differs(row: &Unit, report: &UnitReport) -> bool {
     row.observed.state != report.state.as_str()
         || row.observed.address != report.address
-        || row.observed.pid != report.pid.and_then(|p| p.try_into().ok())
+        || is_another_run(row, report)
         || row.observed.restarts != restart_count(report)
+}
+
+/// Returns true if the unit was started again since its row was written. A row that an older version of Tancho
+/// wrote does not say when that was.
+fn is_another_run(row: &Unit, report: &UnitReport) -> bool {
+    let known = row.observed.started_at;
+    known.is_some() && known != run_start(report)
+}
+
+/// Returns when the run of a unit was started, as precisely as rows keep it.
+pub(super) fn run_start(report: &UnitReport) -> Option<DateTime<Utc>> {
+    report.started_at.map(|at| at.trunc_subsecs(6))
 }
 
 fn restart_count(report: &UnitReport) -> i32 {
@@ -138,7 +152,7 @@ fn observe_present(row: &Unit, report: &UnitReport, ready: Option<bool>, failing
         state: report.state.as_str().into(),
         reason,
         address: report.address,
-        pid: report.pid.and_then(|p| p.try_into().ok()),
+        started_at: run_start(report),
         restarts: restart_count(report),
         ready,
     }
@@ -154,7 +168,7 @@ fn observe_absent(row: &Unit, failure: Option<String>) -> ObservedState {
         state: state.into(),
         reason: failure.unwrap_or_default(),
         address: None,
-        pid: None,
+        started_at: None,
         restarts: row.observed.restarts,
         ready: false,
     }

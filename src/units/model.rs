@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::kernel::error::Error;
@@ -92,7 +93,8 @@ pub struct ObservedState {
     /// Why it is not ready; empty if it is.
     pub reason: String,
     pub address: Option<SocketAddr>,
-    pub pid: Option<i32>,
+    /// When its command was started, to the microsecond, as the row has it.
+    pub started_at: Option<DateTime<Utc>>,
     pub restarts: i32,
     /// Its health check passes.
     pub ready: bool,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor};
@@ -125,7 +126,7 @@ struct UnitRow {
     state: String,
     reason: String,
     address: Option<String>,
-    pid: Option<i32>,
+    started_at: Option<DateTime<Utc>>,
     restarts: i32,
     ready: bool,
     phase_age: f64,
@@ -158,7 +159,7 @@ impl TryFrom<UnitRow> for Unit {
                     .map(|a| a.parse())
                     .transpose()
                     .map_err(Error::internal)?,
-                pid: row.pid,
+                started_at: row.started_at,
                 restarts: row.restarts,
                 ready: row.ready,
             },
@@ -178,7 +179,7 @@ pub(super) async fn list_units(
     let rows = sqlx::query_as!(
         UnitRow,
         r#"select u.unit_id, u.app_id as "app_id: AppId", u.release_id, u.process, u.version, u.host, u.phase,
-                  u.state, u.reason, u.address, u.pid, u.restarts, u.ready,
+                  u.state, u.reason, u.address, u.started_at, u.restarts, u.ready,
                   extract(epoch from clock_timestamp() - u.phase_at)::double precision as "phase_age!",
                   exists (select from web_process w where w.app_id = u.app_id and w.version = u.version
                                                       and w.process = u.process) as "routed!",
@@ -246,10 +247,10 @@ pub(super) async fn insert_units(tx: &mut PgConnection, rows: &[Unit]) -> sqlx::
 /// Writes what was seen of units.
 pub(super) async fn update_observed(tx: &mut PgConnection, rows: &[&Unit]) -> sqlx::Result<()> {
     sqlx::query!(
-        "update unit u set state = n.state, reason = n.reason, address = n.address, pid = n.pid,
+        "update unit u set state = n.state, reason = n.reason, address = n.address, started_at = n.started_at,
                 restarts = n.restarts, ready = n.ready
-         from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::integer[], $7::boolean[])
-              as n (unit_id, state, reason, address, pid, restarts, ready)
+         from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::integer[], $7::boolean[])
+              as n (unit_id, state, reason, address, started_at, restarts, ready)
          where u.unit_id = n.unit_id",
         &rows.iter().map(|r| r.id.to_string()).collect::<Vec<_>>(),
         &rows.iter().map(|r| r.observed.state.clone()).collect::<Vec<_>>(),
@@ -258,7 +259,7 @@ pub(super) async fn update_observed(tx: &mut PgConnection, rows: &[&Unit]) -> sq
             .iter()
             .map(|r| r.observed.address.map(|a| a.to_string()))
             .collect::<Vec<_>>() as &[Option<String>],
-        &rows.iter().map(|r| r.observed.pid).collect::<Vec<_>>() as &[Option<i32>],
+        &rows.iter().map(|r| r.observed.started_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
         &rows.iter().map(|r| r.observed.restarts).collect::<Vec<_>>(),
         &rows.iter().map(|r| r.observed.ready).collect::<Vec<_>>(),
     )
@@ -304,6 +305,8 @@ pub(super) struct SpecRow {
     pub(super) app: String,
     pub(super) number: i32,
     pub(super) release_id: i64,
+    /// The host that has the files of the version; `None`: any.
+    pub(super) holder: Option<String>,
     pub(super) process: String,
     pub(super) version: i32,
     pub(super) command: String,
@@ -317,7 +320,7 @@ pub(super) async fn find_spec(db: impl PgExecutor<'_>, unit: &str) -> sqlx::Resu
     sqlx::query_as!(
         SpecRow,
         r#"select u.app_id as "app_id: AppId", a.name as app, a.number, u.release_id, u.process, u.version,
-                  c.command, v.yaml, l.memory_bytes as "memory_bytes!", l.cpu_milli as "cpu_milli!"
+                  v.host as holder, c.command, v.yaml, l.memory_bytes as "memory_bytes!", l.cpu_milli as "cpu_milli!"
            from unit u join app a on a.app_id = u.app_id
            join version v on v.app_id = u.app_id and v.version = u.version
            join version_process c on c.app_id = u.app_id and c.version = u.version and c.process = u.process

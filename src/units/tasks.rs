@@ -16,7 +16,7 @@ use crate::kernel::fair_slots::{FairSlots, SlotLimits};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, EnvName, ProcessName};
 use crate::kernel::secret::Secret;
-use crate::provisioners::{ProvisionError, Provisioner, UnitId, UnitSpec};
+use crate::provisioners::{ProvisionError, UnitApp, UnitId, UnitRunner, UnitSpec};
 use crate::releases;
 use crate::units::logs::LogCollector;
 use crate::units::store;
@@ -116,7 +116,7 @@ impl UnitTasks {
     }
 
     /// Starts a unit whose row is written.
-    pub(super) fn start_unit(&self, provisioner: Arc<dyn Provisioner>, app: AppId, unit: UnitId) {
+    pub(super) fn start_unit(&self, runner: Arc<dyn UnitRunner>, app: AppId, unit: UnitId) {
         let this = self.clone();
         self.spawn_task(unit.clone(), async move {
             let _slot = this.starts.acquire(&app).await;
@@ -126,7 +126,7 @@ impl UnitTasks {
             else {
                 return Ok(());
             };
-            match tokio::time::timeout(START_TIMEOUT, provisioner.ensure_unit(&spec)).await {
+            match tokio::time::timeout(START_TIMEOUT, runner.ensure_unit(&spec)).await {
                 Ok(done) => done.map_err(|e| e.to_string()),
                 Err(_) => Err("the provisioner timed out starting the unit".into()),
             }
@@ -135,13 +135,13 @@ impl UnitTasks {
 
     /// Removes a unit; its output is collected until it exits. Units without an app share the slots of one
     /// app.
-    pub(super) fn remove_unit(&self, provisioner: Arc<dyn Provisioner>, app: Option<AppId>, unit: UnitId) {
+    pub(super) fn remove_unit(&self, runner: Arc<dyn UnitRunner>, app: Option<AppId>, unit: UnitId) {
         let this = self.clone();
         self.spawn_task(unit.clone(), async move {
             let _slot = this.removals.acquire(&app.unwrap_or(AppId(Uuid::nil()))).await;
             this.logs.collect_unit(&unit).await;
             let limit = this.core.settings.apps.stop_grace + REMOVE_TIMEOUT_EXTRA;
-            let removal = tokio::time::timeout(limit, provisioner.remove_unit(&unit));
+            let removal = tokio::time::timeout(limit, runner.remove_unit(&unit));
             tokio::pin!(removal);
             loop {
                 tokio::select! {
@@ -212,17 +212,20 @@ async fn build_spec(core: &Core, unit: &UnitId) -> Result<Option<UnitSpec>, Erro
     set_process_env(&mut env, &row.process, row.version)?;
     Ok(Some(UnitSpec {
         unit: unit.clone(),
-        app: AppName::parse(&row.app)?,
+        app: UnitApp {
+            id: row.app_id,
+            number: row.number,
+            name: AppName::parse(&row.app)?,
+        },
         process: ProcessName::parse(&row.process)?,
         version: row.version,
-        dir: versions::version_folder(core, row.app_id, row.version),
+        artifact: versions::version_artifact(core, row.holder),
         before: yaml.hooks.restart.before,
         command: row.command,
         after: yaml.hooks.restart.after,
         env,
         memory_bytes: row.memory_bytes.try_into().unwrap_or(0),
         cpu_milli: row.cpu_milli.try_into().unwrap_or(0),
-        user: versions::unit_uid(core, row.number),
         grace: core.settings.apps.stop_grace,
     }))
 }

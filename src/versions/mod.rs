@@ -23,13 +23,28 @@ pub(crate) use store::{
     mark_version_removed, retire_versions, set_disabled_reason,
 };
 
+use crate::config::Settings;
 use crate::core::Core;
+use crate::datadir::DataDir;
+use crate::kernel::artifact::Artifact;
 use crate::kernel::ids::AppId;
 
 /// The folder of a version's files on the host that holds it.
 pub fn version_folder(core: &Core, app: AppId, version: i32) -> PathBuf {
-    let versions = core.data_dir.versions_dir();
-    versions.join(app.to_string()).join(version.to_string())
+    version_dir_rule(&core.data_dir)(app, version)
+}
+
+/// Returns the rule by which the folders of versions lie in a data folder.
+pub fn version_dir_rule(data_dir: &DataDir) -> impl Fn(AppId, i32) -> PathBuf + Send + Sync + 'static {
+    let versions = data_dir.versions_dir();
+    move |app, version| versions.join(app.to_string()).join(version.to_string())
+}
+
+/// Returns the content of a version from its holder; without one, every host has it.
+pub fn version_artifact(core: &Core, holder: Option<String>) -> Artifact {
+    Artifact::Folder {
+        holder: holder.unwrap_or_else(|| core.host.clone()),
+    }
 }
 
 /// What builds of an app keep from one another on this host.
@@ -39,8 +54,15 @@ pub fn cache_folder(core: &Core, app: AppId) -> PathBuf {
 
 /// The uid under which an app's builds and units run on this host; `None`: our own. No app has the number 0.
 pub fn unit_uid(core: &Core, app_number: i32) -> Option<u32> {
-    match (core.data_dir.runs_as_root(), core.settings.local.first_uid) {
-        (true, first) if first > 0 => first.checked_add(u32::try_from(app_number).ok()?),
-        _ => None,
-    }
+    app_uid_rule(&core.data_dir, &core.settings)(app_number)
+}
+
+/// Returns the rule for the uid of an app on the host of a data folder, by the app's number.
+pub fn app_uid_rule(
+    data_dir: &DataDir,
+    settings: &Settings,
+) -> impl Fn(i32) -> Option<u32> + Send + Sync + 'static {
+    let first = settings.local.first_uid;
+    let first = (data_dir.runs_as_root() && first > 0).then_some(first);
+    move |app_number| first?.checked_add(u32::try_from(app_number).ok()?)
 }

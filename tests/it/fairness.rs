@@ -11,7 +11,7 @@ use tancho::config::Settings;
 use tancho::kernel::encryption::{AssociatedData, SealedColumn};
 use tancho::kernel::ids::AppId;
 use tancho::kernel::secret::Secret;
-use tancho::provisioners::{LogStream, Provisioner};
+use tancho::provisioners::{LogStream, UnitRunner};
 use tancho::sagas::{Saga, SagaQueue, SagaStep, StepContext, StepError};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

@@ -1,6 +1,5 @@
 //! A server for one test: with its own database, ports and users.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,15 +10,14 @@ use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 use tancho::config::Settings;
-use tancho::core::ProvisionerMap;
 use tancho::datadir::{DataDir, load_or_create_keys};
 use tancho::kernel::names::Email;
 use tancho::kernel::secret::Secret;
-use tancho::provisioners::Provisioner;
-use tancho::provisioners::fake::FakeProvisioner;
-use tancho::provisioners::local::{LocalProvisioner, LocalProvisionerConfig, UnitLimits};
-use tancho::sandbox::SandboxPolicy;
+use tancho::provisioners::fake::FakeUnitRunner;
+use tancho::provisioners::registry::{PROVISIONERS, RunnerParts};
+use tancho::provisioners::{ProvisionerRegistry, Runner};
 use tancho::server::{self, RunningServer, ServerParts};
+use tancho::versions;
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -41,10 +39,8 @@ pub struct TestServer {
     _folder: TempDataFolder,
     pub url: String,
     pub http: reqwest::Client,
-    /// The provisioner of its units.
-    pub fake: FakeProvisioner,
-    /// The provisioner instead, if its units are processes of this machine.
-    local: Option<Arc<LocalProvisioner>>,
+    /// The runner of its units, unless they are processes of this machine.
+    pub fake: FakeUnitRunner,
 }
 
 static TEMPLATE: OnceCell<(PgConnectOptions, String)> = OnceCell::const_new();
@@ -99,12 +95,30 @@ impl Drop for TempDataFolder {
     }
 }
 
-fn open_local_provisioner(settings: &Settings, dirs: &DataDir) -> Arc<LocalProvisioner> {
-    let mut local = LocalProvisionerConfig::new(dirs.units_dir());
-    local.exe = env!("CARGO_BIN_EXE_tancho").into();
-    let policy = SandboxPolicy::new(settings, dirs.path()).with_readable([dirs.platforms_dir()]);
-    local.limits = UnitLimits::new(&settings.local, policy);
-    Arc::new(LocalProvisioner::new(local, &TaskTracker::new(), CancellationToken::new()).unwrap())
+/// On what the units of a server run.
+enum TestRunners {
+    /// Processes of this machine.
+    Local,
+    /// A fake instead of them, and these beside it.
+    Fake(Vec<(&'static str, Runner)>),
+}
+
+/// The id of the host of every server.
+const HOST: &str = "test";
+
+/// Opens the provisioners that the program has.
+fn open_provisioners(settings: &Settings, dirs: &DataDir) -> ProvisionerRegistry {
+    let parts = RunnerParts {
+        settings,
+        data_dir: dirs,
+        host: HOST,
+        exe: env!("CARGO_BIN_EXE_tancho").into(),
+        version_dir: Arc::new(versions::version_dir_rule(dirs)),
+        app_uid: Arc::new(versions::app_uid_rule(dirs, settings)),
+        tasks: &TaskTracker::new(),
+        stop: CancellationToken::new(),
+    };
+    ProvisionerRegistry::open(PROVISIONERS, &parts).unwrap()
 }
 
 impl TestServer {
@@ -120,15 +134,20 @@ impl TestServer {
 
     /// Starts a server whose units are processes of this machine. End it with `stop_with_units`.
     pub(crate) async fn start_with_local_units() -> Self {
-        Self::start_with_units(new_database().await, |_| {}, true).await
+        Self::start_with_units(new_database().await, |_| {}, TestRunners::Local).await
+    }
+
+    /// Starts a server that has more provisioners.
+    pub(crate) async fn start_with_runner(name: &'static str, runner: Runner) -> Self {
+        let runners = TestRunners::Fake(vec![(name, runner)]);
+        Self::start_with_units(new_database().await, |_| {}, runners).await
     }
 
     /// Stops the server and its units.
     pub(crate) async fn stop_with_units(self) {
+        let provisioners = self.running.core.provisioners.clone();
         self.running.drain_and_stop().await;
-        if let Some(local) = self.local {
-            local.stop_all_units(Duration::from_secs(1)).await.unwrap();
-        }
+        provisioners.stop_all_units(Duration::from_secs(1)).await.unwrap();
     }
 
     /// Starts a server on a database that `prepare` fills as an older version would have left it.
@@ -160,13 +179,13 @@ impl TestServer {
     }
 
     async fn start_on(database: PgConnectOptions, change: impl FnOnce(&mut Settings)) -> Self {
-        Self::start_with_units(database, change, false).await
+        Self::start_with_units(database, change, TestRunners::Fake(Vec::new())).await
     }
 
     async fn start_with_units(
         database: PgConnectOptions,
         change: impl FnOnce(&mut Settings),
-        are_local: bool,
+        runners: TestRunners,
     ) -> Self {
         let mut settings = Settings::defaults();
         settings.auth.hash_memory_kib = 64;
@@ -175,12 +194,14 @@ impl TestServer {
         let db = tancho::db::open_pool(database, &settings.database).await.unwrap();
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let folder = TempDataFolder::new();
-        let fake = FakeProvisioner::default();
+        let fake = FakeUnitRunner::default();
         let dirs = DataDir::open(&folder.0).unwrap();
-        let local = are_local.then(|| open_local_provisioner(&settings, &dirs));
-        let provisioner = match &local {
-            Some(local) => Arc::clone(local) as Arc<dyn Provisioner>,
-            None => Arc::new(fake.clone()),
+        let provisioners = match runners {
+            TestRunners::Local => open_provisioners(&settings, &dirs),
+            TestRunners::Fake(more) => {
+                let fake = ("local", Runner::Units(Arc::new(fake.clone())));
+                ProvisionerRegistry::from_runners([fake].into_iter().chain(more))
+            }
         };
         // The program that starts git lies beside the platforms.
         std::fs::create_dir(folder.0.join("bin")).unwrap();
@@ -192,8 +213,8 @@ impl TestServer {
             data_dir: dirs,
             platforms_dir: folder.0.join("platforms"),
             pass_env: Vec::new(),
-            host: "test".into(),
-            provisioners: ProvisionerMap::new(BTreeMap::from([("local".to_owned(), provisioner)])),
+            host: HOST.into(),
+            provisioners,
             api_addr: api.local_addr().unwrap(),
             api: Some(api),
             ssh: None,
@@ -212,7 +233,6 @@ impl TestServer {
             url,
             http,
             fake,
-            local,
         }
     }
 

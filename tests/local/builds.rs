@@ -171,7 +171,7 @@ func main() {
         let (built, lines) = build(&request).await;
         let built = built.unwrap_or_else(|error| panic!("{error}\n{lines}"));
         let mut spec = fixture.spec(request.platform.as_str(), &built.processes[0].command);
-        (spec.dir, spec.user) = (built.dir, request.user);
+        fixture.place(&mut spec, built.dir, request.user);
         let report = fixture.start(&spec).await;
         let answer = http_get(report.address.unwrap()).await;
         assert!(answer.contains("hello from"), "{answer}");

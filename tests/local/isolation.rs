@@ -34,7 +34,7 @@ pub(super) fn kernel_since(major: u32, minor: u32) -> bool {
 }
 
 /// A fixture with an operator's settings: units write only to their homes, and the root belongs to Tancho.
-pub(super) fn isolated_fixture(change: impl FnOnce(&mut LocalProvisionerConfig)) -> LocalFixture {
+pub(super) fn isolated_fixture(change: impl FnOnce(&mut LocalRunnerConfig)) -> LocalFixture {
     let fixture = LocalFixture::with(|settings| {
         settings.limits.confinement.writable.clear();
         change(settings);
@@ -54,8 +54,7 @@ pub(super) fn python(fixture: &LocalFixture, unit: &str, program: &str) -> UnitS
     fs::write(&file, program).unwrap();
     make_accessible(&file, 0o644);
     let mut spec = fixture.spec(unit, &format!("exec /usr/bin/python3 {unit}.py"));
-    spec.dir = fixture.root.join("app");
-    spec.user = own_uid(USER);
+    fixture.place(&mut spec, fixture.root.join("app"), own_uid(USER));
     spec
 }
 
@@ -70,8 +69,9 @@ pub(super) async fn unit_output(fixture: &LocalFixture, spec: &UnitSpec) -> Vec<
     lines.into_iter().map(|line| line.message).collect()
 }
 
-/// Files of other owners, all of them readable by their permissions, so that only the sandbox protects them.
-async fn foreign_files(fixture: &LocalFixture) -> (UnitReport, Vec<PathBuf>) {
+/// The pid of another unit, and files of other owners, all of them readable by their permissions, so that only
+/// the sandbox protects them.
+async fn foreign_files(fixture: &LocalFixture) -> (String, Vec<PathBuf>) {
     let data = fixture.root.join("data");
     fs::create_dir_all(data.join("postgres")).unwrap();
     make_accessible(&data, 0o755);
@@ -85,18 +85,17 @@ async fn foreign_files(fixture: &LocalFixture) -> (UnitReport, Vec<PathBuf>) {
         "other",
         "umask 000; chmod 777 $HOME; echo secret > $HOME/file; echo end; exec sleep 1000",
     );
-    other.dir = fixture.root.join("app");
-    other.user = own_uid(OTHER);
+    fixture.place(&mut other, fixture.root.join("app"), own_uid(OTHER));
     set_env(&mut other, "PASSWORD", "secret");
-    let report = fixture.start(&other).await;
+    fixture.start(&other).await;
     unit_output(fixture, &other).await;
     files.push(fixture.unit(&other.unit).join("home/file"));
     files.push(fixture.unit(&other.unit).join("state.json"));
-    (report, files)
+    (fixture.pid(&other.unit), files)
 }
 
 /// Tries to read each file, to access the other unit's process, and to write to folders of others.
-fn attack_script(report: &UnitReport, files: &[PathBuf]) -> String {
+fn attack_script(pid: &str, files: &[PathBuf]) -> String {
     format!(
         r#"
 import os, signal
@@ -124,7 +123,6 @@ print("end", flush=True)
 signal.pause()
 "#,
         files = files.iter().map(|p| p.display().to_string()).collect::<Vec<_>>(),
-        pid = report.pid.unwrap(),
     )
 }
 
@@ -134,8 +132,8 @@ async fn hostile_unit_accesses_nothing_of_tancho_or_other_apps() {
         return;
     }
     let fixture = isolated_fixture(|_| {});
-    let (report, files) = foreign_files(&fixture).await;
-    let spec = python(&fixture, "attacker", &attack_script(&report, &files));
+    let (pid, files) = foreign_files(&fixture).await;
+    let spec = python(&fixture, "attacker", &attack_script(&pid, &files));
     fixture.start(&spec).await;
     let lines = unit_output(&fixture, &spec).await;
     let done: Vec<_> = lines.iter().filter(|line| line.starts_with("DONE")).collect();
@@ -156,10 +154,11 @@ async fn hostile_unit_with_shared_uid_accesses_nothing() {
     let fixture = isolated_fixture(|settings| settings.limits.confinement.shared_user = true);
     let (_, files) = foreign_files(&fixture).await;
     let mut neighbour = fixture.spec("neighbour", "echo end; exec sleep 1000");
-    (neighbour.dir, neighbour.user) = (fixture.root.join("app"), own_uid(USER));
-    let report = fixture.start(&neighbour).await;
+    fixture.place(&mut neighbour, fixture.root.join("app"), own_uid(USER));
+    fixture.start(&neighbour).await;
     unit_output(&fixture, &neighbour).await;
-    let spec = python(&fixture, "attacker", &attack_script(&report, &files));
+    let pid = fixture.pid(&neighbour.unit);
+    let spec = python(&fixture, "attacker", &attack_script(&pid, &files));
     fixture.start(&spec).await;
     let lines = unit_output(&fixture, &spec).await;
     let done = |line: &&String| line.starts_with("DONE") && (kernel_since(6, 12) || *line != "DONE signal");
@@ -173,8 +172,8 @@ async fn isolation_disabled_by_the_operator_is_off() {
         settings.limits.confinement.landlock = false;
         settings.limits.confinement.seccomp = false;
     });
-    let (report, files) = foreign_files(&fixture).await;
-    let spec = python(&fixture, "attacker", &attack_script(&report, &files));
+    let (pid, files) = foreign_files(&fixture).await;
+    let spec = python(&fixture, "attacker", &attack_script(&pid, &files));
     fixture.start(&spec).await;
     let lines = unit_output(&fixture, &spec).await;
     // Permissions alone do not protect the files: so it is Landlock that the other tests check.
@@ -193,9 +192,9 @@ async fn folder_opened_by_the_operator_is_writable() {
     make_accessible(&shared, 0o777);
     let mut settings = settings(fixture.root.join("units"));
     settings.limits.confinement.writable = vec![shared.clone()];
-    let local = LocalProvisioner::new(settings, &TaskTracker::new(), CancellationToken::new()).unwrap();
+    let local = LocalRunner::new(settings, &TaskTracker::new(), CancellationToken::new()).unwrap();
     let mut spec = fixture.spec("sharer", &format!("echo x > {}/file; echo end", shared.display()));
-    (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+    fixture.place(&mut spec, fixture.root.join("app"), own_uid(USER));
     local.ensure_unit(&spec).await.unwrap();
     unit_output(&fixture, &spec).await;
     assert!(shared.join("file").exists());
@@ -250,7 +249,7 @@ print("end", flush=True)
     spec.command.push_str("; sleep 1000");
     // Without a user of its own it has Tancho's privileges: the calls are refused all the same.
     if !is_root() {
-        spec.user = None;
+        set_user(&mut spec, None);
     }
     fixture.local.ensure_unit(&spec).await.unwrap();
     let lines = unit_output(&fixture, &spec).await;
@@ -266,7 +265,7 @@ async fn setuid_program_gives_no_privileges() {
         "climber",
         "cp /usr/bin/id $HOME/id; chmod 6755 $HOME/id; $HOME/id -u; echo end; exec sleep 1000",
     );
-    (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+    fixture.place(&mut spec, fixture.root.join("app"), own_uid(USER));
     fixture.start(&spec).await;
     unit_output(&fixture, &spec).await;
     // As if root had carelessly taken ownership of it.
@@ -279,10 +278,7 @@ async fn setuid_program_gives_no_privileges() {
     let mut session = fixture.local.exec_in_unit(&spec.unit, &request).await.unwrap();
     let mut said = String::new();
     session.output.read_to_string(&mut said).await.unwrap();
-    assert_eq!(
-        said.trim(),
-        spec.user.unwrap_or(Uid::effective().as_raw()).to_string()
-    );
+    assert_eq!(said.trim(), user_of(&spec).to_string());
 }
 
 #[tokio::test]
@@ -300,7 +296,7 @@ except OSError as error:
 print("end", flush=True)
 signal.pause()
 "#;
-    let small = |settings: &mut LocalProvisionerConfig| settings.limits.processes = 40;
+    let small = |settings: &mut LocalRunnerConfig| settings.limits.processes = 40;
     let mut fixtures = vec![(isolated_fixture(small), 40)];
     if is_root() {
         // Where no cgroup counts processes, the kernel counts those of the user.
@@ -314,12 +310,12 @@ signal.pause()
         let name = format!("bomb-{}", uuid::Uuid::new_v4().simple());
         let mut spec = python(&fixture, &name, program);
         // A user of its own, so that other processes do not count.
-        spec.user = own_uid(20_100 + most);
+        set_user(&mut spec, own_uid(20_100 + most));
         fixture.start(&spec).await;
         let has_pids = fixture.state(&spec.unit)["more_cgroups"]
             .to_string()
             .contains("pids");
-        if !require_feature("cgroup pids or root", has_pids || spec.user.is_some()) {
+        if !require_feature("cgroup pids or root", has_pids || is_root()) {
             continue;
         }
         let lines = unit_output(&fixture, &spec).await;
@@ -475,7 +471,8 @@ signal.pause()
 async fn cpu_share_of_a_unit_is_that_of_its_plan() {
     let fixture = isolated_fixture(|_| {});
     let mut spec = fixture.spec("share", "echo end; exec sleep 1000");
-    (spec.dir, spec.user, spec.cpu_milli) = (fixture.root.join("app"), own_uid(USER), 500);
+    fixture.place(&mut spec, fixture.root.join("app"), own_uid(USER));
+    spec.cpu_milli = 500;
     fixture.start(&spec).await;
     unit_output(&fixture, &spec).await;
     let state = fixture.state(&spec.unit);
@@ -575,7 +572,7 @@ http.createServer(async (_, answer) => {
     fs::write(fixture.root.join("app/honest.js"), node_program).unwrap();
     make_accessible(&fixture.root.join("app/honest.js"), 0o644);
     let mut spec = fixture.spec("node", "exec /usr/bin/node honest.js");
-    (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+    fixture.place(&mut spec, fixture.root.join("app"), own_uid(USER));
     let report = fixture.start(&spec).await;
     let answer = http_get(report.address.unwrap()).await;
     assert!(answer.contains("[7,true,true,true,36]"), "{answer}");
@@ -622,7 +619,7 @@ fn missing_landlock_is_reported_and_stops_no_unit() {
                 "plain",
                 &format!("cat {}; echo; echo end; exec sleep 1000", files[0].display()),
             );
-            (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+            fixture.place(&mut spec, fixture.root.join("app"), own_uid(USER));
             fixture.start(&spec).await;
             let lines = unit_output(&fixture, &spec).await;
             let _ = fs::remove_file(&files[2]);

@@ -200,7 +200,7 @@ async fn escaped_processes_of_an_app_are_killed_and_supervised_ones_continue() {
     assert_none_left(&mark, "all");
 
     let mut spec = fixture.spec("supervised", "sleep 1000 & echo ready; wait");
-    (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(20_123));
+    fixture.place(&mut spec, fixture.root.join("app"), own_uid(20_123));
     let report = fixture.start(&spec).await;
     fixture.wait_for_log_line(&spec, "ready").await;
     let daemon = "import time; time.sleep(1000)";
@@ -228,7 +228,7 @@ async fn no_process_outlives_a_unit() {
             escaping_command(&mark)
         );
         let mut spec = fixture.spec("leaver", &line);
-        (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+        fixture.place(&mut spec, fixture.root.join("app"), own_uid(USER));
         fixture.start(&spec).await;
         fixture.wait_for_log_line(&spec, "ready").await;
         assert!(!find_marked(&mark).is_empty());
@@ -246,7 +246,7 @@ async fn no_process_outlives_a_unit() {
 async fn leftovers_of_a_command_in_a_unit_are_killed_and_the_unit_continues() {
     let (fixture, mark) = (isolated_fixture(|_| {}), unique_mark());
     let mut spec = fixture.spec("beside", "exec sleep 1000");
-    (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+    fixture.place(&mut spec, fixture.root.join("app"), own_uid(USER));
     let report = fixture.start(&spec).await;
     let line = format!("{}; echo done", escaping_command(&mark));
     let request = ExecRequest::for_argv(["/bin/sh", "-c", &line].map(str::to_owned).into());

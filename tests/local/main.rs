@@ -5,16 +5,19 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
+use tancho::kernel::artifact::Artifact;
+use tancho::kernel::ids::AppId;
 use tancho::kernel::names::{AppName, EnvName, ProcessName};
 use tancho::kernel::secret::Secret;
-use tancho::provisioners::local::{LocalProvisioner, LocalProvisionerConfig, UnitLimits};
+use tancho::provisioners::local::{LocalRunner, LocalRunnerConfig, UnitLimits};
 use tancho::provisioners::{
-    ExecRequest, LogPosition, LogStream, ProvisionError, Provisioner, UnitId, UnitReport, UnitSpec, UnitState,
+    ExecRequest, LogPosition, LogStream, ProvisionError, UnitApp, UnitId, UnitReport, UnitRunner, UnitSpec,
+    UnitState,
 };
 use tancho::sandbox::SandboxPolicy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod builds;
-#[path = "../../src/provisioners/contract.rs"]
+#[path = "../../src/provisioners/contract/units.rs"]
 mod contract;
 mod isolation;
 mod leftovers;
@@ -51,10 +54,17 @@ fn require_feature(part: &str, is_there: bool) -> bool {
     false
 }
 
-/// A provisioner with a temporary root; on drop, also after a panic, all its units are stopped.
+/// The folders of the versions of apps: version 1 has the first.
+type VersionFolders = Arc<Mutex<Vec<PathBuf>>>;
+
+/// Apps with smaller numbers have no user of their own.
+const FIRST_USER: u32 = 20_000;
+
+/// A runner with a temporary root; on drop, also after a panic, all its units are stopped.
 struct LocalFixture {
     root: PathBuf,
-    local: Arc<LocalProvisioner>,
+    folders: VersionFolders,
+    local: Arc<LocalRunner>,
 }
 
 impl LocalFixture {
@@ -62,8 +72,10 @@ impl LocalFixture {
         let root = std::env::temp_dir().join(format!("tancho-local-{}", uuid::Uuid::new_v4()));
         fs::create_dir(&root).unwrap();
         Command::new("chmod").arg("0755").arg(&root).status().unwrap();
-        let local = Arc::new(open_provisioner(&root));
-        Self { root, local }
+        let folders = VersionFolders::new(Mutex::new(vec![root.clone()]));
+        let settings = settings(&root, &folders);
+        let local = Arc::new(open_runner(settings));
+        Self { root, folders, local }
     }
 
     /// A fixture on a host where no cgroup can be created.
@@ -71,12 +83,11 @@ impl LocalFixture {
         Self::with(|settings| settings.cgroup = Some("/nonexistent".into()))
     }
 
-    fn with(change: impl FnOnce(&mut LocalProvisionerConfig)) -> Self {
+    fn with(change: impl FnOnce(&mut LocalRunnerConfig)) -> Self {
         let mut fixture = Self::new();
-        let mut settings = settings(fixture.root.join("units"));
+        let mut settings = settings(&fixture.root, &fixture.folders);
         change(&mut settings);
-        fixture.local =
-            Arc::new(LocalProvisioner::new(settings, &TaskTracker::new(), CancellationToken::new()).unwrap());
+        fixture.local = Arc::new(open_runner(settings));
         fixture
     }
 
@@ -84,16 +95,25 @@ impl LocalFixture {
         serde_json::from_slice(&fs::read(self.unit(unit).join("state.json")).unwrap()).unwrap()
     }
 
-    fn folder(&self) -> PathBuf {
-        self.root.clone()
-    }
-
     fn unit(&self, unit: &UnitId) -> PathBuf {
         self.root.join("units").join(unit.as_str())
     }
 
     fn spec(&self, unit: &str, command: &str) -> UnitSpec {
-        contract::sample_spec(unit, self.folder(), command)
+        contract::sample_spec(unit, command)
+    }
+
+    /// Lets a unit run in this folder, as this user; `None`: that of the test.
+    fn place(&self, spec: &mut UnitSpec, dir: impl Into<PathBuf>, user: Option<u32>) {
+        let mut folders = self.folders.lock().unwrap();
+        folders.push(dir.into());
+        spec.version = folders.len().try_into().unwrap();
+        set_user(spec, user);
+    }
+
+    /// Opens another runner for the same units, as the next Tancho process does.
+    fn open_next(&self) -> LocalRunner {
+        open_runner(settings(&self.root, &self.folders))
     }
 
     async fn start(&self, spec: &UnitSpec) -> UnitReport {
@@ -125,8 +145,14 @@ impl LocalFixture {
         }
     }
 
+    /// The pid of the unit's command.
     fn pid(&self, unit: &UnitId) -> String {
         self.state(unit)["child"].to_string()
+    }
+
+    /// Sends a signal to the unit's command.
+    fn signal_unit(&self, unit: &UnitId, signal: Signal) {
+        kill_process(self.pid(unit).parse().unwrap(), signal);
     }
 
     fn shim(&self, unit: &UnitId) -> i32 {
@@ -136,7 +162,7 @@ impl LocalFixture {
 
 impl Drop for LocalFixture {
     fn drop(&mut self) {
-        let root = self.root.join("units");
+        let settings = settings(&self.root, &self.folders);
         // A runtime of its own: that of the test may be unwinding.
         let end = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -145,7 +171,7 @@ impl Drop for LocalFixture {
                 .unwrap();
             let local = {
                 let _inside = runtime.enter();
-                open_provisioner_at(root)
+                open_runner(settings)
             };
             runtime.block_on(local.stop_all_units(Duration::from_secs(1)))
         });
@@ -157,45 +183,62 @@ impl Drop for LocalFixture {
     }
 }
 
-fn open_provisioner(root: &Path) -> LocalProvisioner {
-    open_provisioner_at(root.join("units"))
+fn open_runner(settings: LocalRunnerConfig) -> LocalRunner {
+    LocalRunner::new(settings, &TaskTracker::new(), CancellationToken::new()).unwrap()
 }
 
-fn open_provisioner_at(root: PathBuf) -> LocalProvisioner {
-    LocalProvisioner::new(settings(root), &TaskTracker::new(), CancellationToken::new()).unwrap()
+/// A configuration without limits, with the units of a fixture below `root`.
+fn unlimited_settings(root: &Path, folders: &VersionFolders) -> LocalRunnerConfig {
+    let folders = Arc::clone(folders);
+    LocalRunnerConfig::new(
+        root.join("units"),
+        "test",
+        move |_, version| folders.lock().unwrap()[usize::try_from(version).unwrap() - 1].clone(),
+        |number| u32::try_from(number).ok().filter(|user| *user >= FIRST_USER),
+    )
 }
 
 /// The default settings, but units may also write beside their homes, for the tests.
-fn settings(root: PathBuf) -> LocalProvisionerConfig {
-    let mut settings = LocalProvisionerConfig::new(root.clone());
+fn settings(root: &Path, folders: &VersionFolders) -> LocalRunnerConfig {
+    let mut settings = unlimited_settings(root, folders);
     settings.exe = env!("CARGO_BIN_EXE_tancho").into();
     let defaults = tancho::config::Settings::defaults();
-    let confinement = SandboxPolicy::new(&defaults, &root).with_writable(root.parent().map(Path::to_owned));
+    let confinement = SandboxPolicy::new(&defaults, &settings.root).with_writable([root.to_owned()]);
     settings.limits = UnitLimits::new(&defaults.local, confinement);
     settings
 }
 
-#[async_trait::async_trait]
-impl contract::ProvisionerFixture for LocalFixture {
-    fn open_provisioner(&self) -> Arc<dyn Provisioner> {
-        self.local.clone()
-    }
+/// Lets a unit run as this user; `None`: that of the test.
+fn set_user(spec: &mut UnitSpec, user: Option<u32>) {
+    spec.app.number = user.map_or(1, |user| user.try_into().unwrap());
+}
 
-    fn open_successor(&self) -> Arc<dyn Provisioner> {
-        Arc::new(open_provisioner(&self.root))
-    }
-
-    fn files_dir(&self) -> PathBuf {
-        self.root.clone()
-    }
-
-    async fn crash_unit(&self, report: &UnitReport) {
-        kill_process(report.pid.unwrap(), Signal::SIGKILL);
+/// The user as which a unit runs.
+fn user_of(spec: &UnitSpec) -> u32 {
+    let user = u32::try_from(spec.app.number).unwrap();
+    match user >= FIRST_USER {
+        true => user,
+        false => Uid::effective().as_raw(),
     }
 }
 
-fn kill_process(pid: impl TryInto<i32>, signal: Signal) {
-    kill(Pid::from_raw(pid.try_into().ok().unwrap()), signal).unwrap();
+#[async_trait::async_trait]
+impl contract::UnitRunnerFixture for LocalFixture {
+    fn open_runner(&self) -> Arc<dyn UnitRunner> {
+        self.local.clone()
+    }
+
+    fn open_successor(&self) -> Arc<dyn UnitRunner> {
+        Arc::new(self.open_next())
+    }
+
+    async fn crash_unit(&self, unit: &UnitId) {
+        self.signal_unit(unit, Signal::SIGKILL);
+    }
+}
+
+fn kill_process(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
 }
 
 /// Returns true while the process exists and is not a zombie.
@@ -240,7 +283,7 @@ async fn local_provisioner_passes_the_contract() {
 async fn many_ensures_at_once_start_one_process() {
     let fixture = LocalFixture::new();
     let spec = fixture.spec("one", "echo began; exec sleep 1000");
-    let successor = open_provisioner(&fixture.root);
+    let successor = fixture.open_next();
     let tries = (0..8).map(|n| {
         if n % 2 == 0 {
             fixture.local.ensure_unit(&spec)
@@ -269,7 +312,7 @@ async fn crashing_unit_restarts_with_growing_pauses() {
     let failed = |r: &UnitReport| r.state == UnitState::Error;
     let first = wait_for_report(&*fixture.local, &spec.unit, "in error", failed).await;
     assert_eq!(first.reason.as_deref(), Some("exited with status 3"));
-    assert_eq!((first.exit, first.pid), (Some(3), None));
+    assert_eq!(first.exit, Some(3));
     wait_for_report(&*fixture.local, &spec.unit, "restarted twice", |r| {
         r.restarts >= 2 && failed(r)
     })
@@ -319,13 +362,14 @@ async fn unit_is_killed_after_its_grace_period() {
         "trap '' TERM; echo ready; while :; do sleep 0.1; done",
     );
     spec.grace = Duration::from_secs(1);
-    let report = fixture.start(&spec).await;
+    fixture.start(&spec).await;
+    let pid = fixture.pid(&spec.unit);
     fixture.wait_for_log_line(&spec, "ready").await;
     let began = Instant::now();
     fixture.local.remove_unit(&spec.unit).await.unwrap();
     let took = began.elapsed();
     assert!(took >= spec.grace && took < Duration::from_secs(3), "{took:?}");
-    assert!(!is_alive(&report.pid.unwrap().to_string()));
+    assert!(!is_alive(&pid));
 }
 
 #[tokio::test]
@@ -333,20 +377,24 @@ async fn stop_all_units_shortens_the_grace_period_and_keeps_logs() {
     let fixture = LocalFixture::new();
     let mut spec = fixture.spec("slow", "trap '' TERM; echo ready; while :; do sleep 0.1; done");
     spec.grace = Duration::from_secs(600);
-    let report = fixture.start(&spec).await;
+    fixture.start(&spec).await;
+    let pid = fixture.pid(&spec.unit);
     fixture.wait_for_log_line(&spec, "ready").await;
     fixture
         .local
         .stop_all_units(Duration::from_millis(300))
         .await
         .unwrap();
-    assert!(!is_alive(&report.pid.unwrap().to_string()));
+    assert!(!is_alive(&pid));
     let stopped = crate::find_report(&*fixture.local, &spec.unit).await.unwrap();
-    assert_eq!((stopped.state, stopped.pid), (UnitState::Stopped, None));
+    assert_eq!(
+        (stopped.state, fixture.pid(&spec.unit)),
+        (UnitState::Stopped, "null".to_owned())
+    );
     assert_eq!(stopped.reason.as_deref(), Some("stopped on request"));
     fixture.wait_for_log_line(&spec, "ready").await;
-    let again = fixture.start(&spec).await;
-    assert_ne!(again.pid, report.pid);
+    fixture.start(&spec).await;
+    assert_ne!(fixture.pid(&spec.unit), pid);
 }
 
 #[tokio::test]
@@ -383,7 +431,8 @@ async fn leftovers_of_a_crashed_command_are_killed_before_the_next_run() {
 async fn killed_shim_takes_its_unit_along() {
     for fixture in [LocalFixture::new(), LocalFixture::new_without_cgroups()] {
         let spec = fixture.spec("orphan", "sleep 1000 & echo child $!; wait");
-        let first = fixture.start(&spec).await;
+        fixture.start(&spec).await;
+        let pid = fixture.pid(&spec.unit);
         let child = fixture.wait_for_log_line(&spec, "child ").await;
         let mut changes = fixture.local.subscribe_changes();
         tokio::time::timeout(Duration::from_secs(10), changes.changed())
@@ -392,7 +441,7 @@ async fn killed_shim_takes_its_unit_along() {
             .unwrap();
         kill_process(fixture.shim(&spec.unit), Signal::SIGKILL);
         // Before any observation: the kernel kills the process itself.
-        wait_until_dead(&first.pid.unwrap().to_string()).await;
+        wait_until_dead(&pid).await;
         let told = tokio::time::timeout(Duration::from_secs(10), changes.changed()).await;
         told.expect("told of the death").unwrap();
         let stopped = wait_for_report(&*fixture.local, &spec.unit, "stopped", |r| {
@@ -402,7 +451,7 @@ async fn killed_shim_takes_its_unit_along() {
         assert_eq!(stopped.reason.as_deref(), Some("its shim was killed"));
         wait_until_dead(&child).await;
         let second = fixture.start(&spec).await;
-        assert_ne!(second.pid, first.pid);
+        assert_ne!(fixture.pid(&spec.unit), pid);
         assert_eq!(second.reason, None);
     }
 }
@@ -574,7 +623,7 @@ async fn unit_runs_as_its_user_and_reads_only_its_own_files() {
         "other",
         "umask 000; echo x > \"$HOME/file\"; echo done; exec sleep 1000",
     );
-    other.user = Some(20_002);
+    set_user(&mut other, Some(20_002));
     fixture.start(&other).await;
     fixture.wait_for_log_line(&other, "done").await;
     let (there, own) = (
@@ -599,7 +648,7 @@ async fn unit_runs_as_its_user_and_reads_only_its_own_files() {
         there.parent().unwrap().join("other").display(),
     );
     let mut spec = fixture.spec("own", &command);
-    spec.user = Some(20_001);
+    set_user(&mut spec, Some(20_001));
     fixture.start(&spec).await;
     fixture.wait_for_log_line(&spec, "end").await;
     let (lines, _) = fixture
@@ -756,10 +805,10 @@ async fn command_in_a_unit_has_its_environment_and_streams() {
     let fixture = LocalFixture::new();
     let mut spec = fixture.spec("exec", "exec sleep 1000");
     set_env(&mut spec, "PASSWORD", "hunter2");
-    spec.user = Uid::effective().is_root().then_some(20_001);
+    set_user(&mut spec, Uid::effective().is_root().then_some(20_001));
     fixture.start(&spec).await;
     // Through the next provisioner, which never saw the spec.
-    let successor = open_provisioner(&fixture.root);
+    let successor = fixture.open_next();
     let line = "read word; echo $word $PASSWORD $(id -u); pwd >&2; exit 7";
     let request = ExecRequest::for_argv(["/bin/sh", "-c", line].map(str::to_owned).into());
     let mut session = successor.exec_in_unit(&spec.unit, &request).await.unwrap();
@@ -767,7 +816,7 @@ async fn command_in_a_unit_has_its_environment_and_streams() {
     let (mut out, mut err) = (String::new(), String::new());
     session.output.read_to_string(&mut out).await.unwrap();
     session.errors.read_to_string(&mut err).await.unwrap();
-    let user = spec.user.unwrap_or_else(|| Uid::effective().as_raw());
+    let user = user_of(&spec);
     assert_eq!(out, format!("good hunter2 {user}\n"));
     assert_eq!(err, format!("{}\n", fixture.root.display()));
     assert_eq!(session.end.await, Ok(7));
@@ -795,7 +844,7 @@ async fn dropped_session_kills_its_command() {
 async fn missing_folder_is_reported() {
     let fixture = LocalFixture::new();
     let mut spec = fixture.spec("lost", "true");
-    spec.dir = "/nonexistent".into();
+    fixture.place(&mut spec, "/nonexistent", None);
     fixture.local.ensure_unit(&spec).await.unwrap();
     let report = wait_for_report(&*fixture.local, &spec.unit, "in error", |r| {
         r.state == UnitState::Error
@@ -811,9 +860,9 @@ async fn missing_folder_is_reported() {
 #[tokio::test]
 async fn binary_without_shims_is_refused_at_once() {
     let fixture = LocalFixture::new();
-    let mut settings = LocalProvisionerConfig::new(fixture.root.join("units"));
+    let mut settings = unlimited_settings(&fixture.root, &fixture.folders);
     settings.exe = "/bin/true".into();
-    let local = LocalProvisioner::new(settings, &TaskTracker::new(), CancellationToken::new()).unwrap();
+    let local = open_runner(settings);
     let spec = fixture.spec("shimless", "true");
     let refused = local.ensure_unit(&spec).await;
     assert!(
@@ -831,15 +880,10 @@ async fn separate_tancho_process() {
     let Some(root) = std::env::var_os("SITE").map(PathBuf::from) else {
         return;
     };
-    let local = open_provisioner(&root);
-    local
-        .ensure_unit(&contract::sample_spec(
-            "survivor",
-            root,
-            "echo began; exec sleep 1000",
-        ))
-        .await
-        .unwrap();
+    let folders = VersionFolders::new(Mutex::new(vec![root.clone()]));
+    let local = open_runner(settings(&root, &folders));
+    let spec = contract::sample_spec("survivor", "echo began; exec sleep 1000");
+    local.ensure_unit(&spec).await.unwrap();
     std::future::pending::<()>().await;
 }
 
@@ -865,6 +909,7 @@ async fn units_survive_a_killed_server() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let before = fixture.started(&spec).await;
+    let pid = fixture.pid(&spec.unit);
     tancho.kill().unwrap();
     // Its pipes close with it: the shim holds none of them.
     tokio::task::spawn_blocking(move || tancho.wait_with_output())
@@ -872,14 +917,11 @@ async fn units_survive_a_killed_server() {
         .unwrap()
         .unwrap();
     fixture.local.ensure_unit(&spec).await.unwrap();
-    assert_eq!(
-        find_report(&*fixture.local, &spec.unit).await,
-        Some(before.clone())
-    );
-    assert!(is_alive(&before.pid.unwrap().to_string()));
+    assert_eq!(find_report(&*fixture.local, &spec.unit).await, Some(before));
+    assert!(is_alive(&pid));
     assert_eq!(fixture.wait_for_log_line(&spec, "began").await, "");
     fixture.local.remove_unit(&spec.unit).await.unwrap();
-    assert!(!is_alive(&before.pid.unwrap().to_string()));
+    assert!(!is_alive(&pid));
 }
 
 #[tokio::test]
@@ -887,15 +929,15 @@ async fn running_shims_survive_a_replaced_binary() {
     let fixture = LocalFixture::new();
     let exe = fixture.root.join("tancho");
     fs::copy(env!("CARGO_BIN_EXE_tancho"), &exe).unwrap();
-    let mut settings = LocalProvisionerConfig::new(fixture.root.join("units"));
+    let mut settings = unlimited_settings(&fixture.root, &fixture.folders);
     settings.exe = exe.clone();
-    let local = LocalProvisioner::new(settings, &TaskTracker::new(), CancellationToken::new()).unwrap();
+    let local = open_runner(settings);
     let spec = fixture.spec("old", "exec sleep 1000");
     local.ensure_unit(&spec).await.unwrap();
-    let first = fixture.started(&spec).await;
+    fixture.started(&spec).await;
     fs::write(fixture.root.join("fresh"), "not even a program").unwrap();
     fs::rename(fixture.root.join("fresh"), &exe).unwrap();
-    kill_process(first.pid.unwrap(), Signal::SIGKILL);
+    fixture.signal_unit(&spec.unit, Signal::SIGKILL);
     let again = |r: &UnitReport| r.state == UnitState::Started && r.restarts == 1;
     wait_for_report(&local, &spec.unit, "started again", again).await;
     local.remove_unit(&spec.unit).await.unwrap();
@@ -912,7 +954,7 @@ async fn concurrent_removals_respect_the_grace_period() {
     let spec = fixture.spec("twice", &work);
     fixture.start(&spec).await;
     fixture.wait_for_log_line(&spec, "ready").await;
-    let successor = open_provisioner(&fixture.root);
+    let successor = fixture.open_next();
     let (one, two) = tokio::join!(
         fixture.local.remove_unit(&spec.unit),
         successor.remove_unit(&spec.unit)
@@ -929,8 +971,8 @@ async fn unwritable_state_stops_no_unit() {
     // As on a full disk: the new state cannot be written.
     let obstacle = fixture.unit(&spec.unit).join("state.new");
     fs::create_dir(&obstacle).unwrap();
-    kill_process(first.pid.unwrap(), Signal::SIGKILL);
-    wait_until_dead(&first.pid.unwrap().to_string()).await;
+    fixture.signal_unit(&spec.unit, Signal::SIGKILL);
+    wait_until_dead(&fixture.pid(&spec.unit)).await;
     fixture
         .wait_for_log_line(&spec, "[tancho] killed by signal 9")
         .await;

@@ -30,8 +30,8 @@ while True:
     signal.pause()
 "#;
     let mut unit = python(&fixture, "keeper", keeper);
-    unit.user = own_uid(20_050);
-    let report = fixture.start(&unit).await;
+    set_user(&mut unit, own_uid(20_050));
+    fixture.start(&unit).await;
     fixture.wait_for_log_line(&unit, "ready").await;
     let hook = format!(
         r#"umask 022; echo original text > one; echo original text > two; /usr/bin/python3 -c '
@@ -47,7 +47,7 @@ with socket.socket(socket.AF_UNIX) as one:
     let (built, lines) = build(&folder.request(&hook)).await;
     let built = built.unwrap_or_else(|error| panic!("{error}\n{lines}"));
     fixture.wait_for_log_line(&unit, "kept").await;
-    kill_process(report.pid.unwrap(), Signal::SIGUSR1);
+    fixture.signal_unit(&unit.unit, Signal::SIGUSR1);
     fixture.wait_for_log_line(&unit, "rewritten").await;
     for name in ["one", "two"] {
         assert_eq!(

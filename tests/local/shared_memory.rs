@@ -6,7 +6,7 @@ use super::*;
 /// Returns whether units have namespaces here.
 async fn has_namespaces(fixture: &LocalFixture) -> bool {
     let mut spec = fixture.spec("probe", "readlink /proc/self/ns/ipc; echo end; exec sleep 1000");
-    (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+    fixture.place(&mut spec, fixture.root.join("app"), own_uid(USER));
     fixture.start(&spec).await;
     let lines = unit_output(fixture, &spec).await;
     let ours = fs::read_link("/proc/self/ns/ipc").unwrap();
@@ -53,7 +53,7 @@ signal.pause()
 
 fn sharing_unit(fixture: &LocalFixture, unit: &str, name: &str, uid: u32) -> UnitSpec {
     let mut spec = python(fixture, unit, SHARER);
-    spec.user = own_uid(uid);
+    set_user(&mut spec, own_uid(uid));
     set_env(&mut spec, "NAME", name);
     // Unique to this test, because other tests run at the same time.
     let key = u32::from_str_radix(&name[name.len() - 7..], 16).unwrap();

@@ -158,10 +158,10 @@ signal.pause()
 "#;
     let fixture = isolated_fixture(|settings| settings.limits.confinement.shared_user = true);
     let mut victim = fixture.spec("victim", "exec sleep 1000");
-    (victim.dir, victim.user) = (fixture.root.join("app"), own_uid(USER));
-    let report = fixture.start(&victim).await;
+    fixture.place(&mut victim, fixture.root.join("app"), own_uid(USER));
+    fixture.start(&victim).await;
     let mut spec = python(&fixture, "limiter", program);
-    set_env(&mut spec, "OTHER", &report.pid.unwrap().to_string());
+    set_env(&mut spec, "OTHER", &fixture.pid(&victim.unit));
     fixture.start(&spec).await;
     let lines = unit_output(&fixture, &spec).await;
     assert_eq!(lines[..2], ["refused 1", "refused 1"], "{lines:?}");

@@ -25,7 +25,7 @@ fn line_request(line: &str, streams: ExecStreams) -> ExecRequest {
 async fn fixture_with_unit(name: &str) -> (LocalFixture, UnitSpec) {
     let fixture = isolated_fixture(|_| {});
     let mut spec = fixture.spec(name, "exec sleep 1000");
-    (spec.dir, spec.user) = (fixture.root.join("app"), own_uid(USER));
+    fixture.place(&mut spec, fixture.root.join("app"), own_uid(USER));
     set_env(&mut spec, "PASSWORD", "hunter2");
     fixture.start(&spec).await;
     (fixture, spec)
@@ -168,14 +168,14 @@ async fn command_in_a_unit_has_no_more_rights_than_the_unit() {
     }
     let (fixture, spec) = fixture_with_unit("rights").await;
     let mut other = fixture.spec("other", "echo secret > $HOME/file; echo end; exec sleep 1000");
-    (other.dir, other.user) = (fixture.root.join("app"), own_uid(OTHER));
-    let report = fixture.start(&other).await;
+    fixture.place(&mut other, fixture.root.join("app"), own_uid(OTHER));
+    fixture.start(&other).await;
     fixture.wait_for_log_line(&other, "end").await;
     let file = fixture.unit(&other.unit).join("home/file");
     let line = format!(
         "cat {}; cat /proc/{}/environ; echo x > /etc/tancho; echo x > $HOME/mine && cat $HOME/mine; echo $TMPDIR; id -u; pwd",
         file.display(),
-        report.pid.unwrap()
+        fixture.pid(&other.unit)
     );
     for streams in [
         ExecStreams::Merged,
@@ -184,7 +184,7 @@ async fn command_in_a_unit_has_no_more_rights_than_the_unit() {
         let request = line_request(&line, streams);
         let mut session = fixture.local.exec_in_unit(&spec.unit, &request).await.unwrap();
         let output = read_all(&mut session).await;
-        let user = spec.user.unwrap_or_else(|| Uid::effective().as_raw());
+        let user = user_of(&spec);
         assert!(
             !output.contains("secret") && !output.contains("SOME=value"),
             "{output}"
@@ -195,7 +195,7 @@ async fn command_in_a_unit_has_no_more_rights_than_the_unit() {
             "x",
             home.to_str().unwrap(),
             &user.to_string(),
-            spec.dir.to_str().unwrap(),
+            fixture.root.join("app").to_str().unwrap(),
         ] {
             assert!(output.lines().any(|l| l.trim_end() == line), "{line}: {output}");
         }
@@ -210,7 +210,7 @@ async fn terminal_belongs_to_the_user_of_the_unit_alone() {
     });
     let mut session = fixture.local.exec_in_unit(&spec.unit, &request).await.unwrap();
     let output = read_all(&mut session).await;
-    let user = spec.user.unwrap_or_else(|| Uid::effective().as_raw());
+    let user = user_of(&spec);
     assert!(
         output.contains(&format!("600 {user}")) && output.contains("open"),
         "{output}"

@@ -19,11 +19,11 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::folder::{ShimState, UnitFolder};
-use super::spec_transfer::{SpecTransfer, unit_env};
+use super::spec_transfer::{ShimSpec, unit_env};
 use super::terminal::{TerminalIo, open_terminal};
 use super::{
-    ExecProgram, ExecRequest, ExecSession, ExecStreams, ExecTerminal, LocalProvisionerConfig, ProvisionError,
-    UnitId, UnitSpec, unit_gone,
+    ExecProgram, ExecRequest, ExecSession, ExecStreams, ExecTerminal, LocalRunnerConfig, ProvisionError,
+    UnitId, unit_gone,
 };
 use crate::sandbox::exec_stage::prefix_env;
 use crate::sandbox::proc::ProcessHandle;
@@ -31,22 +31,22 @@ use crate::sandbox::shell::{interactive_shell, shell_for};
 
 /// Starts the command. Blocks briefly; needs a runtime. `changes` is that of the provisioner.
 pub(super) fn start_exec(
-    settings: &LocalProvisionerConfig,
+    settings: &LocalRunnerConfig,
     unit: &UnitId,
     request: &ExecRequest,
     changes: watch::Receiver<u64>,
 ) -> Result<ExecSession, ProvisionError> {
     let folder = UnitFolder::for_unit(&settings.root, unit);
     let (state, shim) = read_running_state(&folder, unit)?;
-    let transfer = File::open(format!("/proc/{}/fd/0", shim.pid))
-        .and_then(SpecTransfer::read_from)
+    let spec = File::open(format!("/proc/{}/fd/0", shim.pid))
+        .and_then(ShimSpec::read_from)
         .map_err(exec_refused)?;
     // The pid may have been reused before the file was opened.
     if !shim.is_alive() {
         return Err(unit_gone(unit));
     }
     let target = EnteredUnit {
-        transfer,
+        spec,
         state,
         folder,
         shim,
@@ -72,7 +72,7 @@ fn exec_refused(error: impl Into<io::Error>) -> ProvisionError {
 
 /// The unit in which a command starts.
 struct EnteredUnit {
-    transfer: SpecTransfer,
+    spec: ShimSpec,
     state: ShimState,
     folder: UnitFolder,
     shim: ProcessHandle,
@@ -81,10 +81,9 @@ struct EnteredUnit {
 
 impl EnteredUnit {
     fn start(self, exe: &Path, request: &ExecRequest) -> Result<ExecSession, ProvisionError> {
-        let bounds = self.transfer.bounds.clone();
-        let spec = self.transfer.into_spec();
+        let spec = self.spec;
         let parent = i32::try_from(std::process::id()).ok();
-        let mut stage = bounds.build_stage(&spec, &self.state, &self.folder, parent);
+        let mut stage = spec.limits.build_stage(&spec, &self.state, &self.folder, parent);
         // Its cgroups are those of the unit, which continues: leftovers are found as descendants of the
         // supervisor.
         stage.supervised = true;
@@ -116,7 +115,7 @@ impl EnteredUnit {
     }
 }
 
-fn build_argv(program: &ExecProgram, spec: &UnitSpec) -> Result<Vec<String>, ProvisionError> {
+fn build_argv(program: &ExecProgram, spec: &ShimSpec) -> Result<Vec<String>, ProvisionError> {
     let shell = || shell_for(spec.env.iter().map(|(name, _)| name.as_str())).to_owned();
     match program {
         ExecProgram::Argv(argv) if argv.is_empty() => {

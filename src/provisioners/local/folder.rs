@@ -13,7 +13,8 @@ use nix::libc;
 use nix::unistd::{Gid, Uid, chown};
 use serde::{Deserialize, Serialize};
 
-use super::{UnitId, UnitReport, UnitSpec, UnitState};
+use super::spec_transfer::ShimSpec;
+use super::{UnitId, UnitReport, UnitState};
 use crate::builders::remove_tree;
 use crate::sandbox::cgroup;
 use crate::sandbox::proc::{self, ProcessHandle};
@@ -59,7 +60,7 @@ pub(super) struct ShimState {
 
 impl ShimState {
     /// The state of a unit before anything runs.
-    pub(super) fn new(spec: &UnitSpec) -> Self {
+    pub(super) fn new(spec: &ShimSpec) -> Self {
         Self {
             unit: spec.unit.clone(),
             app: spec.app.to_string(),
@@ -87,7 +88,6 @@ impl ShimState {
             unit: self.unit,
             state: self.state,
             address: self.port.map(|port| (std::net::Ipv4Addr::LOCALHOST, port).into()),
-            pid: self.child,
             restarts: self.restarts,
             reason: self.reason,
             exit: self.exit,

@@ -105,6 +105,7 @@ impl UnitShim {
     fn try_spawn(&mut self, line: &str) -> io::Result<u32> {
         let parent = Some(Pid::this().as_raw());
         let stage = self
+            .spec
             .limits
             .build_stage(&self.spec, &self.state, &self.folder, parent);
         let (out, out_end) = io::pipe()?;

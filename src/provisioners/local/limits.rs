@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::UnitSpec;
 use super::folder::{ShimState, UnitFolder};
+use super::spec_transfer::ShimSpec;
 use crate::config;
 use crate::sandbox::SandboxPolicy;
 use crate::sandbox::exec_stage::ExecStage;
@@ -55,7 +55,7 @@ impl UnitLimits {
     /// home.
     pub(super) fn build_stage(
         &self,
-        spec: &UnitSpec,
+        spec: &ShimSpec,
         state: &ShimState,
         folder: &UnitFolder,
         parent: Option<i32>,

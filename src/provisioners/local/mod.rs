@@ -1,5 +1,8 @@
 //! The local provisioner: units are processes of this host.
 //!
+//! Folders, uids and pids are known here only. A unit runs in the folder that its version has on this host, as
+//! the uid of its app; both rules are given (`LocalRunnerConfig`).
+//!
 //! Each unit has a folder and, while it runs, a *shim*: this same binary, executed again, in its own session.
 //! The shim owns the unit's processes, log and exit status, and does not depend on Tancho. So Tancho may be
 //! restarted or killed without stopping a unit; the next process reads the folders and takes the units over.
@@ -12,6 +15,7 @@
 //! again. A service manager that kills Tancho's whole cgroup on restart (systemd, unless `KillMode=process`)
 //! kills the units too.
 
+mod config;
 mod exec;
 mod folder;
 mod folder_poll;
@@ -29,7 +33,6 @@ mod terminal;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,11 +41,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    AppName, EnvName, ExecProgram, ExecRequest, ExecSession, ExecStreams, ExecTerminal, LogLine, LogPosition,
-    LogStream, ProcessName, ProvisionError, Provisioner, ResizeTerminal, Secret, TerminalSize, UnitId,
-    UnitReport, UnitSpec, UnitState,
+    ExecProgram, ExecRequest, ExecSession, ExecStreams, ExecTerminal, LogLine, LogPosition, LogStream,
+    ProvisionError, ResizeTerminal, Runner, TerminalSize, UnitId, UnitReport, UnitRunner, UnitSpec,
+    UnitState,
 };
 use crate::sandbox::proc;
+pub use config::{LocalRunnerConfig, open_runner};
 use folder::{ShimState, UnitFolder, UnitLock};
 pub use limits::UnitLimits;
 
@@ -53,43 +57,17 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long after the grace period `stop_unit` waits before the next signal or before it fails.
 const KILL_MARGIN: Duration = Duration::from_secs(2);
 
-/// The configuration of the local provisioner.
-#[derive(Clone, Debug)]
-pub struct LocalProvisionerConfig {
-    /// The folder that contains the units' folders. The units' users must be able to traverse its parents.
-    pub root: PathBuf,
-    /// The executable with the sub-commands `unit-shim` and `unit-exec`; `/proc/self/exe` is this same
-    /// program, even after its file was replaced.
-    pub exe: PathBuf,
-    /// The cgroup below which units get theirs; `None`: Tancho's own.
-    pub cgroup: Option<PathBuf>,
-    /// The limits of every unit.
-    pub limits: UnitLimits,
-}
-
-impl LocalProvisionerConfig {
-    /// Creates a configuration with this folder, this executable, and no limits except those of specs.
-    pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self {
-            root: root.into(),
-            exe: "/proc/self/exe".into(),
-            cgroup: None,
-            limits: UnitLimits::default(),
-        }
-    }
-}
-
 /// See the module.
-pub struct LocalProvisioner {
-    settings: Arc<LocalProvisionerConfig>,
+pub struct LocalRunner {
+    settings: Arc<LocalRunnerConfig>,
     changes: tokio::sync::watch::Sender<u64>,
 }
 
-impl LocalProvisioner {
+impl LocalRunner {
     /// Opens the root, creating it if necessary, and watches it for changes until `stop`. Must be called
     /// inside a runtime.
     pub fn new(
-        mut settings: LocalProvisionerConfig,
+        mut settings: LocalRunnerConfig,
         tracker: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<Self, ProvisionError> {
@@ -128,18 +106,6 @@ impl LocalProvisioner {
             settings: Arc::new(settings),
             changes,
         })
-    }
-
-    /// Stops every unit of the root concurrently and waits for them; those that have not ended after `grace`
-    /// (or their own grace period, if shorter) are killed. Folders and logs stay. Errors: of the first unit
-    /// that did not end, after all others were stopped.
-    pub async fn stop_all_units(&self, grace: Duration) -> Result<(), ProvisionError> {
-        let root = self.settings.root.clone();
-        let units = run_blocking(move || folder::list_units(&root)).await?;
-        let stops = units
-            .iter()
-            .map(|unit| async move { self.stop_unit(unit, Some(grace)).await.map(drop) });
-        futures_util::future::join_all(stops).await.into_iter().collect()
     }
 
     fn unit_folder(&self, unit: &UnitId) -> UnitFolder {
@@ -280,7 +246,6 @@ fn abandoned_report(unit: &UnitId) -> UnitReport {
         unit: unit.clone(),
         state: UnitState::Stopped,
         address: None,
-        pid: None,
         restarts: 0,
         reason: Some("its state cannot be read".to_owned()),
         exit: None,
@@ -289,11 +254,7 @@ fn abandoned_report(unit: &UnitId) -> UnitReport {
 }
 
 #[async_trait::async_trait]
-impl Provisioner for LocalProvisioner {
-    fn name(&self) -> &'static str {
-        "local"
-    }
-
+impl UnitRunner for LocalRunner {
     async fn ensure_unit(&self, spec: &UnitSpec) -> Result<(), ProvisionError> {
         let (settings, spec) = (Arc::clone(&self.settings), spec.clone());
         run_blocking(move || Ok(start::start_unit(&settings, &spec))).await?
@@ -305,6 +266,15 @@ impl Provisioner for LocalProvisioner {
             run_blocking(move || folder.delete_dir(&root, lock)).await?;
         }
         Ok(())
+    }
+
+    async fn stop_all_units(&self, grace: Duration) -> Result<(), ProvisionError> {
+        let root = self.settings.root.clone();
+        let units = run_blocking(move || folder::list_units(&root)).await?;
+        let stops = units
+            .iter()
+            .map(|unit| async move { self.stop_unit(unit, Some(grace)).await.map(drop) });
+        futures_util::future::join_all(stops).await.into_iter().collect()
     }
 
     async fn observe_units(&self) -> Result<Vec<UnitReport>, ProvisionError> {
@@ -352,7 +322,8 @@ impl Provisioner for LocalProvisioner {
 
 #[cfg(test)]
 mod tests {
-    use super::super::contract;
+    use super::super::contract::units::sample_spec;
+    use super::spec_transfer::ShimSpec;
     use super::*;
 
     #[test]
@@ -377,7 +348,8 @@ mod tests {
             );
         }
         // A readable state takes precedence.
-        let spec = contract::sample_spec("left", "/app".into(), "true");
+        let config = LocalRunnerConfig::new("/units", "test", |_, _| "/app".into(), |_| None);
+        let spec = ShimSpec::new(&sample_spec("left", "true"), &config).unwrap();
         folder.write_state(&ShimState::new(&spec)).unwrap();
         let report = read_report(&folder, &unit).unwrap();
         assert!(report.reason.unwrap().contains("did not start"));

@@ -24,8 +24,8 @@ use super::folder::{ShimState, UnitFolder};
 use super::launch::{shorten_line, spawn_thread};
 use super::log::{self, LogWriter};
 use super::processes::{ShimEvent, UnitProcesses};
-use super::spec_transfer::SpecTransfer;
-use super::{UnitLimits, UnitSpec, UnitState, scratch_limit};
+use super::spec_transfer::ShimSpec;
+use super::{UnitState, scratch_limit};
 use crate::kernel::byte_size::ByteSize;
 use crate::sandbox::cgroup;
 use crate::sandbox::exec_stage::close_inherited;
@@ -103,7 +103,7 @@ fn never() -> Instant {
 
 pub(super) struct UnitShim {
     pub(super) folder: UnitFolder,
-    pub(super) spec: UnitSpec,
+    pub(super) spec: ShimSpec,
     pub(super) state: ShimState,
     /// `state` has changes that are not saved.
     pub(super) unsaved: bool,
@@ -118,40 +118,38 @@ pub(super) struct UnitShim {
     pub(super) stop_now: bool,
     /// The scratch home exceeds its limit: the running processes must end.
     pub(super) scratch_full: bool,
-    pub(super) limits: UnitLimits,
     /// Holds the port; released when dropped.
     pub(super) port_lock: Option<std::fs::File>,
 }
 
 impl UnitShim {
     fn from_stdin(folder: UnitFolder, signals: SigSet) -> io::Result<Self> {
-        let transfer = SpecTransfer::read_from(io::stdin())?;
-        let (parent, bounds) = (transfer.cgroup.clone(), transfer.bounds.clone());
-        let spec = transfer.into_spec();
+        let spec = ShimSpec::read_from(io::stdin())?;
         let mut state = ShimState::new(&spec);
         state.shim = ProcessHandle::current();
         state.state = UnitState::Starting;
         let name = format!("tancho-{}-{}", spec.unit, Pid::this());
         let want = cgroup::CgroupRequest {
             memory: spec.memory_bytes,
-            processes: bounds.processes,
+            processes: spec.limits.processes,
             cpu_milli: spec.cpu_milli,
         };
-        let made = cgroup::create_cgroups(parent.as_deref(), &name, &want);
+        let made = cgroup::create_cgroups(spec.cgroup.as_deref(), &name, &want);
         (state.cgroup, state.more_cgroups) = (made.memory, made.others);
 
         let (tell, notes) = channel();
         let family = UnitProcesses::default();
         let (reaper, events) = (family.clone(), tell.clone());
         spawn_thread("reaper", move || reaper.reap_forever(&events))?;
-        if bounds.scratch_bytes > 0 {
+        let scratch_bytes = spec.limits.scratch_bytes;
+        if scratch_bytes > 0 {
             let (home, cgroup, tell) = (
                 folder.home_dir(),
                 state.cgroup_paths().next().cloned(),
                 tell.clone(),
             );
             spawn_thread("scratch", move || {
-                scratch_limit::watch_scratch(&home, cgroup.as_ref(), bounds.scratch_bytes, &tell);
+                scratch_limit::watch_scratch(&home, cgroup.as_ref(), scratch_bytes, &tell);
             })?;
         }
         spawn_thread("signals", move || forward_signals(&signals, &tell))?;
@@ -168,7 +166,6 @@ impl UnitShim {
             log_readers: Vec::new(),
             stop_now: false,
             scratch_full: false,
-            limits: bounds,
             port_lock: None,
         };
         shim.save_state();
@@ -307,19 +304,19 @@ impl UnitShim {
     }
 
     fn hook_deadline(&self) -> Instant {
-        match self.limits.hook_seconds {
+        match self.spec.limits.hook_seconds {
             0 => never(),
             seconds => Instant::now() + Duration::from_secs(seconds),
         }
     }
 
     fn hook_timeout_words(&self, line: &str) -> String {
-        let seconds = self.limits.hook_seconds;
+        let seconds = self.spec.limits.hook_seconds;
         format!("the hook {:?} took longer than {seconds} s", shorten_line(line))
     }
 
     fn scratch_exceeded(&self) -> RunEnd {
-        let limit = ByteSize(self.limits.scratch_bytes);
+        let limit = ByteSize(self.spec.limits.scratch_bytes);
         RunEnd::Failed(
             format!("killed: its scratch folder exceeded {limit} and was emptied"),
             None,

@@ -11,76 +11,81 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::{AppName, EnvName, ProcessName, Secret, UnitId, UnitLimits, UnitSpec};
+use super::{LocalRunnerConfig, ProvisionError, UnitId, UnitLimits, UnitSpec};
+use crate::kernel::artifact::Artifact;
+use crate::kernel::names::{AppName, EnvName, ProcessName};
+use crate::kernel::secret::Secret;
 
 /// The limit on the size of a spec, in bytes.
 const MAX_SPEC_BYTES: u64 = 16 << 20;
 
-/// The message to a shim. The only place where the values of variables are written in plain text, to memory.
-#[derive(Serialize, Deserialize)]
-pub(super) struct SpecTransfer {
-    unit: UnitId,
-    app: AppName,
-    process: ProcessName,
-    version: i32,
-    dir: PathBuf,
-    before: Vec<String>,
-    command: String,
-    after: Vec<String>,
+/// What the shim of a unit knows of it: its spec as this host runs it. Other versions of Tancho read it: fields
+/// are only added, with defaults. The only place where the values of variables are written in plain text, to
+/// memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ShimSpec {
+    pub(super) unit: UnitId,
+    pub(super) app: AppName,
+    pub(super) process: ProcessName,
+    pub(super) version: i32,
+    /// The version's folder; the unit's working directory.
+    pub(super) dir: PathBuf,
+    pub(super) before: Vec<String>,
+    pub(super) command: String,
+    pub(super) after: Vec<String>,
     #[serde(serialize_with = "in_clear")]
-    env: Vec<(EnvName, Secret)>,
-    memory_bytes: u64,
+    pub(super) env: Vec<(EnvName, Secret)>,
+    pub(super) memory_bytes: u64,
     #[serde(default)]
-    cpu_milli: u32,
-    user: Option<u32>,
-    grace: Duration,
+    pub(super) cpu_milli: u32,
+    /// The uid and gid to run as; `None` = those of Tancho.
+    pub(super) user: Option<u32>,
+    pub(super) grace: Duration,
     /// The limits from the settings.
-    #[serde(default)]
-    pub(super) bounds: UnitLimits,
+    #[serde(default, rename = "bounds")]
+    pub(super) limits: UnitLimits,
     /// The parent cgroup of the unit's; `None` = Tancho's own.
     pub(super) cgroup: Option<PathBuf>,
 }
 
-impl SpecTransfer {
-    pub(super) fn new(spec: &UnitSpec, bounds: &UnitLimits, cgroup: Option<PathBuf>) -> Self {
-        Self {
+impl ShimSpec {
+    /// Completes a spec by what this host decides. Errors: `Permanent` if this host does not have the content.
+    pub(super) fn new(spec: &UnitSpec, settings: &LocalRunnerConfig) -> Result<Self, ProvisionError> {
+        match &spec.artifact {
+            Artifact::Folder { holder } if *holder == settings.host => {}
+            Artifact::Folder { holder } => {
+                return Err(ProvisionError::Permanent(format!(
+                    "The files of version {} are on the host {holder}, not on this one.",
+                    spec.version
+                )));
+            }
+            Artifact::Image(image) => {
+                return Err(ProvisionError::Permanent(format!(
+                    "The local provisioner runs no images, and version {} is the image {image}.",
+                    spec.version
+                )));
+            }
+        }
+        Ok(Self {
             unit: spec.unit.clone(),
-            app: spec.app.clone(),
+            app: spec.app.name.clone(),
             process: spec.process.clone(),
             version: spec.version,
-            dir: spec.dir.clone(),
+            dir: (settings.version_dir)(spec.app.id, spec.version),
             before: spec.before.clone(),
             command: spec.command.clone(),
             after: spec.after.clone(),
             env: spec.env.clone(),
             memory_bytes: spec.memory_bytes,
             cpu_milli: spec.cpu_milli,
-            user: spec.user,
+            user: (settings.app_uid)(spec.app.number),
             grace: spec.grace,
-            bounds: bounds.clone(),
-            cgroup,
-        }
+            limits: settings.limits.clone(),
+            cgroup: settings.cgroup.clone(),
+        })
     }
 
-    pub(super) fn into_spec(self) -> UnitSpec {
-        UnitSpec {
-            unit: self.unit,
-            app: self.app,
-            process: self.process,
-            version: self.version,
-            dir: self.dir,
-            before: self.before,
-            command: self.command,
-            after: self.after,
-            env: self.env,
-            memory_bytes: self.memory_bytes,
-            cpu_milli: self.cpu_milli,
-            user: self.user,
-            grace: self.grace,
-        }
-    }
-
-    /// Writes the message to a memory file, ready to be read from its start.
+    /// Writes the spec to a memory file, ready to be read from its start.
     pub(super) fn write_memfd(&self) -> io::Result<File> {
         let mut file = File::from(memfd_create(c"tancho-unit", MFdFlags::MFD_CLOEXEC)?);
         let text = Zeroizing::new(serde_json::to_vec(self)?);
@@ -101,7 +106,7 @@ fn in_clear<S: Serializer>(env: &[(EnvName, Secret)], to: S) -> Result<S::Ok, S:
 }
 
 /// Builds the complete environment of a unit: defaults, overridden by the spec, overridden by the port.
-pub(super) fn unit_env(spec: &UnitSpec, home: &Path, port: u16) -> Vec<(String, String)> {
+pub(super) fn unit_env(spec: &ShimSpec, home: &Path, port: u16) -> Vec<(String, String)> {
     let own = spec.dir.join(".tancho/bin");
     let mut path = "/usr/local/bin:/usr/bin:/bin".to_owned();
     if own.is_dir() {
@@ -131,12 +136,21 @@ pub(super) fn unit_env(spec: &UnitSpec, home: &Path, port: u16) -> Vec<(String, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::contract;
+    use super::super::super::contract::units::sample_spec;
     use super::*;
+
+    fn sample_config() -> LocalRunnerConfig {
+        LocalRunnerConfig::new(
+            "/units",
+            "test",
+            |_, version| format!("/nonexistent/{version}").into(),
+            |number| u32::try_from(number).ok(),
+        )
+    }
 
     #[test]
     fn spec_overrides_all_variables_but_the_port() {
-        let mut spec = contract::sample_spec("x", "/nonexistent".into(), "true");
+        let mut spec = ShimSpec::new(&sample_spec("x", "true"), &sample_config()).unwrap();
         spec.env = [("LANG", "de"), ("PORT", "1"), ("A", "b"), ("NODE_ENV", "test")]
             .map(|(name, value)| (EnvName::parse(name).unwrap(), Secret::new(value)))
             .into();
@@ -161,12 +175,24 @@ mod tests {
 
     #[test]
     fn spec_survives_the_transfer() {
-        let spec = contract::sample_spec("x", "/app".into(), "true");
-        let file = SpecTransfer::new(&spec, &UnitLimits::default(), None)
-            .write_memfd()
-            .unwrap();
-        let back = SpecTransfer::read_from(file).unwrap().into_spec();
+        let spec = ShimSpec::new(&sample_spec("x", "true"), &sample_config()).unwrap();
+        assert_eq!((spec.dir.to_str(), spec.user), (Some("/nonexistent/1"), Some(7)));
+        let back = ShimSpec::read_from(spec.write_memfd().unwrap()).unwrap();
         assert_eq!(format!("{back:?}"), format!("{spec:?}"));
         assert_eq!(back.env, spec.env);
+    }
+
+    #[test]
+    fn content_that_this_host_does_not_have_is_refused() {
+        let image = format!("registry.example.com/app:v1@sha256:{}", "0a".repeat(32));
+        let elsewhere = Artifact::Folder {
+            holder: "other".into(),
+        };
+        for artifact in [Artifact::Image(image.parse().unwrap()), elsewhere] {
+            let mut spec = sample_spec("x", "true");
+            spec.artifact = artifact;
+            let refused = ShimSpec::new(&spec, &sample_config()).unwrap_err();
+            assert!(matches!(refused, ProvisionError::Permanent(_)), "{refused:?}");
+        }
     }
 }

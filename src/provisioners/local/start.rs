@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use nix::unistd::Uid;
 use tokio::process::Command;
 
 use super::folder::{ShimState, UnitFolder, UnitLock};
-use super::spec_transfer::SpecTransfer;
-use super::{LOCK_TIMEOUT, LocalProvisionerConfig, ProvisionError, UnitId, UnitSpec};
+use super::spec_transfer::ShimSpec;
+use super::{LOCK_TIMEOUT, LocalRunnerConfig, ProvisionError, UnitId, UnitSpec};
 
 /// Takes the lock of a unit to start; `None` if it runs already.
 fn claim_unit(folder: &UnitFolder, unit: &UnitId) -> Result<Option<UnitLock>, ProvisionError> {
@@ -43,7 +44,8 @@ fn claim_unit(folder: &UnitFolder, unit: &UnitId) -> Result<Option<UnitLock>, Pr
 }
 
 /// Starts the unit, unless it runs already. Blocks.
-pub(super) fn start_unit(settings: &LocalProvisionerConfig, spec: &UnitSpec) -> Result<(), ProvisionError> {
+pub(super) fn start_unit(settings: &LocalRunnerConfig, spec: &UnitSpec) -> Result<(), ProvisionError> {
+    let spec = ShimSpec::new(spec, settings)?;
     if spec.user.is_some_and(|user| user != Uid::effective().as_raw()) && !Uid::effective().is_root() {
         return Err(ProvisionError::Permanent(
             "Units can have users of their own only if Tancho is started by root.".into(),
@@ -59,8 +61,8 @@ pub(super) fn start_unit(settings: &LocalProvisionerConfig, spec: &UnitSpec) -> 
     let refused = |error: io::Error| {
         ProvisionError::Transient(format!("The unit {} cannot be started: {error}.", spec.unit))
     };
-    folder.write_state(&ShimState::new(spec)).map_err(refused)?;
-    spawn_shim(settings, spec, &folder, lock).map_err(refused)?;
+    folder.write_state(&ShimState::new(&spec)).map_err(refused)?;
+    spawn_shim(&settings.exe, &spec, &folder, lock).map_err(refused)?;
     // The shim holds the lock now: either it writes that it is alive, or the lock is released.
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
@@ -81,26 +83,21 @@ pub(super) fn start_unit(settings: &LocalProvisionerConfig, spec: &UnitSpec) -> 
     }
 }
 
-fn spawn_shim(
-    settings: &LocalProvisionerConfig,
-    spec: &UnitSpec,
-    folder: &UnitFolder,
-    lock: UnitLock,
-) -> io::Result<()> {
+fn spawn_shim(exe: &Path, spec: &ShimSpec, folder: &UnitFolder, lock: UnitLock) -> io::Result<()> {
     let last_words = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(folder.path().join("shim.log"))?;
-    let mut command = Command::new(&settings.exe);
+    let mut command = Command::new(exe);
     command
         .arg0("tancho")
         .arg("unit-shim")
         .arg(folder.path())
         .env_clear()
         .current_dir("/")
-        .stdin(SpecTransfer::new(spec, &settings.limits, settings.cgroup.clone()).write_memfd()?)
+        .stdin(spec.write_memfd()?)
         .stdout(lock.into_file())
         .stderr(last_words);
     // Dropped, not killed: the runtime reaps it if it exits while this process lives.

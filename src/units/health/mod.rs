@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -24,6 +25,7 @@ use crate::kernel::fair_slots::{FairSlots, SlotLimits};
 use crate::kernel::ids::AppId;
 use crate::provisioners::{UnitId, UnitReport};
 use crate::units::health::probe::{CheckKind, HealthCheck};
+use crate::units::merge;
 use crate::units::model::Unit;
 
 /// Maximum number of concurrent checks of one release. A check is little more than a socket, so there is no
@@ -40,7 +42,7 @@ const FAST_PERIOD: Duration = Duration::from_secs(90);
 /// One run of a unit, between two restarts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct UnitIncarnation {
-    pid: Option<i32>,
+    started_at: Option<DateTime<Utc>>,
     restarts: i32,
     address: Option<SocketAddr>,
 }
@@ -48,7 +50,7 @@ pub(super) struct UnitIncarnation {
 impl UnitIncarnation {
     pub(super) fn from_report(report: &UnitReport) -> Self {
         Self {
-            pid: report.pid.and_then(|p| p.try_into().ok()),
+            started_at: merge::run_start(report),
             restarts: i32::try_from(report.restarts).unwrap_or(i32::MAX),
             address: report.address,
         }
@@ -56,7 +58,7 @@ impl UnitIncarnation {
 
     fn from_unit(row: &Unit) -> Self {
         Self {
-            pid: row.observed.pid,
+            started_at: row.observed.started_at,
             restarts: row.observed.restarts,
             address: row.observed.address,
         }

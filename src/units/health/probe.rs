@@ -206,8 +206,8 @@ async fn check_http(
 
 async fn check_command(core: &Core, unit: &UnitId, argv: &[String]) -> Result<(), String> {
     let request = ExecRequest::for_argv(argv.to_vec());
-    for provisioner in core.provisioners.values() {
-        let Ok(session) = provisioner.exec_in_unit(unit, &request).await else {
+    for runner in core.provisioners.unit_runners() {
+        let Ok(session) = runner.exec_in_unit(unit, &request).await else {
             continue;
         };
         let (mut output, mut errors, end) = (session.output, session.errors, session.end);

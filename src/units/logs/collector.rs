@@ -12,15 +12,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 
-use crate::caller_limits::LOG_LINES_PER_SECOND;
 use crate::core::Core;
 use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::ids::AppId;
-use crate::kernel::log_text::{MAX_LINE_BYTES, clean_line, clip_line};
-use crate::provisioners::{LogPosition, UnitId};
+use crate::provisioners::{LogPosition, UnitId, UnitRef};
 use crate::units::logs::batch::{Batch, LogRead};
+use crate::units::logs::rates;
 use crate::units::logs::store::{self, LogAdvance};
-use crate::units::logs::{NewLogLine, PLATFORM_SOURCE};
 use crate::units::model::Unit;
 
 /// Read interval of a unit that writes.
@@ -41,6 +39,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// A unit whose log is collected.
 #[derive(Clone, Debug)]
 struct CollectedUnit {
+    unit: UnitRef,
     app_id: AppId,
     process: String,
     interval: Duration,
@@ -108,8 +107,16 @@ impl LogCollector {
         if state.targets.contains_key(&row.id) {
             return;
         }
+        let unit = match UnitRef::for_app(row.app_id, &row.process, row.release, row.id.clone()) {
+            Ok(unit) => unit,
+            Err(error) => {
+                tracing::warn!(unit = %row.id, error = %error.report(), "cannot collect the log of a unit");
+                return;
+            }
+        };
         let next = Instant::now();
         let target = CollectedUnit {
+            unit,
             app_id: row.app_id,
             process: row.process.clone(),
             interval: TICK,
@@ -179,7 +186,7 @@ impl LogCollector {
         if reads.is_empty() {
             return Ok(());
         }
-        let lines = self.limit_lines(&reads);
+        let lines = rates::limit_lines(&self.core.caller_limits.log_rates, &reads);
         let mut batch = Batch { reads, lines };
         match self.write_batch(&mut batch, when_busy).await {
             Ok(()) => return Ok(()),
@@ -247,7 +254,7 @@ impl LogCollector {
         store::insert_lines(&mut tx, &batch.lines).await?;
         store::notify_new_lines(&mut tx, &apps).await?;
         tx.commit().await?;
-        self.charge_rates(&batch.lines);
+        rates::charge_lines(&self.core.caller_limits.log_rates, &batch.lines);
         self.record_collected(&batch.reads);
         self.trim_logs(&apps).await;
         Ok(())
@@ -296,8 +303,8 @@ impl LogCollector {
     /// Reads one log; returns `None` if there is nothing new.
     async fn read_log(&self, unit: UnitId, target: CollectedUnit, from: i64) -> Option<LogRead> {
         let position = LogPosition(u64::try_from(from).unwrap_or(0));
-        for provisioner in self.core.provisioners.values() {
-            let read = provisioner.read_log(&unit, position, MAX_LINES);
+        for (_, runner) in self.core.provisioners.runners() {
+            let read = runner.read_log(&target.unit, position, MAX_LINES);
             let Ok(Ok((lines, next))) = tokio::time::timeout(READ_TIMEOUT, read).await else {
                 continue;
             };
@@ -312,53 +319,6 @@ impl LogCollector {
             });
         }
         None
-    }
-
-    /// Returns the lines that pass the rate limit. They are charged once they are written.
-    fn limit_lines(&self, reads: &[LogRead]) -> Vec<NewLogLine> {
-        let mut kept = Vec::new();
-        let mut left: HashMap<AppId, usize> = HashMap::new();
-        let mut dropped: HashMap<AppId, usize> = HashMap::new();
-        let log_rates = &self.core.caller_limits.log_rates;
-        for read in reads {
-            let app_id = read.app_id;
-            let left = left.entry(app_id).or_insert_with(|| log_rates.available(&app_id));
-            let allowed = read.lines.len().min(*left);
-            *left -= allowed;
-            kept.extend(read.lines.iter().take(allowed).map(|line| NewLogLine {
-                app_id,
-                at: Some(line.at),
-                source: read.process.clone(),
-                unit: read.unit.to_string(),
-                message: clip_line(clean_line(&line.message), MAX_LINE_BYTES).into_owned(),
-            }));
-            if allowed < read.lines.len() {
-                *dropped.entry(app_id).or_default() += read.lines.len() - allowed;
-            }
-        }
-        for (app_id, count) in dropped {
-            kept.push(NewLogLine {
-                app_id,
-                at: None,
-                source: PLATFORM_SOURCE.into(),
-                unit: String::new(),
-                message: format!(
-                    "{count} lines were dropped: an app may write at most {LOG_LINES_PER_SECOND} log lines per second"
-                ),
-            });
-        }
-        kept
-    }
-
-    /// Charges written lines of units to the rates of their apps.
-    fn charge_rates(&self, lines: &[NewLogLine]) {
-        let mut written: HashMap<AppId, usize> = HashMap::new();
-        for line in lines.iter().filter(|line| !line.unit.is_empty()) {
-            *written.entry(line.app_id).or_default() += 1;
-        }
-        for (app_id, count) in written {
-            self.core.caller_limits.log_rates.charge(&app_id, count);
-        }
     }
 
     fn record_collected(&self, reads: &[LogRead]) {

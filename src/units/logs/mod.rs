@@ -20,6 +20,7 @@ mod batch;
 mod collector;
 mod feed;
 mod post;
+mod rates;
 mod read;
 pub(super) mod store;
 

@@ -114,9 +114,9 @@ impl UnitReconciler {
         steps: &[PlanStep],
         observed: &FoundUnits,
     ) {
-        let local = self.core.provisioners.get(&app.provisioner);
+        let local = self.core.provisioners.find_unit_runner(&app.provisioner);
         let of = |unit: &UnitId| {
-            let found = observed.get(unit).map(|f| &f.provisioner);
+            let found = observed.get(unit).map(|f| &f.runner);
             found.or(local).cloned()
         };
         let mine = |row: &Unit| row.host == self.core.host;
@@ -142,9 +142,9 @@ impl UnitReconciler {
             let ensure = steps.contains(&PlanStep::Ensure(row.id.clone()))
                 || (new && !observed.contains_key(&row.id) && !self.tasks.is_busy(&row.id));
             match of(&row.id) {
-                Some(provisioner) if ensure => self.tasks.start_unit(provisioner, app.id, row.id.clone()),
-                Some(provisioner) if row.phase == UnitPhase::Stopping && observed.contains_key(&row.id) => {
-                    self.tasks.remove_unit(provisioner, Some(app.id), row.id.clone());
+                Some(runner) if ensure => self.tasks.start_unit(runner, app.id, row.id.clone()),
+                Some(runner) if row.phase == UnitPhase::Stopping && observed.contains_key(&row.id) => {
+                    self.tasks.remove_unit(runner, Some(app.id), row.id.clone());
                 }
                 _ => {}
             }

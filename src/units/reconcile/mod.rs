@@ -22,7 +22,7 @@ use crate::core::Core;
 use crate::db::notices::NoticeChannel;
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::provisioners::{Provisioner, UnitId, UnitReport};
+use crate::provisioners::{UnitId, UnitReport, UnitRunner};
 use crate::sagas::{ReconcileReport, Reconciler};
 use crate::units::health::HealthChecker;
 use crate::units::logs::{self, LogCollector};
@@ -98,7 +98,7 @@ struct ReconcilerState {
 
 /// A unit as reported by a provisioner.
 pub(super) struct FoundUnit {
-    pub(super) provisioner: Arc<dyn Provisioner>,
+    pub(super) runner: Arc<dyn UnitRunner>,
     pub(super) report: UnitReport,
 }
 
@@ -125,8 +125,8 @@ impl UnitReconciler {
     pub async fn run(self: Arc<Self>) {
         let stop = self.core.stop.clone();
         self.core.tasks.spawn(logs::run_collector(Arc::clone(&self.logs)));
-        for provisioner in self.core.provisioners.values() {
-            let mut changes = provisioner.subscribe_changes();
+        for runner in self.core.provisioners.unit_runners() {
+            let mut changes = runner.subscribe_changes();
             let (wakeup, stop) = (Arc::clone(&self.wakeup), stop.clone());
             self.core.tasks.spawn(async move {
                 loop {
@@ -248,8 +248,10 @@ impl UnitReconciler {
     }
 
     fn change_counters(&self) -> Vec<u64> {
-        let provisioners = self.core.provisioners.values();
-        provisioners.map(|p| *p.subscribe_changes().borrow()).collect()
+        let runners = self.core.provisioners.unit_runners();
+        runners
+            .map(|runner| *runner.subscribe_changes().borrow())
+            .collect()
     }
 
     /// Returns true if no change was reported and no scan is due.

@@ -20,14 +20,14 @@ const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
 impl UnitReconciler {
     pub(super) async fn observe_units(&self) -> Result<FoundUnits, Error> {
         let mut observed = FoundUnits::new();
-        for provisioner in self.core.provisioners.values() {
-            let reports = tokio::time::timeout(OBSERVE_TIMEOUT, provisioner.observe_units())
+        for runner in self.core.provisioners.unit_runners() {
+            let reports = tokio::time::timeout(OBSERVE_TIMEOUT, runner.observe_units())
                 .await
                 .map_err(|_| Error::unavailable("The provisioner timed out listing its units."))?
                 .map_err(Error::internal)?;
             for report in reports {
                 let found = FoundUnit {
-                    provisioner: Arc::clone(provisioner),
+                    runner: Arc::clone(runner),
                     report,
                 };
                 observed.insert(found.report.unit.clone(), found);
@@ -142,7 +142,7 @@ impl UnitReconciler {
                 false => {
                     tracing::info!(unit = %id, "removing an unmanaged unit");
                     self.tasks
-                        .remove_unit(Arc::clone(&observed[&id].provisioner), None, id);
+                        .remove_unit(Arc::clone(&observed[&id].runner), None, id);
                 }
             }
         }

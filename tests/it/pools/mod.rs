@@ -2,6 +2,7 @@
 
 mod constraints;
 mod lifecycle;
+mod provisioners;
 
 use reqwest::Method;
 use serde_json::Value;
@@ -17,7 +18,10 @@ pub(crate) struct PoolFixture {
 
 impl PoolFixture {
     pub(crate) async fn start() -> Self {
-        let tancho = TestServer::start().await;
+        Self::on(TestServer::start().await).await
+    }
+
+    pub(crate) async fn on(tancho: TestServer) -> Self {
         let root = tancho.login_admin().await;
         let ana = tancho.create_user("ana").await;
         tancho.create_team(&ana, "red").await;

@@ -14,7 +14,7 @@ use flate2::write::GzEncoder;
 use futures_util::stream;
 use serde_json::json;
 use tancho::builders::platforms;
-use tancho::provisioners::Provisioner;
+use tancho::provisioners::UnitRunner;
 use tokio::net::TcpListener;
 
 use crate::test_server::TestServer;

@@ -14,13 +14,14 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 use tancho::config::{ServerRole, Settings};
 use tancho::core::Core;
+use tancho::kernel::artifact::Artifact;
 use tancho::kernel::encryption::{AssociatedData, SealedColumn, digest_token};
 use tancho::kernel::ids::AppId;
 use tancho::kernel::names::{AppName, ProcessName};
 use tancho::kernel::public_hosts::PlatformHosts;
 use tancho::kernel::secret::Secret;
-use tancho::provisioners::fake::{FakeCall, FakeProvisioner};
-use tancho::provisioners::{LogStream, Provisioner, UnitId, UnitSpec};
+use tancho::provisioners::fake::{FakeCall, FakeUnitRunner};
+use tancho::provisioners::{LogStream, UnitApp, UnitId, UnitRunner, UnitSpec};
 use tancho::proxy::{BackendSet, HostRoutes};
 use tancho::routing;
 use tancho::sagas::Reconciler;
@@ -101,7 +102,7 @@ impl UnitFixture {
         &self.tancho.running.core
     }
 
-    fn fake(&self) -> &FakeProvisioner {
+    fn fake(&self) -> &FakeUnitRunner {
         &self.tancho.fake
     }
 
@@ -248,7 +249,7 @@ fn disable_reconciler(settings: &mut Settings) {
     settings.roles = vec![ServerRole::Api];
 }
 
-fn count_ensured(fake: &FakeProvisioner) -> usize {
+fn count_ensured(fake: &FakeUnitRunner) -> usize {
     fake.recorded_calls()
         .iter()
         .filter(|a| matches!(a, FakeCall::Ensure(_)))
@@ -291,7 +292,13 @@ async fn units_of_the_current_release_start_with_its_environment() {
         (spec.before, spec.after),
         (vec!["b".to_owned()], vec!["a".to_owned()])
     );
-    assert!(spec.dir.ends_with(format!("versions/{}/1", fixture.app)));
+    assert_eq!(
+        spec.artifact,
+        Artifact::Folder {
+            holder: "test".into()
+        }
+    );
+    assert_eq!((spec.app.id, spec.version), (fixture.app, 1));
     fixture.tancho.running.drain_and_stop().await;
 }
 
@@ -390,17 +397,22 @@ async fn units_without_a_row_are_removed() {
     let one_off = UnitId::parse("who-run-1").unwrap();
     let mut spec = UnitSpec {
         unit: stray.clone(),
-        app: AppName::parse("who").unwrap(),
+        app: UnitApp {
+            id: AppId::new(),
+            number: 1,
+            name: AppName::parse("who").unwrap(),
+        },
         process: ProcessName::parse("web").unwrap(),
         version: 1,
-        dir: "/".into(),
+        artifact: Artifact::Folder {
+            holder: "test".into(),
+        },
         before: vec![],
         command: "x".into(),
         after: vec![],
         env: vec![],
         memory_bytes: 0,
         cpu_milli: 0,
-        user: None,
         grace: Duration::ZERO,
     };
     fixture.fake().ensure_unit(&spec).await.unwrap();

@@ -1,59 +1,61 @@
-//! The contract tests that every provisioner passes. A `ProvisionerFixture` gives access to the provisioner
+//! The contract tests that every runner of units passes. A `UnitRunnerFixture` gives access to the runner
 //! under test.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 
 use super::{
-    AppName, EnvName, ExecRequest, LogPosition, ProcessName, ProvisionError, Provisioner, Secret, UnitId,
-    UnitReport, UnitSpec, UnitState,
+    AppId, AppName, Artifact, EnvName, ExecRequest, LogPosition, ProcessName, ProvisionError, Secret,
+    UnitApp, UnitId, UnitReport, UnitRunner, UnitSpec, UnitState,
 };
 
-/// One provisioner under test.
+/// One runner under test. Its host is `test`, and has the files of every version.
 #[async_trait::async_trait]
-pub(crate) trait ProvisionerFixture: Send + Sync {
-    /// Opens the provisioner.
-    fn open_provisioner(&self) -> Arc<dyn Provisioner>;
+pub(crate) trait UnitRunnerFixture: Send + Sync {
+    /// Opens the runner.
+    fn open_runner(&self) -> Arc<dyn UnitRunner>;
     /// Opens another one for the same units, as the next Tancho process does.
-    fn open_successor(&self) -> Arc<dyn Provisioner>;
-    /// The folder with the units' files.
-    fn files_dir(&self) -> PathBuf;
+    fn open_successor(&self) -> Arc<dyn UnitRunner>;
     /// Kills the process of a unit, not the unit.
-    async fn crash_unit(&self, report: &UnitReport);
+    async fn crash_unit(&self, unit: &UnitId);
 }
 
-/// A unit that runs until it is stopped.
-pub(crate) fn sample_spec(unit: &str, folder: PathBuf, command: &str) -> UnitSpec {
+/// A unit with this command, of version 1 of the app with number 7.
+pub(crate) fn sample_spec(unit: &str, command: &str) -> UnitSpec {
     UnitSpec {
         unit: UnitId::parse(unit).unwrap(),
-        app: AppName::parse("myapp").unwrap(),
+        app: UnitApp {
+            id: AppId::new(),
+            number: 7,
+            name: AppName::parse("myapp").unwrap(),
+        },
         process: ProcessName::parse("web").unwrap(),
         version: 1,
-        dir: folder,
+        artifact: Artifact::Folder {
+            holder: "test".into(),
+        },
         before: Vec::new(),
         command: command.to_owned(),
         after: Vec::new(),
         env: vec![(EnvName::parse("SOME").unwrap(), Secret::new("value"))],
         memory_bytes: 0,
         cpu_milli: 0,
-        user: None,
         grace: Duration::from_secs(5),
     }
 }
 
 /// Waits until a unit's report matches; panics after 15 s with the last report.
 pub(crate) async fn wait_for_report(
-    provisioner: &dyn Provisioner,
+    runner: &dyn UnitRunner,
     unit: &UnitId,
     what: &str,
     pass: impl Fn(&UnitReport) -> bool,
 ) -> UnitReport {
     let deadline = Instant::now() + Duration::from_secs(15);
     loop {
-        let report = find_report(provisioner, unit).await;
+        let report = find_report(runner, unit).await;
         match report {
             Some(report) if pass(&report) => return report,
             last => assert!(
@@ -66,15 +68,15 @@ pub(crate) async fn wait_for_report(
 }
 
 /// Returns the report of one unit.
-pub(crate) async fn find_report(provisioner: &dyn Provisioner, unit: &UnitId) -> Option<UnitReport> {
-    let mut reports = provisioner.observe_units().await.unwrap();
+pub(crate) async fn find_report(runner: &dyn UnitRunner, unit: &UnitId) -> Option<UnitReport> {
+    let mut reports = runner.observe_units().await.unwrap();
     reports.retain(|report| report.unit == *unit);
     assert!(reports.len() <= 1, "one report a unit: {reports:?}");
     reports.pop()
 }
 
 /// Runs all contract tests.
-pub(crate) async fn check_contract(fixture: &dyn ProvisionerFixture) {
+pub(crate) async fn check_contract(fixture: &dyn UnitRunnerFixture) {
     unknown_units_are_gone(fixture).await;
     ensuring_twice_starts_one_unit(fixture).await;
     successor_reports_the_same_units(fixture).await;
@@ -82,10 +84,11 @@ pub(crate) async fn check_contract(fixture: &dyn ProvisionerFixture) {
     logs_continue_where_they_ended(fixture).await;
     exec_runs_a_command_in_a_unit(fixture).await;
     changes_are_notified(fixture).await;
+    stopped_units_are_reported_and_start_again(fixture).await;
 }
 
-async fn unknown_units_are_gone(fixture: &dyn ProvisionerFixture) {
-    let (it, unit) = (fixture.open_provisioner(), UnitId::parse("nobody").unwrap());
+async fn unknown_units_are_gone(fixture: &dyn UnitRunnerFixture) {
+    let (it, unit) = (fixture.open_runner(), UnitId::parse("nobody").unwrap());
     it.remove_unit(&unit).await.unwrap();
     let log = it.read_log(&unit, LogPosition::START, 10).await;
     assert!(matches!(log, Err(ProvisionError::Gone(_))), "{log:?}");
@@ -97,15 +100,12 @@ async fn unknown_units_are_gone(fixture: &dyn ProvisionerFixture) {
     assert!(find_report(&*it, &unit).await.is_none());
 }
 
-async fn ensuring_twice_starts_one_unit(fixture: &dyn ProvisionerFixture) {
-    let it = fixture.open_provisioner();
-    let spec = sample_spec("contract-twice", fixture.files_dir(), "exec sleep 1000");
+async fn ensuring_twice_starts_one_unit(fixture: &dyn UnitRunnerFixture) {
+    let it = fixture.open_runner();
+    let spec = sample_spec("contract-twice", "exec sleep 1000");
     it.ensure_unit(&spec).await.unwrap();
     let first = wait_for_report(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
-    assert!(
-        first.pid.is_some() && first.address.is_some() && first.started_at.is_some(),
-        "{first:?}"
-    );
+    assert!(first.address.is_some() && first.started_at.is_some(), "{first:?}");
     it.ensure_unit(&spec).await.unwrap();
     assert_eq!(find_report(&*it, &spec.unit).await, Some(first));
     it.remove_unit(&spec.unit).await.unwrap();
@@ -113,9 +113,9 @@ async fn ensuring_twice_starts_one_unit(fixture: &dyn ProvisionerFixture) {
     it.remove_unit(&spec.unit).await.unwrap();
 }
 
-async fn successor_reports_the_same_units(fixture: &dyn ProvisionerFixture) {
-    let it = fixture.open_provisioner();
-    let spec = sample_spec("contract-successor", fixture.files_dir(), "exec sleep 1000");
+async fn successor_reports_the_same_units(fixture: &dyn UnitRunnerFixture) {
+    let it = fixture.open_runner();
+    let spec = sample_spec("contract-successor", "exec sleep 1000");
     it.ensure_unit(&spec).await.unwrap();
     let first = wait_for_report(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
     let successor = fixture.open_successor();
@@ -126,22 +126,22 @@ async fn successor_reports_the_same_units(fixture: &dyn ProvisionerFixture) {
     assert_eq!(find_report(&*it, &spec.unit).await, None);
 }
 
-async fn a_crashed_unit_is_started_again(fixture: &dyn ProvisionerFixture) {
-    let it = fixture.open_provisioner();
-    let spec = sample_spec("contract-crash", fixture.files_dir(), "exec sleep 1000");
+async fn a_crashed_unit_is_started_again(fixture: &dyn UnitRunnerFixture) {
+    let it = fixture.open_runner();
+    let spec = sample_spec("contract-crash", "exec sleep 1000");
     it.ensure_unit(&spec).await.unwrap();
     let first = wait_for_report(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
-    fixture.crash_unit(&first).await;
+    fixture.crash_unit(&first.unit).await;
     let again = |r: &UnitReport| r.state == UnitState::Started && r.restarts == 1;
     let second = wait_for_report(&*it, &spec.unit, "started again", again).await;
-    assert_ne!(second.pid, first.pid);
+    assert_ne!(second.started_at, first.started_at);
     assert_eq!(second.exit, Some(137));
     it.remove_unit(&spec.unit).await.unwrap();
 }
 
-async fn logs_continue_where_they_ended(fixture: &dyn ProvisionerFixture) {
-    let it = fixture.open_provisioner();
-    let spec = sample_spec("contract-log", fixture.files_dir(), "echo hello; exec sleep 1000");
+async fn logs_continue_where_they_ended(fixture: &dyn UnitRunnerFixture) {
+    let it = fixture.open_runner();
+    let spec = sample_spec("contract-log", "echo hello; exec sleep 1000");
     it.ensure_unit(&spec).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(15);
     let (lines, next) = loop {
@@ -159,9 +159,9 @@ async fn logs_continue_where_they_ended(fixture: &dyn ProvisionerFixture) {
     it.remove_unit(&spec.unit).await.unwrap();
 }
 
-async fn exec_runs_a_command_in_a_unit(fixture: &dyn ProvisionerFixture) {
-    let it = fixture.open_provisioner();
-    let spec = sample_spec("contract-exec", fixture.files_dir(), "exec sleep 1000");
+async fn exec_runs_a_command_in_a_unit(fixture: &dyn UnitRunnerFixture) {
+    let it = fixture.open_runner();
+    let spec = sample_spec("contract-exec", "exec sleep 1000");
     it.ensure_unit(&spec).await.unwrap();
     wait_for_report(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
     let request = ExecRequest::for_argv(vec!["echo".into(), "good day".into()]);
@@ -174,11 +174,11 @@ async fn exec_runs_a_command_in_a_unit(fixture: &dyn ProvisionerFixture) {
     it.remove_unit(&spec.unit).await.unwrap();
 }
 
-async fn changes_are_notified(fixture: &dyn ProvisionerFixture) {
-    let it = fixture.open_provisioner();
+async fn changes_are_notified(fixture: &dyn UnitRunnerFixture) {
+    let it = fixture.open_runner();
     let mut changes = it.subscribe_changes();
     changes.mark_unchanged();
-    let spec = sample_spec("contract-notify", fixture.files_dir(), "exec sleep 1000");
+    let spec = sample_spec("contract-notify", "exec sleep 1000");
     it.ensure_unit(&spec).await.unwrap();
     let limit = Duration::from_secs(10);
     tokio::time::timeout(limit, changes.changed())
@@ -191,4 +191,26 @@ async fn changes_are_notified(fixture: &dyn ProvisionerFixture) {
         .await
         .expect("a change is notified for its removal")
         .unwrap();
+}
+
+async fn stopped_units_are_reported_and_start_again(fixture: &dyn UnitRunnerFixture) {
+    let it = fixture.open_runner();
+    let specs = ["contract-stop-1", "contract-stop-2"].map(|unit| sample_spec(unit, "exec sleep 1000"));
+    for spec in &specs {
+        it.ensure_unit(spec).await.unwrap();
+    }
+    for spec in &specs {
+        wait_for_report(&*it, &spec.unit, "started", |r| r.state == UnitState::Started).await;
+    }
+    it.stop_all_units(Duration::from_secs(1)).await.unwrap();
+    for spec in &specs {
+        let report = find_report(&*it, &spec.unit).await.unwrap();
+        assert_eq!(report.state, UnitState::Stopped);
+        it.ensure_unit(spec).await.unwrap();
+        wait_for_report(&*it, &spec.unit, "started again", |r| {
+            r.state == UnitState::Started
+        })
+        .await;
+        it.remove_unit(&spec.unit).await.unwrap();
+    }
 }
