@@ -83,6 +83,10 @@ id!(
     TeamTokenId
 );
 id!(
+    /// A webhook.
+    WebhookId
+);
+id!(
     /// A group of an outside login.
     GroupId
 );
