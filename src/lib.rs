@@ -52,6 +52,7 @@ pub mod units;
 pub mod deploys;
 pub mod exec;
 pub mod services;
+pub mod webhooks;
 
 pub mod repositories;
 

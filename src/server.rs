@@ -34,6 +34,7 @@ use crate::services::{binds, instances};
 use crate::ssh::{self, HostKey};
 use crate::telemetry::metrics;
 use crate::versions::VersionHealer;
+use crate::webhooks::{DeliverWebhook, WebhookDispatcher};
 use crate::{deploys, forges, key_rotation, lifecycle, releases, repositories, routing, units, users};
 
 /// The inputs of `start_server`; all of them are ready to use.
@@ -240,6 +241,7 @@ pub fn register_sagas(core: &Core) -> SagaRegistry {
         .with_saga(binds::BindSaga::new(core))
         .with_saga(binds::UnbindSaga::new(core))
         .with_saga(forges::DeployFromForge::new(core))
+        .with_saga(DeliverWebhook::new(core))
 }
 
 /// Starts the reconcilers of this host's disk, and the others if the process has the worker role. Returns all that can
@@ -274,6 +276,7 @@ pub fn list_reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
         // Sagas.
         Arc::new(SagaLeaseHealer::new(core)),
         Arc::new(ExecSessionHealer::new(core)),
+        Arc::new(WebhookDispatcher::new(core)),
         // Storage in the database.
         Arc::new(EventRetentionHealer::new(core)),
         Arc::new(ArchiveHealer::new(core)),

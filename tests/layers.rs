@@ -37,7 +37,7 @@ const ROWS: &[&[&str]] = &[
     &["versions"],
     &["releases"],
     &["units", "routing"],
-    &["services", "deploys", "exec"],
+    &["services", "deploys", "exec", "webhooks"],
     &["repositories"],
     &["ssh", "forges"],
     &["lifecycle", "healers"],
@@ -123,6 +123,7 @@ const TABLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("versions", &["version", "version_holder", "version_process"]),
+    ("webhooks", &["webhook", "webhook_delivery"]),
 ];
 
 /// Writes to tables of other slices: the file, the table, and the reason. The list may only get shorter.

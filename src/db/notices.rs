@@ -32,10 +32,12 @@ pub enum NoticeChannel {
     Keys,
     /// Files of versions are to be removed: empty.
     Versions,
+    /// Webhooks have something to deliver. Payload: empty.
+    Webhooks,
 }
 
 impl NoticeChannel {
-    const ALL: [NoticeChannel; 9] = [
+    const ALL: [NoticeChannel; 10] = [
         NoticeChannel::Event,
         NoticeChannel::Saga,
         NoticeChannel::Routes,
@@ -45,6 +47,7 @@ impl NoticeChannel {
         NoticeChannel::Log,
         NoticeChannel::Keys,
         NoticeChannel::Versions,
+        NoticeChannel::Webhooks,
     ];
 
     /// Returns the name of the Postgres channel.
@@ -59,6 +62,7 @@ impl NoticeChannel {
             NoticeChannel::Log => "tancho_log",
             NoticeChannel::Keys => "tancho_keys",
             NoticeChannel::Versions => "tancho_versions",
+            NoticeChannel::Webhooks => "tancho_webhooks",
         }
     }
 }

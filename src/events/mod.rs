@@ -36,9 +36,9 @@ pub use actions::{
 };
 pub use cancel::{cancel_event, find_readable_event};
 pub use lists::{EventFilter, EventSort, list_events};
-pub use model::{Event, EventOutcome, EventTarget, EventTargetKind, NewEvent};
+pub use model::{Event, EventLog, EventOutcome, EventTarget, EventTargetKind, NewEvent};
 pub use read_scope::{EventReadScope, read_permission};
 pub use store::{
-    delete_expired_events, find_event, is_cancel_requested, list_cancel_requested, list_log_lines,
-    request_cancel,
+    delete_expired_events, find_event, is_cancel_requested, list_cancel_requested, list_last_log_lines,
+    list_log_lines, request_cancel,
 };

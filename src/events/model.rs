@@ -181,6 +181,15 @@ impl From<&Error> for EventOutcome {
     }
 }
 
+/// The end of the log of an event.
+#[derive(Clone, Debug, Default)]
+pub struct EventLog {
+    /// The lines with their numbers and times.
+    pub lines: Vec<(i64, DateTime<Utc>, String)>,
+    /// How many lines before them were left out.
+    pub omitted: i64,
+}
+
 /// A stored event.
 #[derive(Clone, Debug)]
 pub struct Event {

@@ -12,8 +12,12 @@ use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::UserToken;
 use crate::web::route_table::{GET, POST, RouteTable};
 use crate::web::{Ctx, Params, Path};
+use crate::webhooks;
 
 const MAX_EVENTS: i64 = 100;
+/// The maximum number of lines of the log of one event that are shown, the last ones, and their maximum size.
+const MAX_LOG_LINES: i64 = 20_000;
+const MAX_LOG_BYTES: i64 = 2 * 1024 * 1024;
 
 /// Reads the filter of a list. `allowedtargets`, `permissions` and `raw` are ignored: they are the server's
 /// own, and clients send them empty.
@@ -52,11 +56,12 @@ pub async fn list_events(ctx: Ctx, params: Params) -> ModernResult<Json<Vec<Even
     Ok(Json(found.into_iter().map(EventView::from).collect()))
 }
 
-/// `GET /1.1/events/{event}`, with its log lines.
+/// `GET /1.1/events/{event}`, with the end of its log and its deliveries to webhooks.
 pub async fn get_event(ctx: Ctx, Path(id): Path<EventId>) -> ModernResult<Json<EventView>> {
     let event = events::find_readable_event(&ctx.core.db, &ctx.request, &id).await?;
-    let lines = events::list_log_lines(&ctx.core.db, &event.id, 0).await?;
-    Ok(Json(EventView::with_details(event, lines)))
+    let log = events::list_last_log_lines(&ctx.core.db, &event.id, MAX_LOG_LINES, MAX_LOG_BYTES).await?;
+    let deliveries = webhooks::list_deliveries(&ctx.core, &ctx.request, &event.id).await?;
+    Ok(Json(EventView::with_details(event, log, deliveries)?))
 }
 
 /// `POST /1.1/events/{event}/cancel`: for the owner and for users with the permission of its kind.

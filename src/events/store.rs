@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::db::{self, notices::NoticeChannel};
-use crate::events::model::{Event, EventOutcome, EventTarget, NewEvent};
+use crate::events::model::{Event, EventLog, EventOutcome, EventTarget, NewEvent};
 use crate::kernel::ids::EventId;
 use crate::kernel::permission::{ContextKind, PermissionContext};
 use crate::kernel::request_context::RequestContext;
@@ -233,6 +233,37 @@ pub async fn list_log_lines(
         rows.into_iter()
             .map(|row| (row.seq, row.at, row.message))
             .collect()
+    })
+}
+
+/// The last lines of the log of an event, in order, within limits of their number and size.
+pub async fn list_last_log_lines(
+    db: impl PgExecutor<'_>,
+    id: &EventId,
+    max_lines: i64,
+    max_bytes: i64,
+) -> sqlx::Result<EventLog> {
+    let rows = sqlx::query!(
+        r#"select seq, at, message, total as "total!"
+           from (select seq, at, message, count(*) over () as total, row_number() over latest as nth,
+                        sum(octet_length(message)) over latest as bytes
+                 from event_line where event_id = $1
+                 window latest as (order by seq desc)) l
+           where nth <= $2 and bytes <= $3 order by seq"#,
+        id.as_str(),
+        max_lines,
+        max_bytes,
+    )
+    .fetch_all(db)
+    .await?;
+    let total = rows.first().map_or(0, |row| row.total);
+    let lines: Vec<_> = rows
+        .into_iter()
+        .map(|row| (row.seq, row.at, row.message))
+        .collect();
+    Ok(EventLog {
+        omitted: total - i64::try_from(lines.len()).unwrap_or(total),
+        lines,
     })
 }
 

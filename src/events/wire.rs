@@ -5,11 +5,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::events::bson::{self, RawBson};
-use crate::events::{Event, EventOutcome, EventTargetKind, read_permission};
-use crate::kernel::error::ErrorKind;
+use crate::events::{Event, EventLog, EventOutcome, EventTargetKind, read_permission};
+use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::ids::EventId;
 use crate::kernel::permission::Permission;
 use crate::web::TimeOrZero;
+use crate::webhooks::{DeliveryAttempt, DeliveryReport};
 
 /// An event. Clients expect some fields that are always empty here.
 #[derive(Debug, Serialize)]
@@ -48,6 +49,50 @@ pub struct EventView {
     token_kind: String,
     #[serde(rename = "UniqueID")]
     unique_id: EventId,
+}
+
+/// What else an event has to show.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct OtherDataView {
+    webhooks: Vec<WebhookDeliveryView>,
+}
+
+/// The delivery of the event to a webhook.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct WebhookDeliveryView {
+    webhook: String,
+    state: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    problem: String,
+    attempts: Vec<DeliveryAttemptView>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DeliveryAttemptView {
+    at: DateTime<Utc>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    error: String,
+}
+
+impl From<DeliveryReport> for WebhookDeliveryView {
+    fn from(report: DeliveryReport) -> Self {
+        let attempt = |attempt: DeliveryAttempt| DeliveryAttemptView {
+            at: attempt.at,
+            status: attempt.status,
+            error: attempt.error,
+        };
+        Self {
+            webhook: report.webhook,
+            state: report.state,
+            problem: report.problem,
+            attempts: report.attempts.into_iter().map(attempt).collect(),
+        }
+    }
 }
 
 /// A target; both strings are empty for none.
@@ -207,28 +252,44 @@ impl From<Event> for EventView {
 }
 
 impl EventView {
-    /// Adds the log lines, and the data at the start and the end: as JSON, and as BSON for clients that
-    /// decode what tsuru's database has.
-    pub(super) fn with_details(mut event: Event, lines: Vec<(i64, DateTime<Utc>, String)>) -> Self {
+    /// Adds the log lines, the data at the start and the end, and the deliveries to webhooks: as JSON, and as
+    /// BSON for clients that decode what tsuru's database has.
+    pub(super) fn with_details(
+        mut event: Event,
+        log: EventLog,
+        deliveries: Vec<DeliveryReport>,
+    ) -> Result<Self, Error> {
         let (start, end) = (event.start_data.take(), event.end_data.take());
-        // The client prints the messages one after the other: each needs its own newline.
-        let line = |(_, date, line): (i64, DateTime<Utc>, String)| LogMessageView {
-            date,
-            message: format!("{line}\n"),
+        let other = match deliveries.is_empty() {
+            true => None,
+            false => {
+                let webhooks = deliveries.into_iter().map(WebhookDeliveryView::from).collect();
+                Some(serde_json::to_value(OtherDataView { webhooks }).map_err(Error::internal)?)
+            }
         };
-        Self {
-            structured_log: lines.into_iter().map(line).collect(),
+        Ok(Self {
+            structured_log: log_views(event.started_at, log),
             start_custom_data: Some(bson::encode_raw(start.as_ref())),
             end_custom_data: Some(bson::encode_raw(end.as_ref())),
-            other_custom_data: Some(bson::encode_raw(None)),
-            custom_data: Some(CustomDataView {
-                end,
-                other: None,
-                start,
-            }),
+            other_custom_data: Some(bson::encode_raw(other.as_ref())),
+            custom_data: Some(CustomDataView { end, other, start }),
             ..Self::from(event)
-        }
+        })
     }
+}
+
+/// Converts the end of a log; its first line says how many others were left out. The client prints the
+/// messages one after the other: each needs its own newline.
+fn log_views(started_at: DateTime<Utc>, log: EventLog) -> Vec<LogMessageView> {
+    let left_out = (log.omitted > 0).then(|| LogMessageView {
+        date: log.lines.first().map_or(started_at, |(_, date, _)| *date),
+        message: format!("({} earlier lines are left out)\n", log.omitted),
+    });
+    let lines = log.lines.into_iter().map(|(_, date, line)| LogMessageView {
+        date,
+        message: format!("{line}\n"),
+    });
+    left_out.into_iter().chain(lines).collect()
 }
 
 fn target_view((kind, value): &(String, String)) -> EventTargetView {

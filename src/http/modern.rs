@@ -4,7 +4,7 @@ use crate::http::health;
 use crate::web::route_table::RouteTable;
 use crate::{
     apps, deploys, events, exec, forges, lifecycle, plans, platforms, pools, releases, repositories, routing,
-    sagas, services, teams, units, users,
+    sagas, services, teams, units, users, webhooks,
 };
 
 /// Returns all modern routes, each with its version in the API.
@@ -13,6 +13,7 @@ pub fn modern_routes() -> RouteTable {
         health::routes,
         events::modern::routes,
         events::blocks::modern::routes,
+        webhooks::modern::routes,
         users::modern::routes,
         teams::modern::routes,
         teams::roles::modern::routes,

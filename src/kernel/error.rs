@@ -138,6 +138,7 @@ impl Error {
         platform_not_found => "Platform";
         saga_not_found => "Saga";
         orphan_not_found => "Orphan";
+        webhook_not_found => "Webhook";
     }
 
     /// A path that is no permission. The contracts have 400 for it.

@@ -87,6 +87,10 @@ id!(
     TeamTokenId
 );
 id!(
+    /// A webhook.
+    WebhookId
+);
+id!(
     /// A group of an outside login.
     GroupId
 );

@@ -193,6 +193,17 @@ name!(
 );
 
 name!(
+    /// A webhook.
+    WebhookName,
+    "webhook name",
+    |text| {
+        is_plain_name(text, 1, "-_.")
+            .then_some(())
+            .ok_or("use 1 to 63 letters, digits and - _ ., a letter first")
+    }
+);
+
+name!(
     /// A group of an outside login, as that login names it.
     GroupName,
     "group name",

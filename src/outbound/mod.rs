@@ -13,8 +13,10 @@
 mod addresses;
 mod breaker;
 mod bulkhead;
+mod custom;
 mod streaming;
 
+pub use custom::{CustomRequest, CustomResponse};
 pub use streaming::{BodyStream, StreamedRequest, StreamedResponse};
 
 use std::collections::HashMap;
@@ -29,8 +31,9 @@ use uuid::Uuid;
 
 use crate::config::ServicesSettings;
 use crate::kernel::error::Error;
-use crate::outbound::addresses::{PrivateAddressError, PublicOnlyResolver};
+use crate::outbound::addresses::PrivateAddressError;
 use crate::outbound::bulkhead::Bulkhead;
+use crate::outbound::custom::{CustomClients, client_builder};
 use crate::telemetry::metrics;
 
 /// How many bulkheads are kept in memory before idle ones are evicted.
@@ -115,6 +118,7 @@ struct OutboundClientInner {
     http: reqwest::Client,
     /// The client for requests to other replicas, without a timeout.
     replicas: reqwest::Client,
+    custom: CustomClients,
     settings: ServicesSettings,
     may_call_private: bool,
     bulkheads: Mutex<HashMap<Uuid, Arc<Bulkhead>>>,
@@ -123,18 +127,7 @@ struct OutboundClientInner {
 impl OutboundClient {
     /// Creates a client with the given limits. A TLS provider must have been installed in the process.
     pub fn new(settings: &ServicesSettings, may_call_private: bool) -> Result<Self, Error> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("tancho/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(settings.connect_timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            // A proxy would connect on Tancho's behalf, bypassing the check of addresses.
-            .no_proxy()
-            // One connection per call: a kept one may have died unnoticed, and then it is unknown whether the
-            // request arrived.
-            .pool_max_idle_per_host(0);
-        if !may_call_private {
-            builder = builder.dns_resolver(PublicOnlyResolver);
-        }
+        let builder = client_builder(settings, may_call_private);
         let replicas = reqwest::Client::builder()
             .connect_timeout(settings.connect_timeout)
             .redirect(reqwest::redirect::Policy::none())
@@ -143,6 +136,7 @@ impl OutboundClient {
         Ok(Self(Arc::new(OutboundClientInner {
             replicas: replicas.build().map_err(Error::internal)?,
             http: builder.build().map_err(Error::internal)?,
+            custom: CustomClients::default(),
             settings: settings.clone(),
             may_call_private,
             bulkheads: Mutex::default(),
@@ -188,15 +182,33 @@ impl OutboundClient {
         request: &OutboundRequest,
         deadline: Instant,
     ) -> Result<OutboundResponse, OutboundError> {
-        if !self.0.may_call_private && addresses::is_private_literal(&request.url) {
-            return Err(OutboundError::not_sent(OutboundErrorKind::PrivateAddress));
+        self.check_literal(&request.url)?;
+        self.call_with_permit(bulkhead, key, deadline, self.send_following_slash(request))
+            .await
+    }
+
+    /// Refuses a URL whose host is a literal private address, where those may not be called.
+    fn check_literal(&self, url: &Url) -> Result<(), OutboundError> {
+        match !self.0.may_call_private && addresses::is_private_literal(url) {
+            true => Err(OutboundError::not_sent(OutboundErrorKind::PrivateAddress)),
+            false => Ok(()),
         }
+    }
+
+    /// Makes a call in a slot of its bulkhead, until the deadline.
+    async fn call_with_permit<T>(
+        &self,
+        bulkhead: Uuid,
+        key: &str,
+        deadline: Instant,
+        call: impl Future<Output = Result<T, OutboundError>>,
+    ) -> Result<T, OutboundError> {
         let bulkhead = self.find_or_add_bulkhead(bulkhead);
         let mut permit = bulkhead
             .acquire_permit(key, deadline)
             .await
             .map_err(OutboundError::not_sent)?;
-        let result = match tokio::time::timeout_at(deadline, self.send_following_slash(request)).await {
+        let result = match tokio::time::timeout_at(deadline, call).await {
             Ok(result) => result,
             Err(_) => Err(OutboundError {
                 kind: OutboundErrorKind::TimedOut,

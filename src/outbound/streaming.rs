@@ -13,9 +13,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::outbound::bulkhead::CallPermit;
-use crate::outbound::{
-    OutboundClient, OutboundError, OutboundErrorKind, addresses, classify_error, outcome_label,
-};
+use crate::outbound::{OutboundClient, OutboundError, OutboundErrorKind, classify_error, outcome_label};
 use crate::telemetry::metrics;
 
 /// The limit of a whole exchange, whatever progress it makes.
@@ -112,9 +110,7 @@ impl OutboundClient {
         began: Instant,
     ) -> Result<StreamedResponse, OutboundError> {
         let idle_limit = self.0.settings.call_timeout;
-        if !self.0.may_call_private && addresses::is_private_literal(&request.url) {
-            return Err(OutboundError::not_sent(OutboundErrorKind::PrivateAddress));
-        }
+        self.check_literal(&request.url)?;
         let bulkhead = self.find_or_add_bulkhead(bulkhead);
         let mut permit = bulkhead
             .acquire_permit(key, began + idle_limit)

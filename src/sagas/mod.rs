@@ -111,6 +111,12 @@ pub trait Saga: Send + Sync + 'static {
         None
     }
 
+    /// Returns the key by which the workers are shared, for a saga with neither an event nor an app. `None`: all
+    /// sagas of the kind share one.
+    fn share_key(_data: &Self::Data) -> Option<&str> {
+        None
+    }
+
     /// Runs a step. It may run again after a crash. Changes of `data` are stored when the step ends,
     /// successfully or not.
     async fn run_step(

@@ -30,7 +30,7 @@ pub async fn start_saga<S: Saga>(
 
 /// Inserts a saga in the caller's transaction, with the event that it ends, if it has one. Queue and host
 /// follow from the kind and its data. Workers are shared by the user of the event; without an event, by the
-/// owner of the app.
+/// owner of the app, or else by the key that the saga gives.
 pub async fn enqueue_saga<S: Saga>(
     tx: &mut PgConnection,
     event: Option<&EventId>,
@@ -39,7 +39,7 @@ pub async fn enqueue_saga<S: Saga>(
     let share_key = match (event, S::app(data)) {
         (Some(event), _) => store::find_event_share_key(tx, event).await?,
         (None, Some(app)) => store::find_app_share_key(tx, app).await?,
-        (None, None) => None,
+        (None, None) => S::share_key(data).map(str::to_owned),
     };
     let first = S::Step::ALL
         .first()

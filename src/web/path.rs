@@ -13,7 +13,7 @@ use crate::kernel::error::Error;
 use crate::kernel::ids::{EventBlockId, EventId, SagaId};
 use crate::kernel::names::{
     AppName, Email, GroupName, InstanceName, PlatformName, PoolName, RoleName, ServiceName, TeamName,
-    TeamTokenName,
+    TeamTokenName, WebhookName,
 };
 use crate::web::errors::modern::ModernError;
 
@@ -70,6 +70,7 @@ name_params! {
     PlatformName => platform_not_found;
     TeamTokenName => team_token_not_found;
     GroupName => group_not_found;
+    WebhookName => webhook_not_found;
     SagaId => saga_not_found;
     Uuid => orphan_not_found;
 }

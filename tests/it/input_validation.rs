@@ -11,7 +11,7 @@ use tancho::web::route_table::{RouteInfo, full_path};
 use crate::test_server::{TestServer, TestUser};
 
 /// A valid value for each path parameter, of a resource that does not exist.
-const PARAMS: [(&str, &str); 23] = [
+const PARAMS: [(&str, &str); 24] = [
     ("app", "nothing"),
     ("team", "nothing"),
     ("service", "nothing"),
@@ -33,12 +33,13 @@ const PARAMS: [(&str, &str); 23] = [
     ("version", "1"),
     ("token", "nothing"),
     ("group", "nothing"),
+    ("webhook", "nothing"),
     ("block", "0123456789abcdef01234567"),
     ("*path", "nothing"),
 ];
 
 /// Parameters with a rule, and what the error calls them.
-const NAMES: [(&str, &str); 10] = [
+const NAMES: [(&str, &str); 11] = [
     ("app", "App"),
     ("team", "Team"),
     ("service", "Service"),
@@ -49,6 +50,7 @@ const NAMES: [(&str, &str); 10] = [
     ("user", "User"),
     ("saga", "Saga"),
     ("token", "Token"),
+    ("webhook", "Webhook"),
 ];
 
 fn all_routes() -> Vec<RouteInfo> {

@@ -36,4 +36,5 @@ mod test_server;
 mod units;
 mod upgrade;
 mod versions;
+mod webhooks;
 mod wire;

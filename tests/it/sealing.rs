@@ -192,6 +192,15 @@ async fn seal_every_column(tancho: &TestServer) -> TestUser {
         .execute(db)
         .await
         .unwrap();
+    let webhook = uuid::Uuid::now_v7();
+    sqlx::query(
+        "insert into webhook (webhook_id, name, team_id, sealed) select $1, 'chat', team_id, $2 from team where name = 'crew'",
+    )
+    .bind(webhook)
+    .bind(seal(SealedColumn::WEBHOOK_REQUEST, &[&webhook]))
+    .execute(db)
+    .await
+    .unwrap();
     let found = list_sealed_values(tancho).await;
     for column in SealedColumn::ALL {
         assert!(

@@ -11,6 +11,7 @@ mod forge;
 mod instances;
 mod mail;
 mod units;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +29,7 @@ use crate::test_instance::{TestInstance, list_names, seconds, wait_for};
 use failpoint::{FAULTS, FailPointCase, KILLS, ReachedPoint};
 
 /// All kinds that have a scenario.
-const DRILLED: [&str; 12] = [
+const DRILLED: [&str; 13] = [
     apps::DeployScenario::KIND,
     apps::RemoveAppScenario::KIND,
     apps::RollbackScenario::KIND,
@@ -41,6 +42,7 @@ const DRILLED: [&str; 12] = [
     instances::UpdateInstanceScenario::KIND,
     mail::SendMailScenario::KIND,
     units::ScaleScenario::KIND,
+    webhooks::DeliverWebhookScenario::KIND,
 ];
 
 /// Points of one round: fewer than a queue has workers.
@@ -476,7 +478,7 @@ impl BothSides {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn instance_and_mail_sagas_survive_repetition_failure_and_kill_at_each_step() {
+async fn instance_mail_and_webhook_sagas_survive_repetition_failure_and_kill_at_each_step() {
     let mut fixture = FailpointFixture::start().await;
     fixture
         .run_scenario(instances::CreateInstanceScenario::default())
@@ -485,6 +487,7 @@ async fn instance_and_mail_sagas_survive_repetition_failure_and_kill_at_each_ste
         .run_scenario(instances::UpdateInstanceScenario::default())
         .await;
     fixture.run_scenario(mail::SendMailScenario).await;
+    fixture.run_scenario(webhooks::DeliverWebhookScenario).await;
     fixture.finish();
 }
 

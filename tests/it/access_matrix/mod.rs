@@ -281,6 +281,7 @@ const NAMES: &[(&str, &str)] = &[
     ("{token}", "ci"),
     ("{unit}", "no-such-unit"),
     ("{version}", "1"),
+    ("{webhook}", "chat"),
 ];
 const EVENT: &str = "5f3e8a1b9c4d2e0001a7b3d0";
 
@@ -292,6 +293,7 @@ const LOCKS: &str = "
         ('app', 'shop', '5f3e8a1b9c4d2e0001a7b3d0'), ('team', 'web-team', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('role', 'reader', '5f3e8a1b9c4d2e0001a7b3d0'), ('pool', 'local', '5f3e8a1b9c4d2e0001a7b3d0'), ('service', 'postgres', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('service-instance', 'postgres/shop-db', '5f3e8a1b9c4d2e0001a7b3d0'),
+        ('webhook', 'chat', '5f3e8a1b9c4d2e0001a7b3d0'), ('webhook', 'new', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('event-block', '', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('event-block', '5f3e8a1b9c4d2e0001a7b401', '5f3e8a1b9c4d2e0001a7b3d0');
     insert into event_block (block_id, owner_name, reason)
@@ -384,6 +386,9 @@ impl AccessMatrix {
         let instance = "name=shop-db&plan=small&owner=web-team";
         self.request_ok("ana", "POST /1.0/services/postgres/instances", instance)
             .await;
+        // Nothing is ever delivered to it.
+        let hook = r#"{"name":"chat","team_owner":"web-team","url":"http://example.com/","event_filter":{"kind_names":["volume.create"]}}"#;
+        self.request_ok("ana", "POST /1.6/events/webhooks", hook).await;
         // The first request for a repository creates it.
         let look = "GET /git/shop.git/info/refs";
         self.request_ok("ana", look, "?service=git-upload-pack").await;

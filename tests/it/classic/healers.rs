@@ -29,6 +29,7 @@ async fn healers_are_listed_as_single_key_objects_and_run_repeatedly() {
             "unit-binds",
             "leases",
             "exec-sessions",
+            "webhooks",
             "retention",
             "archives",
             "repositories",

@@ -153,7 +153,7 @@ async fn operator_requests_match_the_recordings() {
 }
 
 #[tokio::test]
-async fn event_block_requests_match_the_recordings() {
+async fn event_block_and_webhook_requests_match_the_recordings() {
     replay(table::EVENTS, RecordedFixture::with_users().await).await;
 }
 

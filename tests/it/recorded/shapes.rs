@@ -12,7 +12,7 @@ use super::record::RawReply;
 use super::types::{
     AppInfo, AppItem, AppRouter, Constraint, Deploy, EnvVar, Event, EventBlock, Full, Id, Instance,
     InstanceRow, Line, LogLine, Permission, Plan, Platform, PlatformInfo, Pool, Quota, Role, Router, Scheme,
-    Service, ServicePlan, Team, TeamItem, TeamToken, Texts, Token, User,
+    Service, ServicePlan, Team, TeamItem, TeamToken, Texts, Token, User, Webhook,
 };
 
 /// The kinds of responses.
@@ -55,6 +55,8 @@ pub(super) enum AnswerShape {
     Events,
     Event,
     EventBlocks,
+    Webhooks,
+    Webhook,
     Users,
     User,
     Teams,
@@ -282,6 +284,8 @@ impl AnswerShape {
             AnswerShape::Events => some::<Event>(reply).map(drop),
             AnswerShape::Event => event(reply),
             AnswerShape::EventBlocks => some::<EventBlock>(reply).map(drop),
+            AnswerShape::Webhooks => some::<Webhook>(reply).map(drop),
+            AnswerShape::Webhook => one::<Webhook>(reply).map(drop),
             AnswerShape::Users => some::<User>(reply).map(drop),
             AnswerShape::User => one::<User>(reply).map(drop),
             AnswerShape::Teams => some::<TeamItem>(reply).map(drop),

@@ -363,6 +363,30 @@ pub(super) struct EventBlock {
 }
 
 #[derive(Debug, Deserialize)]
+pub(super) struct Webhook {
+    pub(super) name: Full,
+    pub(super) description: String,
+    pub(super) team_owner: Full,
+    pub(super) event_filter: WebhookFilter,
+    pub(super) url: Full,
+    pub(super) proxy_url: String,
+    pub(super) headers: Option<BTreeMap<String, Vec<String>>>,
+    pub(super) method: String,
+    pub(super) body: String,
+    pub(super) insecure: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct WebhookFilter {
+    pub(super) target_types: Option<Vec<String>>,
+    pub(super) target_values: Option<Vec<String>>,
+    pub(super) kind_types: Option<Vec<String>>,
+    pub(super) kind_names: Option<Vec<String>>,
+    pub(super) error_only: bool,
+    pub(super) success_only: bool,
+}
+
+#[derive(Debug, Deserialize)]
 pub(super) struct Held {
     pub(super) name: String,
     pub(super) contexttype: String,

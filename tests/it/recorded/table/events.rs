@@ -1,7 +1,7 @@
-//! Event blocks.
+//! Event blocks and webhooks.
 
-use crate::recorded::fixture::Sender::Root;
-use crate::recorded::shapes::AnswerShape::{Any, EventBlocks, Nothing, Words};
+use crate::recorded::fixture::Sender::{Bob, Root};
+use crate::recorded::shapes::AnswerShape::{Any, EventBlocks, Nothing, Webhook, Webhooks, Words};
 use crate::recorded::{ReplayRow, row};
 
 /// The two blocks that the recordings list.
@@ -24,4 +24,16 @@ pub(in crate::recorded) const EVENTS: &[ReplayRow] = &[
     row("event-block-remove-unknown", &[Words]).sent_by(Root),
     row("event-block-add", &[Any]).sent_by(Root).after(&[NO_BLOCKS]),
     row("event-block-add-plain", &[Any]).sent_by(Root),
+    row("webhook-list-empty", &[Nothing]),
+    row("webhook-list-forbidden", &[Words]).sent_by(Bob),
+    row("webhook-create", &[Any]).after(&[NO_BLOCKS]),
+    row("webhook-create-all-flags", &[Any]),
+    row("webhook-create-success-only", &[Any]),
+    row("webhook-create-duplicate", &[Words]),
+    row("webhook-list", &[Webhooks]),
+    row("webhook-update", &[Webhook, Any]),
+    row("webhook-update-clear", &[Webhook, Any]),
+    row("webhook-update-unknown", &[Words]),
+    row("webhook-delete", &[Any]),
+    row("webhook-delete-unknown", &[Words]),
 ];

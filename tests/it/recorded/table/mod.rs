@@ -50,6 +50,7 @@ pub(super) const NOT_REPLAYED: &[(&str, &str)] = &[
     ("log-no-content", NO_204),
     ("event-list-no-content", NO_204),
     ("event-block-list-no-content", NO_204),
+    ("webhook-list-no-content", NO_204),
     ("service-list-no-content", NO_204),
     ("team-list-no-content", NO_204),
     ("token-list-no-content", NO_204),
