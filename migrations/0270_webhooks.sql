@@ -40,7 +40,7 @@ create table webhook_delivery (
     team_id uuid not null,
     webhook_name text not null,
     state text not null default 'waiting',
-    problem text not null default '',
+    error text not null default '',
     attempts jsonb not null default '[]',
     created_at timestamptz not null default now(),
     ended_at timestamptz,
@@ -52,7 +52,7 @@ create table webhook_delivery (
 create index webhook_delivery_event on webhook_delivery (event_id);
 create index webhook_delivery_open on webhook_delivery (webhook_id, created_at) where ended_at is null;
 comment on table webhook_delivery is 'what is to be sent, or was, to one webhook about one event; goes with the event';
-comment on column webhook_delivery.state is 'waiting: for its turn; sending: a saga has it; dropped: it was never sent, for the reason in problem';
+comment on column webhook_delivery.state is 'waiting: for its turn; sending: a saga has it; dropped: it was never sent, for the reason in error';
 comment on column webhook_delivery.attempts is 'a list of {at, status, error}; status null: there was no response';
 
 -- In the transaction that ends the event, so that none is missed, whatever process dies. Deferred, because who may read
@@ -60,7 +60,7 @@ comment on column webhook_delivery.attempts is 'a list of {at, status, error}; s
 -- a role on a team nobody reads the events of roles, pools or users, whatever else these are about.
 create function webhook_note_deliveries() returns trigger language plpgsql as $$
 begin
-    insert into webhook_delivery (webhook_id, event_id, team_id, webhook_name, state, problem, ended_at)
+    insert into webhook_delivery (webhook_id, event_id, team_id, webhook_name, state, error, ended_at)
         select w.webhook_id, new.event_id, w.team_id, w.name,
                case when waiting.is_full then 'dropped' else 'waiting' end,
                case when waiting.is_full then 'Too many other deliveries to this webhook were waiting.' else '' end,

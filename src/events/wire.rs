@@ -65,7 +65,7 @@ struct WebhookDeliveryView {
     webhook: String,
     state: String,
     #[serde(skip_serializing_if = "String::is_empty")]
-    problem: String,
+    error: String,
     attempts: Vec<DeliveryAttemptView>,
 }
 
@@ -89,7 +89,7 @@ impl From<DeliveryReport> for WebhookDeliveryView {
         Self {
             webhook: report.webhook,
             state: report.state,
-            problem: report.problem,
+            error: report.error,
             attempts: report.attempts.into_iter().map(attempt).collect(),
         }
     }

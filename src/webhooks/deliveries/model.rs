@@ -34,7 +34,7 @@ pub struct DeliveryReport {
     /// `waiting`, `sending`, `delivered`, `failed` or `dropped`.
     pub state: String,
     /// Why it was dropped or has failed.
-    pub problem: String,
+    pub error: String,
     pub attempts: Vec<DeliveryAttempt>,
 }
 

@@ -14,7 +14,7 @@ pub(super) async fn list_deliveries(
     teams: Option<&[String]>,
 ) -> sqlx::Result<Vec<DeliveryReport>> {
     let rows = sqlx::query!(
-        r#"select d.webhook_name, d.state, d.problem, d.attempts as "attempts: Json<Vec<DeliveryAttempt>>"
+        r#"select d.webhook_name, d.state, d.error, d.attempts as "attempts: Json<Vec<DeliveryAttempt>>"
            from webhook_delivery d
            where d.event_id = $1
              and ($2::text[] is null or d.team_id in (select team_id from team where name = any($2)))
@@ -27,7 +27,7 @@ pub(super) async fn list_deliveries(
     let reports = rows.into_iter().map(|row| DeliveryReport {
         webhook: row.webhook_name,
         state: row.state,
-        problem: row.problem,
+        error: row.error,
         attempts: row.attempts.0,
     });
     Ok(reports.collect())
@@ -148,14 +148,14 @@ pub(super) async fn end_delivery(
     tx: &mut PgConnection,
     id: Uuid,
     state: &str,
-    problem: &str,
+    error: &str,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update webhook_delivery set state = $2, problem = $3, ended_at = now()
+        "update webhook_delivery set state = $2, error = $3, ended_at = now()
          where delivery_id = $1 and state = 'sending'",
         id,
         state,
-        problem,
+        error,
     )
     .execute(tx)
     .await
