@@ -334,7 +334,7 @@ async fn deliveries_beyond_the_limit_are_dropped_with_a_reason() {
     let path = format!("/1.1/events/{}", event[0]["UniqueID"].as_str().unwrap());
     let shown = fixture.get(&fixture.ana, &path).await.json()["CustomData"]["Other"]["Webhooks"][0].clone();
     assert_eq!(shown["State"], "dropped");
-    assert!(shown["Problem"].as_str().unwrap().contains("Too many"), "{shown}");
+    assert!(shown["Error"].as_str().unwrap().contains("Too many"), "{shown}");
     fixture.close().await;
 }
 
