@@ -92,7 +92,7 @@ async fn webhook_is_shown_as_it_was_set_until_it_is_deleted() {
 #[tokio::test]
 async fn invalid_webhook_is_refused_with_one_sentence_and_not_created() {
     let fixture = WebhookFixture::new().await;
-    let long = "x".repeat(1 << 20);
+    let long = "x".repeat(100_000);
     for (field, value) in [
         ("name", json!("")),
         ("name", json!("../x")),

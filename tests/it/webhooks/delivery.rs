@@ -224,22 +224,19 @@ async fn private_addresses_are_never_called_by_webhooks_or_their_proxies() {
     let mut receiver = WebhookReceiver::start().await;
     let port = receiver.url.rsplit(':').next().unwrap().to_owned();
     let filter = json!({ "kind_names": ["team.update"] });
-    let far = "http://192.0.2.1/";
-    for (name, url, proxy) in [
-        ("literal", receiver.url.clone(), ""),
-        ("decimal", format!("http://2130706433:{port}/"), ""),
-        ("named", format!("http://localhost:{port}/"), ""),
-        ("mapped", format!("http://[::ffff:127.0.0.1]:{port}/"), ""),
-        ("proxied", "http://8.8.8.8/".to_owned(), receiver.url.as_str()),
-        ("proxied-private", far.to_owned(), "http://8.8.8.8:3128"),
-        (
-            "named-proxy",
-            "http://8.8.8.8/".to_owned(),
-            &format!("http://localhost:{port}"),
-        ),
-    ] {
+    let (far, named) = ("http://8.8.8.8/", format!("http://localhost:{port}/"));
+    let cases: [(&str, &str, &str); 7] = [
+        ("literal", &receiver.url, ""),
+        ("decimal", &format!("http://2130706433:{port}/"), ""),
+        ("named", &named, ""),
+        ("mapped", &format!("http://[::ffff:127.0.0.1]:{port}/"), ""),
+        ("proxied", far, &receiver.url),
+        ("proxied-private", "http://192.0.2.1/", "http://8.8.8.8:3128"),
+        ("named-proxy", far, &named),
+    ];
+    for (name, url, proxy) in cases {
         let more = json!({ "event_filter": filter, "proxy_url": proxy, "insecure": true });
-        fixture.create_hook(name, &url, more).await;
+        fixture.create_hook(name, url, more).await;
     }
     fixture.change_tags("first").await;
     wait_until("all have failed", async || {

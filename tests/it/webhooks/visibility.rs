@@ -15,15 +15,14 @@ async fn silent_fixture() -> WebhookFixture {
 impl WebhookFixture {
     /// Returns the deliveries so far as `webhook kind target`, and forgets them.
     async fn take_deliveries(&self) -> Vec<String> {
-        let found = sqlx::query_scalar(
+        sqlx::query_scalar(
             "with gone as (delete from webhook_delivery returning *)
              select webhook_name || ' ' || e.kind || ' ' || e.target_value from gone join event e using (event_id)
              order by 1",
         )
         .fetch_all(&self.tancho.running.core.db)
         .await
-        .unwrap();
-        found
+        .unwrap()
     }
 
     async fn create_app(&self, name: &str, team: &str) {
