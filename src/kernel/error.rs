@@ -136,6 +136,7 @@ impl Error {
         instance_not_found => "Service instance";
         pool_not_found => "Pool";
         platform_not_found => "Platform";
+        plan_not_found => "Plan";
         saga_not_found => "Saga";
         orphan_not_found => "Orphan";
     }

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::kernel::error::Error;
 use crate::kernel::ids::{EventBlockId, EventId, SagaId};
 use crate::kernel::names::{
-    AppName, Email, GroupName, InstanceName, PlatformName, PoolName, RoleName, ServiceName, TeamName,
-    TeamTokenName,
+    AppName, Email, GroupName, InstanceName, PlanName, PlatformName, PoolName, RoleName,
+    ServiceName, TeamName, TeamTokenName,
 };
 use crate::web::errors::modern::ModernError;
 
@@ -68,6 +68,7 @@ name_params! {
     RoleName => role_not_found;
     PoolName => pool_not_found;
     PlatformName => platform_not_found;
+    PlanName => plan_not_found;
     TeamTokenName => team_token_not_found;
     GroupName => group_not_found;
     SagaId => saga_not_found;

@@ -1,0 +1,3 @@
+//! What operators offer to apps: plans, platforms, routers, clusters.
+
+mod plans;
