@@ -1,3 +1,4 @@
 //! What operators offer to apps: plans, platforms, routers, clusters.
 
 mod plans;
+pub(crate) mod platforms;
