@@ -33,6 +33,7 @@ pub mod quotas;
 
 pub mod users;
 
+pub mod clusters;
 pub mod plans;
 pub mod platforms;
 pub mod pools;

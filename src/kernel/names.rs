@@ -167,6 +167,13 @@ name!(
 );
 
 name!(
+    /// A cluster: where a provisioner runs units that it places by itself.
+    ClusterName,
+    "cluster name",
+    check_dns_label
+);
+
+name!(
     /// A role.
     RoleName,
     "role name",

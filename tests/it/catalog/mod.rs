@@ -1,4 +1,5 @@
 //! What operators offer to apps: plans, platforms, routers, clusters.
 
+mod clusters;
 mod plans;
 pub(crate) mod platforms;
