@@ -37,6 +37,7 @@ pub mod clusters;
 pub mod plans;
 pub mod platforms;
 pub mod pools;
+pub mod routers;
 pub mod teams;
 
 pub mod envs;

@@ -4,7 +4,7 @@ use crate::http::health;
 use crate::web::route_table::RouteTable;
 use crate::{
     apps, clusters, deploys, events, exec, forges, lifecycle, plans, platforms, pools, releases,
-    repositories, routing, sagas, services, teams, units, users,
+    repositories, routers, routing, sagas, services, teams, units, users,
 };
 
 /// Returns all modern routes, each with its version in the API.
@@ -29,6 +29,7 @@ pub fn modern_routes() -> RouteTable {
         pools::modern::routes,
         platforms::modern::routes,
         clusters::modern::routes,
+        routers::modern::routes,
         routing::modern::routes,
         services::instances::modern::routes,
         services::catalogue::modern::routes,

@@ -78,6 +78,8 @@ sealed_columns! {
     FORGE_PASSWORD = "forge.password": "forge"."password" by ["app_id"];
     /// The deploy key with which a forge's repository is fetched over SSH.
     FORGE_DEPLOY_KEY = "forge.deploy_key": "forge"."deploy_key" by ["app_id"];
+    /// Configurations of routers, whose headers may be secret.
+    ROUTER_CONFIG = "router.config": "router"."config" by ["router_id"];
 }
 
 /// The associated data of an encrypted value: `AssociatedData::new(SealedColumn::ENV_VAR, &[&app, &name])`.

@@ -137,6 +137,7 @@ impl Error {
         pool_not_found => "Pool";
         platform_not_found => "Platform";
         plan_not_found => "Plan";
+        router_not_found => "Router";
         cluster_not_found => "Cluster";
         saga_not_found => "Saga";
         orphan_not_found => "Orphan";

@@ -13,7 +13,7 @@ use crate::kernel::error::Error;
 use crate::kernel::ids::{EventBlockId, EventId, SagaId};
 use crate::kernel::names::{
     AppName, ClusterName, Email, GroupName, InstanceName, PlanName, PlatformName, PoolName, RoleName,
-    ServiceName, TeamName, TeamTokenName,
+    RouterName, ServiceName, TeamName, TeamTokenName,
 };
 use crate::web::errors::modern::ModernError;
 
@@ -69,6 +69,7 @@ name_params! {
     PoolName => pool_not_found;
     PlatformName => platform_not_found;
     PlanName => plan_not_found;
+    RouterName => router_not_found;
     ClusterName => cluster_not_found;
     TeamTokenName => team_token_not_found;
     GroupName => group_not_found;

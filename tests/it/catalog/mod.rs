@@ -3,3 +3,4 @@
 mod clusters;
 mod plans;
 pub(crate) mod platforms;
+mod routers;
