@@ -11,7 +11,7 @@ use tancho::web::route_table::{RouteInfo, full_path};
 use crate::test_server::{TestServer, TestUser};
 
 /// A valid value for each path parameter, of a resource that does not exist.
-const PARAMS: [(&str, &str); 23] = [
+const PARAMS: [(&str, &str); 26] = [
     ("app", "nothing"),
     ("team", "nothing"),
     ("service", "nothing"),
@@ -19,6 +19,9 @@ const PARAMS: [(&str, &str); 23] = [
     ("role", "nothing"),
     ("pool", "nothing"),
     ("platform", "nothing"),
+    ("plan", "nothing"),
+    ("router", "nothing"),
+    ("cluster", "nothing"),
     ("email", "nobody@example.com"),
     ("user", "nobody@example.com"),
     ("event", "0123456789abcdef01234567"),
@@ -38,7 +41,7 @@ const PARAMS: [(&str, &str); 23] = [
 ];
 
 /// Parameters with a rule, and what the error calls them.
-const NAMES: [(&str, &str); 10] = [
+const NAMES: [(&str, &str); 13] = [
     ("app", "App"),
     ("team", "Team"),
     ("service", "Service"),
@@ -46,6 +49,9 @@ const NAMES: [(&str, &str); 10] = [
     ("role", "Role"),
     ("pool", "Pool"),
     ("platform", "Platform"),
+    ("plan", "Plan"),
+    ("router", "Router"),
+    ("cluster", "Cluster"),
     ("user", "User"),
     ("saga", "Saga"),
     ("token", "Token"),

@@ -272,10 +272,13 @@ const NAMES: &[(&str, &str)] = &[
     ("{orphan}", "019aa1c0-0000-7000-8000-000000000001"),
     ("{permission}", "app.read"),
     ("{*path}", "rules"),
+    ("{cluster}", "home"),
+    ("{plan}", "small"),
     ("{platform}", "python"),
     ("{pool}", "local"),
     ("{repository}", "shop.git"),
     ("{role}", "reader"),
+    ("{router}", "edge"),
     ("{saga}", "019aa1c0-0000-7000-8000-000000000002"),
     ("{service}", "postgres"),
     ("{token}", "ci"),
@@ -290,7 +293,9 @@ const LOCKS: &str = "
     values ('5f3e8a1b9c4d2e0001a7b3d0', 'app', 'shop', 'app.deploy', 'user', 'ana@example.com', '{team:web-team}');
     insert into event_lock values
         ('app', 'shop', '5f3e8a1b9c4d2e0001a7b3d0'), ('team', 'web-team', '5f3e8a1b9c4d2e0001a7b3d0'),
-        ('role', 'reader', '5f3e8a1b9c4d2e0001a7b3d0'), ('pool', 'local', '5f3e8a1b9c4d2e0001a7b3d0'), ('service', 'postgres', '5f3e8a1b9c4d2e0001a7b3d0'),
+        ('role', 'reader', '5f3e8a1b9c4d2e0001a7b3d0'), ('pool', 'local', '5f3e8a1b9c4d2e0001a7b3d0'),
+        ('plan', 'small', '5f3e8a1b9c4d2e0001a7b3d0'), ('platform', 'python', '5f3e8a1b9c4d2e0001a7b3d0'),
+        ('router', 'edge', '5f3e8a1b9c4d2e0001a7b3d0'), ('service', 'postgres', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('service-instance', 'postgres/shop-db', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('event-block', '', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('event-block', '5f3e8a1b9c4d2e0001a7b401', '5f3e8a1b9c4d2e0001a7b3d0');
