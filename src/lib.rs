@@ -33,9 +33,11 @@ pub mod quotas;
 
 pub mod users;
 
+pub mod clusters;
 pub mod plans;
 pub mod platforms;
 pub mod pools;
+pub mod routers;
 pub mod teams;
 
 pub mod envs;

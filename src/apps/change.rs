@@ -16,7 +16,7 @@ use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::pools::{self, ConstraintField};
 use crate::quotas::{self, QuotaSubject};
-use crate::{platforms, teams};
+use crate::{plans, platforms, teams};
 
 const MAX_DESCRIPTION: usize = 2000;
 /// Maximum number of tags of an app, and of characters of a tag.
@@ -109,6 +109,9 @@ pub async fn check_change(
         pools::choose_plan(&core.db, &app.pool, Some(plan)).await?;
     }
     change.plan_override.check()?;
+    if let Some(factor) = change.plan_override.cpu_burst {
+        plans::check_burst_allowed(&core.db, change.plan.as_ref().unwrap_or(&app.plan), factor).await?;
+    }
     if let Some(platform) = &change.platform {
         platforms::check_platform_usable(&core.db, platform).await?;
     }

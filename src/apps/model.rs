@@ -7,6 +7,7 @@ use crate::apps::plan_override::PlanOverride;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
 use crate::kernel::permission::{ContextKind, PermissionContext};
+use crate::plans::PlanBurst;
 
 /// The life cycle of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -98,6 +99,7 @@ pub struct AppDescription {
     pub app: App,
     pub memory_bytes: i64,
     pub cpu_milli: i32,
+    pub plan_burst: Option<PlanBurst>,
     pub plan_is_default: bool,
     pub plan_override: PlanOverride,
     pub provisioner: String,

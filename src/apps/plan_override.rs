@@ -1,15 +1,7 @@
 //! The override of a plan: parts of an app's plan that the app has otherwise.
 
 use crate::kernel::error::Error;
-
-/// Minimum memory, in bytes: with less, no program starts.
-const MIN_MEMORY_BYTES: i64 = 4 << 20;
-/// Maximum memory, in bytes.
-const MAX_MEMORY_BYTES: i64 = 1 << 50;
-/// Maximum CPU, in thousandths of a core.
-const MAX_CPU_MILLI: i32 = 1_000_000;
-/// Maximum factor of a burst.
-const MAX_CPU_BURST: f64 = 100.0;
+use crate::plans::{MAX_CPU_BURST, MAX_CPU_MILLI, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES};
 
 /// What an app has instead of what its plan says; `None`: as the plan says.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -6,6 +6,7 @@ use crate::apps::model::{App, AppDescription, AppState, BoundInstance, ProcessSc
 use crate::apps::plan_override::PlanOverride;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
+use crate::plans::PlanBurst;
 
 /// The record of a unit: what it is, its state, its creation time. A Postgres record, because Postgres builds
 /// and sends records in half the time of JSON; in three parts, because sqlx decodes only short tuples.
@@ -57,6 +58,8 @@ pub(super) struct AppDescriptionRow {
     pub(super) cnames: Vec<String>,
     pub(super) memory_bytes: i64,
     pub(super) cpu_milli: i32,
+    pub(super) cpu_burst: Option<f64>,
+    pub(super) max_cpu_burst: Option<f64>,
     pub(super) plan_is_default: bool,
     pub(super) provisioner: String,
     pub(super) units: Vec<UnitRecord>,
@@ -107,6 +110,7 @@ impl From<AppDescriptionRow> for AppDescription {
             app,
             memory_bytes: row.memory_bytes,
             cpu_milli: row.cpu_milli,
+            plan_burst: PlanBurst::new(row.cpu_burst, row.max_cpu_burst),
             plan_is_default: row.plan_is_default,
             plan_override: PlanOverride {
                 memory_bytes: row.override_memory_bytes,

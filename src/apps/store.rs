@@ -48,7 +48,7 @@ pub(crate) async fn find_app_description(
                   quota_limit, deploys, current_release, created_at,
                   array(select team from app_team t where t.app_id = a.app_id order by team) as "teams!: Vec<TeamName>",
                   array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!",
-                  p.memory_bytes, p.cpu_milli, p.is_default as plan_is_default, l.provisioner,
+                  p.memory_bytes, p.cpu_milli, p.cpu_burst, p.max_cpu_burst, p.is_default as plan_is_default, l.provisioner,
                   override_memory_bytes, override_cpu_milli, override_cpu_burst,
                   array(select ((unit_id, process, version, address), (phase, u.state, reason, restarts, ready), u.created_at)
                         from unit u where u.app_id = a.app_id and phase in ('starting', 'serving')

@@ -11,6 +11,7 @@ use crate::apps::model::{App, AppDescription, UnitView};
 use crate::apps::plan_override::PlanOverride;
 use crate::core::Core;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
+use crate::plans::PlanBurstView;
 use crate::quotas::{Quota, QuotaView};
 
 /// A unit; its address is an object (contract/modern 2.21).
@@ -132,6 +133,8 @@ impl AppRouterView {
 /// The plan of an app.
 #[derive(Debug, Serialize)]
 pub(super) struct AppPlanView {
+    #[serde(rename = "cpuBurst", skip_serializing_if = "Option::is_none")]
+    cpu_burst: Option<PlanBurstView>,
     cpumilli: i32,
     default: bool,
     memory: i64,
@@ -162,6 +165,7 @@ impl From<PlanOverride> for PlanOverrideView {
 impl From<&AppDescription> for AppPlanView {
     fn from(full: &AppDescription) -> Self {
         Self {
+            cpu_burst: full.plan_burst.map(PlanBurstView::from),
             cpumilli: full.cpu_milli,
             default: full.plan_is_default,
             memory: full.memory_bytes,

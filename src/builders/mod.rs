@@ -30,6 +30,7 @@ mod layout;
 mod leftovers;
 mod output;
 mod pax;
+pub mod platform_archive;
 pub mod platforms;
 mod procfile;
 pub mod static_server;

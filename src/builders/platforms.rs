@@ -62,7 +62,9 @@ pub fn shipped_platforms() -> &'static [ShippedPlatform] {
 }
 
 /// The name prefix of an unfinished installation.
-const NEW_PREFIX: &str = ".new-";
+pub(super) const NEW_PREFIX: &str = ".new-";
+/// The scripts of a platform.
+pub(super) const SCRIPT_NAMES: [&str; 3] = ["detect", "compile", "release"];
 /// The number of hash characters in the name of a folder of scripts.
 const HASH_LENGTH: usize = 16;
 
@@ -111,7 +113,9 @@ fn remove_earlier_installations(dir: &Path, home: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)?.chain(fs::read_dir(dir.join("bin"))?) {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if !(name.starts_with(NEW_PREFIX) || is_hash(&name) && path != home) {
+        // Scripts from archives are installed again when a build needs them.
+        let is_archive = name.contains('@');
+        if !(name.starts_with(NEW_PREFIX) || is_archive || is_hash(&name) && path != home) {
             continue;
         }
         // It takes up disk space, but does no other harm.
@@ -128,7 +132,7 @@ pub fn program_path(dir: &Path) -> PathBuf {
     dir.with_file_name("bin").join("tancho")
 }
 
-fn create_public_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn create_public_dir(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::set_permissions(dir, Permissions::from_mode(0o755))
 }
@@ -170,7 +174,7 @@ pub(super) struct PlatformScripts {
 impl PlatformScripts {
     pub(super) fn find_scripts(dir: &Path, platform: &PlatformName) -> Option<Self> {
         let folder = dir.join(platform.as_str());
-        let [detect, compile, release] = ["detect", "compile", "release"].map(|s| folder.join(s));
+        let [detect, compile, release] = SCRIPT_NAMES.map(|script| folder.join(script));
         [&detect, &compile, &release]
             .iter()
             .all(|s| s.is_file())

@@ -1,5 +1,7 @@
 //! The saga `app.deploy`; see the module above.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -16,6 +18,7 @@ use crate::kernel::fair_slots::FairSlot;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::EnvName;
 use crate::kernel::secret::Secret;
+use crate::platforms;
 use crate::releases;
 use crate::releases::rollout_steps::{self, HasRollout, RolloutProgress};
 use crate::sagas::{Saga, StepContext, StepError, saga_steps};
@@ -128,7 +131,15 @@ impl DeploySaga {
                     .await;
             }
             archive_transfer::fetch_archive(&self.core, &data.archive).await?;
-            let request = self.make_build_request(&app, data, version).await?;
+            let scripts = platforms::find_scripts(&self.core, &app.platform).await?;
+            if let Some(number) = scripts.version {
+                ctx.append_log(&format!(
+                    " ---> version {number} of the platform {}",
+                    app.platform
+                ))
+                .await;
+            }
+            let request = self.make_build_request(&app, data, version, scripts.dir).await?;
             let built = self.run_build(&request, ctx).await?;
             let digest = run_blocking(move || versions::digest_tree(&request.dest)).await?;
             Ok::<_, StepError>((built, digest))
@@ -193,6 +204,7 @@ impl DeploySaga {
         app: &App,
         data: &DeployData,
         version: i32,
+        platforms_dir: PathBuf,
     ) -> Result<BuildRequest, StepError> {
         let settings = &self.core.settings.builds;
         let mut conn = self.core.db.acquire().await?;
@@ -219,7 +231,7 @@ impl DeploySaga {
         Ok(BuildRequest {
             archive: self.core.data_dir.uploads_dir().join(&data.archive),
             platform: app.platform.clone(),
-            platforms_dir: self.core.platforms_dir.clone(),
+            platforms_dir,
             dest: versions::version_folder(&self.core, data.app, version),
             cache_dir: versions::cache_folder(&self.core, data.app),
             env,

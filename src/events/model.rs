@@ -19,13 +19,14 @@ pub enum EventTargetKind {
     Platform,
     Plan,
     Pool,
+    Router,
     EventBlock,
     Webhook,
     Global,
 }
 
 impl EventTargetKind {
-    pub(super) const ALL: [EventTargetKind; 12] = [
+    pub(super) const ALL: [EventTargetKind; 13] = [
         EventTargetKind::App,
         EventTargetKind::Service,
         EventTargetKind::ServiceInstance,
@@ -35,6 +36,7 @@ impl EventTargetKind {
         EventTargetKind::Platform,
         EventTargetKind::Plan,
         EventTargetKind::Pool,
+        EventTargetKind::Router,
         EventTargetKind::EventBlock,
         EventTargetKind::Webhook,
         EventTargetKind::Global,
@@ -57,6 +59,7 @@ impl EventTargetKind {
             EventTargetKind::Platform => "platform",
             EventTargetKind::Plan => "plan",
             EventTargetKind::Pool => "pool",
+            EventTargetKind::Router => "router",
             EventTargetKind::EventBlock => "event-block",
             EventTargetKind::Webhook => "webhook",
             EventTargetKind::Global => "global",

@@ -81,6 +81,7 @@ pub fn read_permission(target: EventTargetKind) -> Option<Permission> {
         EventTargetKind::Platform => Some(Permission::PLATFORM_READ_EVENTS),
         EventTargetKind::Plan => Some(Permission::PLAN_READ_EVENTS),
         EventTargetKind::Pool => Some(Permission::POOL_READ_EVENTS),
+        EventTargetKind::Router => Some(Permission::ROUTER_READ_EVENTS),
         EventTargetKind::EventBlock => Some(Permission::EVENT_BLOCK_READ_EVENTS),
         EventTargetKind::Webhook => Some(Permission::WEBHOOK_READ_EVENTS),
         EventTargetKind::Global => None,

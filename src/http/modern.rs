@@ -3,8 +3,8 @@
 use crate::http::health;
 use crate::web::route_table::RouteTable;
 use crate::{
-    apps, deploys, events, exec, forges, lifecycle, plans, platforms, pools, releases, repositories, routing,
-    sagas, services, teams, units, users, webhooks,
+    apps, clusters, deploys, events, exec, forges, lifecycle, plans, platforms, pools, releases,
+    repositories, routers, routing, sagas, services, teams, units, users, webhooks,
 };
 
 /// Returns all modern routes, each with its version in the API.
@@ -29,6 +29,8 @@ pub fn modern_routes() -> RouteTable {
         plans::modern::routes,
         pools::modern::routes,
         platforms::modern::routes,
+        clusters::modern::routes,
+        routers::modern::routes,
         routing::modern::routes,
         services::instances::modern::routes,
         services::catalogue::modern::routes,

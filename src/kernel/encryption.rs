@@ -80,6 +80,8 @@ sealed_columns! {
     FORGE_DEPLOY_KEY = "forge.deploy_key": "forge"."deploy_key" by ["app_id"];
     /// What a webhook sends and where: URLs, headers, body, and the secret that signs.
     WEBHOOK_REQUEST = "webhook": "webhook"."sealed" by ["webhook_id"];
+    /// Configurations of routers, whose headers may be secret.
+    ROUTER_CONFIG = "router.config": "router"."config" by ["router_id"];
 }
 
 /// The associated data of an encrypted value: `AssociatedData::new(SealedColumn::ENV_VAR, &[&app, &name])`.

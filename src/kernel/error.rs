@@ -136,6 +136,9 @@ impl Error {
         instance_not_found => "Service instance";
         pool_not_found => "Pool";
         platform_not_found => "Platform";
+        plan_not_found => "Plan";
+        router_not_found => "Router";
+        cluster_not_found => "Cluster";
         saga_not_found => "Saga";
         orphan_not_found => "Orphan";
         webhook_not_found => "Webhook";

@@ -167,6 +167,24 @@ name!(
 );
 
 name!(
+    /// A router: what forwards requests to units.
+    RouterName,
+    "router name",
+    |text| {
+        is_plain_name(text, 1, "-_.")
+            .then_some(())
+            .ok_or("use 1 to 63 letters, digits and - _ ., a letter first")
+    }
+);
+
+name!(
+    /// A cluster: where a provisioner runs units that it places by itself.
+    ClusterName,
+    "cluster name",
+    check_dns_label
+);
+
+name!(
     /// A role.
     RoleName,
     "role name",

@@ -2,7 +2,7 @@
 
 use axum::Json;
 
-use crate::platforms;
+use crate::platforms::actions;
 use crate::platforms::wire::PlatformView;
 use crate::web::Ctx;
 use crate::web::errors::classic::ClassicResult;
@@ -11,7 +11,7 @@ use crate::web::route_table::{GET, RouteTable};
 
 /// `GET /platforms`
 pub async fn list_platforms(ctx: Ctx) -> ClassicResult<Json<Vec<PlatformView>>> {
-    let platforms = platforms::list_platforms(&ctx.core.db).await?;
+    let platforms = actions::list_platforms(&ctx.core).await?;
     Ok(Json(platforms.into_iter().map(PlatformView::from).collect()))
 }
 

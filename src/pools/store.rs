@@ -77,7 +77,7 @@ pub(super) async fn list_pools(
                   array(select t.name from team t
                         where names_allow(teams.names, teams.is_denylist, t.name)
                           and ($5::text[] is null or t.name = any($5)) order by t.name) as "teams!",
-                  array(select r.name from (values ('proxy')) r (name)
+                  array(select r.name from (select 'proxy' as name union all select name from router) r
                         where coalesce(names_allow(routers.names, routers.is_denylist, r.name), true)
                         order by r.name) as "routers!",
                   array(select s.name from service s

@@ -5,6 +5,7 @@
 //! Each router follows the table: a notice reports that it may have changed, a cheap poll makes up for lost
 //! notices, and while the database is unavailable the router keeps the last table.
 
+mod app_routers;
 pub mod modern;
 mod rebuild;
 mod store;

@@ -1,50 +1,14 @@
-//! Routers in the modern edition (contract/modern 2.14).
+//! The routes and routers of apps in the modern edition (contract/modern 2.11).
 
 use axum::Json;
 use serde::Serialize;
 
-use crate::kernel::names::AppName;
-use crate::routing;
+use crate::kernel::names::{AppName, RouterName};
+use crate::routing::{self, app_routers};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::UserToken;
-use crate::web::route_table::{GET, POST, RouteTable};
+use crate::web::route_table::{DELETE, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
-
-/// A router. Fields are in the order of their keys.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RouterView {
-    config: RouterConfigView,
-    default: bool,
-    dynamic: bool,
-    info: RouterInfoView,
-    name: &'static str,
-    readiness_gates: [(); 0],
-    r#type: &'static str,
-}
-
-#[derive(Debug, Serialize)]
-struct RouterConfigView {
-    domain: String,
-}
-
-#[derive(Debug, Serialize)]
-struct RouterInfoView {}
-
-/// `GET /1.3/routers`: the built-in router, the only one.
-pub async fn list_routers(ctx: Ctx) -> Json<[RouterView; 1]> {
-    Json([RouterView {
-        config: RouterConfigView {
-            domain: ctx.core.public.domain.clone(),
-        },
-        default: true,
-        dynamic: false,
-        info: RouterInfoView {},
-        name: "proxy",
-        readiness_gates: [],
-        r#type: "proxy",
-    }])
-}
 
 /// The routes of an app by router. Fields are in the order of their keys.
 #[derive(Debug, Serialize)]
@@ -73,10 +37,28 @@ pub async fn rebuild_routes(
     }))
 }
 
+/// `POST /1.5/apps/{app}/routers`: form `Name`, `Opts.k`.
+pub async fn add_app_router(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult {
+    let router = RouterName::parse(&params.require_string("name")?)?;
+    Ok(app_routers::add_app_router(&ctx.core, &ctx.request, &app, &router).await?)
+}
+
+/// `PUT /1.5/apps/{app}/routers/{router}`: form `Opts.k`.
+pub async fn update_app_router(ctx: Ctx, Path((app, router)): Path<(AppName, RouterName)>) -> ModernResult {
+    Ok(app_routers::update_app_router(&ctx.core, &ctx.request, &app, &router).await?)
+}
+
+/// `DELETE /1.5/apps/{app}/routers/{router}`
+pub async fn remove_app_router(ctx: Ctx, Path((app, router)): Path<(AppName, RouterName)>) -> ModernResult {
+    Ok(app_routers::remove_app_router(&ctx.core, &ctx.request, &app, &router).await?)
+}
+
 /// The modern routes of this slice.
 #[rustfmt::skip]
 pub fn routes(table: RouteTable) -> RouteTable {
     table
-        .add_versioned_route("1.3", GET, "/routers", UserToken, list_routers)
+        .add_versioned_route("1.5", POST, "/apps/{app}/routers", UserToken, add_app_router)
+        .add_versioned_route("1.5", PUT, "/apps/{app}/routers/{router}", UserToken, update_app_router)
+        .add_versioned_route("1.5", DELETE, "/apps/{app}/routers/{router}", UserToken, remove_app_router)
         .add_versioned_route("1.0", POST, "/apps/{app}/routes", UserToken, rebuild_routes)
 }

@@ -3,6 +3,7 @@
 
 mod ctx;
 pub mod errors;
+pub mod form_parts;
 pub mod output_stream;
 pub mod params;
 mod path;

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::kernel::error::Error;
 use crate::kernel::ids::{EventBlockId, EventId, SagaId};
 use crate::kernel::names::{
-    AppName, Email, GroupName, InstanceName, PlatformName, PoolName, RoleName, ServiceName, TeamName,
-    TeamTokenName, WebhookName,
+    AppName, ClusterName, Email, GroupName, InstanceName, PlanName, PlatformName, PoolName, RoleName,
+    RouterName, ServiceName, TeamName, TeamTokenName, WebhookName,
 };
 use crate::web::errors::modern::ModernError;
 
@@ -68,6 +68,9 @@ name_params! {
     RoleName => role_not_found;
     PoolName => pool_not_found;
     PlatformName => platform_not_found;
+    PlanName => plan_not_found;
+    RouterName => router_not_found;
+    ClusterName => cluster_not_found;
     TeamTokenName => team_token_not_found;
     GroupName => group_not_found;
     WebhookName => webhook_not_found;

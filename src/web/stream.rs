@@ -215,6 +215,13 @@ async fn next_step(updates: &mut EventUpdates, silence: Duration) -> StreamStep 
     }
 }
 
+/// Responds with a message as the only line of a JSON stream: of a change that is done at once, where clients
+/// read a stream.
+pub fn stream_message(message: &str) -> Response {
+    let kind = [(header::CONTENT_TYPE, StreamFormat::Json.content_type())];
+    (kind, StreamFormat::Json.format_line(message, None)).into_response()
+}
+
 /// Responds with an error as the only line of a JSON stream, with a success status: clients expect some
 /// refusals in this form.
 pub fn stream_error(error: &Error) -> Response {

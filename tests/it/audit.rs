@@ -6,6 +6,7 @@ use serde_json::Value;
 use sqlx::Row as _;
 
 use crate::access_matrix::{AccessMatrix, read_rows};
+use crate::catalog::platforms::{scripts_archive, with_parts};
 use crate::test_server::TestServer;
 
 /// A change, and the kind of the event that it records; see `tests/access/changes.jsonl`.
@@ -18,6 +19,9 @@ pub(crate) struct AuditedChange {
     path: String,
     sends: String,
     kind: String,
+    /// Sends an archive of scripts as the platform of this name instead.
+    #[serde(default)]
+    platform: Option<String>,
 }
 
 #[tokio::test]
@@ -41,7 +45,9 @@ async fn check_change(matrix: &AccessMatrix, change: &AuditedChange) -> Result<(
         .request(method.parse().unwrap(), &change.path)
         .header("x-request-id", &id)
         .body(change.sends.clone());
-    if !change.sends.starts_with('{') {
+    if let Some(name) = &change.platform {
+        request = with_parts(request, Some(&scripts_archive("1")), &[("name", name)]);
+    } else if !change.sends.starts_with('{') {
         request = request.header("content-type", "application/x-www-form-urlencoded");
     }
     let (mut owner, mut token_kind) = ("nobody".to_owned(), "none");

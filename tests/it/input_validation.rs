@@ -11,7 +11,7 @@ use tancho::web::route_table::{RouteInfo, full_path};
 use crate::test_server::{TestServer, TestUser};
 
 /// A valid value for each path parameter, of a resource that does not exist.
-const PARAMS: [(&str, &str); 24] = [
+const PARAMS: [(&str, &str); 27] = [
     ("app", "nothing"),
     ("team", "nothing"),
     ("service", "nothing"),
@@ -19,6 +19,9 @@ const PARAMS: [(&str, &str); 24] = [
     ("role", "nothing"),
     ("pool", "nothing"),
     ("platform", "nothing"),
+    ("plan", "nothing"),
+    ("router", "nothing"),
+    ("cluster", "nothing"),
     ("email", "nobody@example.com"),
     ("user", "nobody@example.com"),
     ("event", "0123456789abcdef01234567"),
@@ -39,7 +42,7 @@ const PARAMS: [(&str, &str); 24] = [
 ];
 
 /// Parameters with a rule, and what the error calls them.
-const NAMES: [(&str, &str); 11] = [
+const NAMES: [(&str, &str); 14] = [
     ("app", "App"),
     ("team", "Team"),
     ("service", "Service"),
@@ -47,6 +50,9 @@ const NAMES: [(&str, &str); 11] = [
     ("role", "Role"),
     ("pool", "Pool"),
     ("platform", "Platform"),
+    ("plan", "Plan"),
+    ("router", "Router"),
+    ("cluster", "Cluster"),
     ("user", "User"),
     ("saga", "Saga"),
     ("token", "Token"),

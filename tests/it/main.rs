@@ -9,6 +9,7 @@ mod app_changes;
 mod apps;
 mod attacks;
 mod audit;
+mod catalog;
 mod classic;
 mod deadlock;
 mod deploy_edges;

@@ -27,6 +27,8 @@ const DIGESTS: &[&str] = &[
 
 /// Binary columns that are stored as they are.
 const PLAIN: &[&str] = &[
+    // Scripts that operators upload, as they are on the disk of every host that builds.
+    "platform_version.archive",
     // What a user uploads to be built, as it is on the disk of a worker.
     "uploaded_archive_chunk.content",
 ];
@@ -201,6 +203,13 @@ async fn seal_every_column(tancho: &TestServer) -> TestUser {
     .execute(db)
     .await
     .unwrap();
+    let router = uuid::Uuid::new_v4();
+    sqlx::query("insert into router (router_id, name, kind, config) values ($1, 'edge', 'api', $2)")
+        .bind(router)
+        .bind(seal(SealedColumn::ROUTER_CONFIG, &[&router]))
+        .execute(db)
+        .await
+        .unwrap();
     let found = list_sealed_values(tancho).await;
     for column in SealedColumn::ALL {
         assert!(

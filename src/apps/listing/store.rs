@@ -95,7 +95,7 @@ pub(super) fn list_apps<'a>(
                   current_release, created_at as "created_at!",
                   array(select team from app_team t where t.app_id = a.app_id order by team) as "teams!: Vec<TeamName>",
                   array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!",
-                  memory_bytes as "memory_bytes!", cpu_milli as "cpu_milli!", is_default as "plan_is_default!",
+                  memory_bytes as "memory_bytes!", cpu_milli as "cpu_milli!", cpu_burst, max_cpu_burst, is_default as "plan_is_default!",
                   provisioner as "provisioner!", override_memory_bytes, override_cpu_milli, override_cpu_burst,
                   array(select ((unit_id, process, version, address), (phase, u.state, reason, restarts, ready), u.created_at)
                         from unit u where u.app_id = a.app_id and phase in ('starting', 'serving') and not $13
@@ -104,7 +104,7 @@ pub(super) fn list_apps<'a>(
                   '{}'::record[] as "process_plans!: Vec<(String, String)>",
                   '{}'::record[] as "binds!: Vec<(String, String, String)>"
            -- Sorted before anything is looked up for a row, so that the first rows come at once.
-           from (select a.*, p.memory_bytes, p.cpu_milli, p.is_default, l.provisioner
+           from (select a.*, p.memory_bytes, p.cpu_milli, p.cpu_burst, p.max_cpu_burst, p.is_default, l.provisioner
                  from app a join plan p on p.name = a.plan join pool l on l.name = a.pool
                  where ($1 or a.app_id in (select t.app_id from app_team t where t.team = any($2))
                         or a.name = any($3) or a.pool = any($4))

@@ -117,9 +117,15 @@ impl Params {
 
     /// Returns a required string, or a JSON number as a string. Errors: `Invalid`, naming the field.
     pub fn require_scalar(&self, key: &str) -> Result<String, Error> {
+        self.get_scalar(key)?
+            .ok_or_else(|| Error::invalid(format!("{key} is missing.")))
+    }
+
+    /// Returns a string, or a JSON number as a string; `None` if absent or empty. Errors: `Invalid`.
+    pub fn get_scalar(&self, key: &str) -> Result<Option<String>, Error> {
         match self.find_value(key) {
-            Some(Value::Number(number)) => Ok(number.to_string()),
-            _ => self.require_string(key),
+            Some(Value::Number(number)) => Ok(Some(number.to_string())),
+            _ => self.get_string(key),
         }
     }
 

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 use super::record::RawReply;
 use super::types::{
     AppInfo, AppItem, AppRouter, Constraint, Deploy, EnvVar, Event, EventBlock, Full, Id, Instance,
-    InstanceRow, Line, LogLine, Permission, Plan, Platform, PlatformInfo, Pool, Quota, Role, Router, Scheme,
-    Service, ServicePlan, Team, TeamItem, TeamToken, Texts, Token, User, Webhook,
+    InstanceRow, Line, LogLine, Permission, Plan, Platform, PlatformInfo, Pool, Provisioner, Quota, Role,
+    Router, Scheme, Service, ServicePlan, Team, TeamItem, TeamToken, Texts, Token, User, Webhook,
 };
 
 /// The kinds of responses.
@@ -66,6 +66,7 @@ pub(super) enum AnswerShape {
     Plans,
     Platforms,
     Platform,
+    Provisioners,
     Pools,
     Pool,
     Constraints,
@@ -302,6 +303,7 @@ impl AnswerShape {
             AnswerShape::Plans => some::<Plan>(reply).map(drop),
             AnswerShape::Platforms => some::<Platform>(reply).map(drop),
             AnswerShape::Platform => one::<PlatformInfo>(reply).map(drop),
+            AnswerShape::Provisioners => some::<Provisioner>(reply).map(drop),
             AnswerShape::Pools => some::<Pool>(reply).map(drop),
             AnswerShape::Pool => one::<Pool>(reply).map(drop),
             AnswerShape::Constraints => some::<Constraint>(reply).map(drop),

@@ -445,6 +445,18 @@ pub(super) struct PlatformInfo {
 }
 
 #[derive(Debug, Deserialize)]
+pub(super) struct ClusterHelp {
+    pub(super) provisioner_help: String,
+    pub(super) custom_data_help: Texts,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Provisioner {
+    pub(super) name: Full,
+    pub(super) cluster_help: ClusterHelp,
+}
+
+#[derive(Debug, Deserialize)]
 pub(super) struct Pool {
     pub(super) name: Full,
     pub(super) default: bool,

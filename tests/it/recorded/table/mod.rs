@@ -1,6 +1,7 @@
 //! Every recording: how it is replayed, or why not.
 
 mod apps;
+mod catalog;
 mod events;
 mod operator;
 mod running;
@@ -8,6 +9,7 @@ mod services;
 mod users;
 
 pub(super) use apps::APPS;
+pub(super) use catalog::CATALOG;
 pub(super) use events::EVENTS;
 pub(super) use operator::OPERATOR;
 pub(super) use running::RUNNING;
@@ -18,7 +20,7 @@ use super::ReplayRow;
 
 /// Returns all rows of all chapters.
 pub(super) fn all() -> impl Iterator<Item = &'static ReplayRow> {
-    [USERS, APPS, RUNNING, SERVICES, OPERATOR, EVENTS]
+    [USERS, APPS, RUNNING, SERVICES, OPERATOR, CATALOG, EVENTS]
         .into_iter()
         .flatten()
 }
@@ -36,7 +38,8 @@ const NO_204: &str = "an empty list is returned as 200 []; the recording of that
 const BROKEN: &str = "an internal error: the same request is replayed with success";
 const ALWAYS_SOME: &str = "this list is never empty: the binary has built-in entries";
 const NO_IMAGES: &str = "the local provisioner runs no images and builds no Dockerfiles";
-const ONE_ROUTER: &str = "there is one router, and platforms of the binary have no versions";
+const ONE_ROUTER: &str = "every app has the built-in router and no other";
+const NO_CLUSTERS: &str = "no provisioner of this server uses clusters";
 const NO_RESET: &str = "passwords are not reset by mail yet";
 const NO_PLANS: &str =
     "a service whose plans request fails counts as one without plans: those of 2012 respond with anything";
@@ -58,6 +61,8 @@ pub(super) const NOT_REPLAYED: &[(&str, &str)] = &[
     ("platform-list-no-content", NO_204),
     ("pool-list-no-content", NO_204),
     ("app-router-list-no-content", NO_204),
+    ("cluster-list-no-content", NO_204),
+    ("provisioner-list-empty", NO_204),
     ("app-list-error", BROKEN),
     ("login-schemes-failed", BROKEN),
     ("logout-server-error", BROKEN),
@@ -81,6 +86,9 @@ pub(super) const NOT_REPLAYED: &[(&str, &str)] = &[
     ("service-plan-list-empty", ALWAYS_SOME),
     ("pool-list-forbidden", "every user may read this list"),
     ("router-list-forbidden", "every user may read this list"),
+    ("cluster-list", NO_CLUSTERS),
+    ("cluster-list-json-filter", NO_CLUSTERS),
+    ("cluster-update", NO_CLUSTERS),
     ("app-create-all-flags", ONE_ROUTER),
     ("app-update-all-flags", ONE_ROUTER),
     ("app-routes-rebuild-error", ONE_ROUTER),
