@@ -137,13 +137,13 @@ async fn unreachable_service_is_reported_and_leaves_nothing_behind() {
     assert_eq!(fixture.count("bind").await + fixture.count("bind_env").await, 0);
     assert_eq!(
         fixture
-            .count("orphan where ended_at is null and what = 'bind'")
+            .count("orphan where ended_at is null and kind = 'bind'")
             .await,
         1
     );
     assert_eq!(
         fixture
-            .count("orphan where ended_at is null and what = 'instance'")
+            .count("orphan where ended_at is null and kind = 'instance'")
             .await,
         2
     );
@@ -465,7 +465,7 @@ async fn app_removal_unbinds_every_service_despite_an_unreachable_one() {
     assert_eq!(flask.get("/__state").await["binds"]["my-db"], json!([]));
     assert_eq!(
         fixture
-            .count("orphan where what = 'bind' and ended_at is null")
+            .count("orphan where kind = 'bind' and ended_at is null")
             .await,
         1
     );

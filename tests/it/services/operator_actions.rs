@@ -94,7 +94,7 @@ async fn orphans_can_be_listed_retried_and_given_up() {
             info["State"] == "error" && reason.contains("The service mysql closed the connection"),
             "{info}"
         );
-        assert_eq!(info["Unconfirmed"][0]["What"], "instance", "{info}");
+        assert_eq!(info["Unconfirmed"][0]["Kind"], "instance", "{info}");
     }
     let (_, text) = fixture.send_request("root", "GET", "/healers/orphans", "").await;
     assert!(
