@@ -1,15 +1,15 @@
 //! Use cases of clusters and provisioners.
 
+use crate::core::Core;
 use crate::kernel::error::Error;
 use crate::kernel::names::ClusterName;
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
-use crate::provisioners;
 
 /// Returns the names of the provisioners that a pool may name. Errors: `Forbidden`.
-pub(super) fn list_provisioners(call: &RequestContext) -> Result<&'static [&'static str], Error> {
+pub(super) fn list_provisioners(core: &Core, call: &RequestContext) -> Result<Vec<&'static str>, Error> {
     call.authorize(Permission::CLUSTER_READ, &[])?;
-    Ok(provisioners::NAMES)
+    Ok(core.provisioners.names())
 }
 
 /// Checks that the caller may list clusters, of which there are none. Errors: `Forbidden`.
@@ -28,9 +28,9 @@ pub(super) fn find_cluster(
 }
 
 /// Creates a cluster. Errors: `Forbidden`; `Invalid` for every provisioner.
-pub(super) fn create_cluster(call: &RequestContext, provisioner: &str) -> Result<(), Error> {
+pub(super) fn create_cluster(core: &Core, call: &RequestContext, provisioner: &str) -> Result<(), Error> {
     call.authorize(Permission::CLUSTER_CREATE, &[])?;
-    provisioners::check_provisioner(provisioner)?;
+    core.provisioners.check_name(provisioner)?;
     Err(Error::invalid(format!(
         "The provisioner {provisioner} uses no clusters, nor does any other provisioner of this server: create a pool without a cluster."
     )))

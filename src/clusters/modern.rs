@@ -30,7 +30,7 @@ struct CustomDataHelpView {}
 
 /// `GET /1.7/provisioner`
 pub async fn list_provisioners(ctx: Ctx) -> ModernResult<Json<Vec<ProvisionerView>>> {
-    let names = actions::list_provisioners(&ctx.request)?.iter().copied();
+    let names = actions::list_provisioners(&ctx.core, &ctx.request)?.into_iter();
     let views = names.map(|name| ProvisionerView {
         cluster_help: ClusterHelpView::default(),
         name,
@@ -57,7 +57,7 @@ pub async fn get_cluster(ctx: Ctx, Path(name): Path<ClusterName>) -> ModernResul
 pub async fn create_cluster(ctx: Ctx, params: Params) -> ModernResult {
     ClusterName::parse(&params.require_string("name")?)?;
     let provisioner = params.require_string("provisioner")?;
-    Ok(actions::create_cluster(&ctx.request, &provisioner)?)
+    Ok(actions::create_cluster(&ctx.core, &ctx.request, &provisioner)?)
 }
 
 /// `POST /1.4/provisioner/clusters/{cluster}`
