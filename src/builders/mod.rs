@@ -74,7 +74,7 @@ pub struct BuildRequest {
     pub archive: PathBuf,
     /// The app's platform.
     pub platform: PlatformName,
-    /// The folder that `platforms::install_platforms` returned.
+    /// The folder that `platforms::install_platforms` returned, or `platform_archive::install_platform_archive`.
     pub platforms_dir: PathBuf,
     /// The version's folder; must not exist.
     pub dest: PathBuf,
