@@ -191,13 +191,13 @@ mod tests {
     #[test]
     fn addresses_that_are_no_server_are_refused() {
         for bad in ["", "tsuru.example.com", "ftp://tsuru.example.com", "http://"] {
-            let refused = TsuruApi::new(bad, Secret::new("t".into()));
+            let refused = TsuruApi::new(bad, Secret::new("t"));
             assert!(
                 refused.err().unwrap().message().contains("http://host:port"),
                 "{bad}"
             );
         }
-        assert!(TsuruApi::new("https://tsuru.example.com/api/", Secret::new("t".into())).is_ok());
+        assert!(TsuruApi::new("https://tsuru.example.com/api/", Secret::new("t")).is_ok());
     }
 
     #[test]
