@@ -190,7 +190,7 @@ async fn folder_opened_by_the_operator_is_writable() {
     let shared = fixture.root.join("shared");
     fs::create_dir(&shared).unwrap();
     make_accessible(&shared, 0o777);
-    let mut settings = settings(fixture.root.join("units"));
+    let mut settings = settings(&fixture.root, &fixture.folders);
     settings.limits.confinement.writable = vec![shared.clone()];
     let local = LocalRunner::new(settings, &TaskTracker::new(), CancellationToken::new()).unwrap();
     let mut spec = fixture.spec("sharer", &format!("echo x > {}/file; echo end", shared.display()));

@@ -141,7 +141,7 @@ fn supervisor_without_a_cgroup_kills_all_descendants_and_returns_the_exit_status
         assert!(Instant::now() < deadline);
         std::thread::yield_now();
     }
-    kill_process(supervisor.id(), Signal::SIGTERM);
+    kill_process(supervisor.id().try_into().unwrap(), Signal::SIGTERM);
     supervisor.wait().unwrap();
     assert_none_left(&mark, "terminated");
 }

@@ -304,7 +304,7 @@ const LOCKS: &str = "
     insert into event_block (block_id, owner_name, reason)
     values ('5f3e8a1b9c4d2e0001a7b401', 'nobody@example.com', 'blocks nobody who exists');
     insert into version (app_id, version, state) select app_id, 1, 'ready' from app where name = 'shop';
-    insert into orphan (orphan_id, service, service_id, instance, what, wake_at)
+    insert into orphan (orphan_id, service, service_id, instance, kind, wake_at)
     select '019aa1c0-0000-7000-8000-000000000001', name, service_id, 'shop-db', 'instance', now() + interval '1 day'
     from service where name = 'postgres';
     insert into saga (saga_id, kind, queue, step, event_id, state, data, ended_at)
