@@ -37,6 +37,7 @@ pub(super) struct RequestGuard {
     auth_policy: AuthPolicy,
     modern: bool,
     uploads: bool,
+    takes_file: bool,
     asks_service: bool,
     refuses_apps: bool,
 }
@@ -48,6 +49,7 @@ impl RequestGuard {
             auth_policy: route.auth_policy,
             modern: route.modern,
             uploads: route.uploads,
+            takes_file: route.takes_file,
             asks_service: route.asks_service,
             refuses_apps: route.refuses_apps,
         }
@@ -192,7 +194,10 @@ async fn read_checked_body(guard: &RequestGuard, request: Request) -> Result<Req
             false => Error::invalid("The body could not be read to its end.").with_source(error),
         }
     })?;
-    text_check::check_body(&web::content_type(&parts.headers), &body)?;
+    let content_type = web::content_type(&parts.headers);
+    if !(guard.takes_file && content_type.starts_with("multipart/form-data")) {
+        text_check::check_body(&content_type, &body)?;
+    }
     Ok(Request::from_parts(parts, Body::from(body)))
 }
 

@@ -102,8 +102,8 @@ pub async fn remove_platform(ctx: Ctx, Path(name): Path<PlatformName>) -> Modern
 pub fn routes(table: RouteTable) -> RouteTable {
     table
         .add_versioned_route("1.0", GET, "/platforms", UserToken, list_platforms)
-        .add_versioned_route("1.0", POST, "/platforms", UserWithPermission(Permission::PLATFORM_CREATE), add_platform)
-        .add_versioned_route("1.0", PUT, "/platforms/{platform}", UserWithPermission(Permission::PLATFORM_UPDATE), update_platform)
+        .add_versioned_route("1.0", POST, "/platforms", UserWithPermission(Permission::PLATFORM_CREATE), add_platform).take_file()
+        .add_versioned_route("1.0", PUT, "/platforms/{platform}", UserWithPermission(Permission::PLATFORM_UPDATE), update_platform).take_file()
         .add_versioned_route("1.0", DELETE, "/platforms/{platform}", UserWithPermission(Permission::PLATFORM_DELETE), remove_platform)
         .add_versioned_route("1.6", GET, "/platforms/{platform}", UserToken, get_platform)
         .add_versioned_route("1.6", POST, "/platforms/{platform}/rollback", UserWithPermission(Permission::PLATFORM_UPDATE), roll_back_platform)

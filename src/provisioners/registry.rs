@@ -131,10 +131,10 @@ impl ProvisionerRegistry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::UnitState;
     use super::super::contract::units::sample_spec;
     use super::super::contract::workloads::sample_workload;
     use super::super::fake::{FakeUnitRunner, FakeWorkloadRunner};
-    use super::super::UnitState;
     use super::*;
 
     /// The list of a program that has the fakes too: one line for each.

@@ -46,9 +46,7 @@ use crate::sagas::Saga;
 
 /// Starts the reconciler of this host. Returns `None` if no units run here.
 pub fn start_reconciler(core: &Core) -> Option<Arc<UnitReconciler>> {
-    if core.provisioners.unit_runners().next().is_none() {
-        return None;
-    }
+    core.provisioners.unit_runners().next()?;
     let units = UnitReconciler::new(core, ReconcileTiming::default());
     core.tasks.spawn(Arc::clone(&units).run());
     Some(units)

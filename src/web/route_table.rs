@@ -50,6 +50,8 @@ pub struct RouteInfo {
     pub modern: bool,
     /// Accepts a body of any length, which its handler bounds, without an overall deadline.
     pub uploads: bool,
+    /// A multipart body may have a file in it, which need not be text.
+    pub takes_file: bool,
     /// Waits for a service's response, so the service's time-out is added to its own.
     pub asks_service: bool,
     /// Open without a token to everybody on this machine, except apps.
@@ -119,6 +121,7 @@ impl RouteTable {
             auth_policy: policy,
             modern: version.is_some(),
             uploads: false,
+            takes_file: false,
             asks_service: false,
             refuses_apps: false,
             websocket: false,
@@ -135,6 +138,15 @@ impl RouteTable {
     pub fn accept_uploads(mut self) -> Self {
         if let Some(entry) = self.entries.last_mut() {
             entry.info.uploads = true;
+        }
+        self
+    }
+
+    /// Marks the last added route as taking a file in a multipart body of ordinary size.
+    #[must_use]
+    pub fn take_file(mut self) -> Self {
+        if let Some(entry) = self.entries.last_mut() {
+            entry.info.takes_file = true;
         }
         self
     }

@@ -1,6 +1,6 @@
 //! Checks that every request is text before a handler sees it: the path, the query and the body are UTF-8
 //! without a NUL byte, however they are encoded, because neither the database nor an environment can store
-//! one. The check is done here once for all routes; multipart fields, which only their handler reads, are
+//! one. The check is done here once for all routes but those that take files: the fields of a multipart body are
 //! checked by `Params::from_pairs`.
 
 use axum::http::Uri;

@@ -176,12 +176,12 @@ impl TsuruApi {
 
 /// Finds the error in a stream of JSON lines, which is sent with status 200.
 fn find_stream_error(text: &str) -> Option<String> {
-    let errors = text.lines().filter_map(|line| {
+    let mut errors = text.lines().filter_map(|line| {
         let line: Value = serde_json::from_str(line).ok()?;
         let error = line.get("Error")?.as_str()?;
         (!error.is_empty()).then(|| error.trim().to_owned())
     });
-    errors.last()
+    errors.next_back()
 }
 
 #[cfg(test)]

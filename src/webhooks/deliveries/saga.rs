@@ -1,9 +1,9 @@
 //! The saga `webhook.deliver`: attempts to send one delivery.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Url};
 use serde::{Deserialize, Serialize};
@@ -112,7 +112,11 @@ impl DeliverWebhook {
             "" => Method::POST,
             method => method.parse().map_err(Error::internal)?,
         };
-        let signature = sign_body(&webhook.secret, Utc::now(), body.as_deref().unwrap_or_default());
+        let signature = sign_body(
+            &webhook.secret,
+            read_wall_clock(),
+            body.as_deref().unwrap_or_default(),
+        );
         let mut headers = build_headers(&webhook, body.is_some())?;
         for (name, value) in [
             (DELIVERY_HEADER, delivery.to_string()),
@@ -175,7 +179,7 @@ fn describe_attempt(response: Result<CustomResponse, OutboundError>) -> AttemptR
                 status: Some(status),
                 error: describe_status(status).unwrap_or_default(),
                 is_transient: true,
-                retry_after: retry_after.and_then(|value| parse_retry_after(value, Utc::now())),
+                retry_after: retry_after.and_then(|value| parse_retry_after(value, read_wall_clock())),
             }
         }
         Err(error) => AttemptResult {
@@ -208,6 +212,11 @@ impl AttemptResult {
 async fn end_delivery(ctx: &StepContext, delivery: Uuid, state: &str, why: &str) -> Result<(), StepError> {
     ctx.write_fenced(async |tx| Ok(store::end_delivery(tx, delivery, state, why).await?))
         .await
+}
+
+/// Returns the time of this host: receivers compare it with theirs, and nothing is decided by it here.
+fn read_wall_clock() -> DateTime<Utc> {
+    SystemTime::now().into()
 }
 
 #[async_trait]

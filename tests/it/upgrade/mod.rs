@@ -11,6 +11,9 @@ use crate::test_server::TestServer;
 /// The last schema in which a saga's row had the number of its step.
 const NUMBERED_STEPS: i64 = 140;
 
+/// Kinds of sagas that the old schema did not have.
+const NEWER_KINDS: [&str; 1] = ["webhook.deliver"];
+
 /// The steps of each kind in their numbered order, by their present names.
 const STEPS: [(&str, &[&str]); 12] = [
     (
@@ -155,7 +158,9 @@ async fn every_numbered_step_has_a_name_after_upgrade() {
     .await;
     let db = &tancho.running.core.db;
     let known = tancho::server::register_sagas(&tancho.running.core).list_kinds();
-    assert_eq!(known.len(), STEPS.len());
+    // Kinds that are newer than the names of steps.
+    let newer = known.iter().filter(|(kind, _)| NEWER_KINDS.contains(kind));
+    assert_eq!(known.len() - newer.count(), STEPS.len());
     for (kind, steps) in STEPS {
         let first = steps.first().unwrap();
         let last = steps.last().unwrap();
