@@ -190,6 +190,8 @@ mod tests {
 
     #[test]
     fn addresses_that_are_no_server_are_refused() {
+        // Another test may have installed one first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         for bad in ["", "tsuru.example.com", "ftp://tsuru.example.com", "http://"] {
             let refused = TsuruApi::new(bad, Secret::new("t"));
             assert!(
