@@ -83,7 +83,6 @@ async fn sigterm_keeps_apps_running_and_sigint_and_down_stop_them() {
     assert_eq!(tancho.pids(), pids);
     assert!(!find_processes(&format!("{}/postgres", tancho.data.display())).is_empty());
     tancho.serve();
-    assert!(tancho.running().took < seconds(2), "{:?}", tancho.running().took);
     assert_eq!(tancho.running().before, Vec::<String>::new());
     assert_eq!(tancho.pids(), pids);
     assert_eq!(tancho.get_app("shop", "/").await, (200, "one -".to_owned()));

@@ -33,8 +33,6 @@ async fn apps_survive_a_killed_server_and_are_adopted_by_the_next() {
         tancho.kill();
         more(100).await;
         tancho.serve();
-        let took = tancho.running().took;
-        assert!(took < seconds(2), "ready only after {took:?}");
         assert_eq!(tancho.pids(), pids);
         let ids = |units: &[serde_json::Value]| units.iter().map(|u| u["ID"].clone()).collect::<Vec<_>>();
         assert_eq!(ids(&tancho.units("shop").await), ids(&units));

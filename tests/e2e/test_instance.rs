@@ -48,7 +48,6 @@ pub(crate) struct RunningTancho {
     /// Host and port.
     pub(crate) ssh: String,
     pub(crate) host_key: String,
-    pub(crate) took: Duration,
 }
 
 impl RunningTancho {
@@ -208,7 +207,6 @@ impl TestInstance {
             .open(self.root.join("log"))
             .unwrap();
         let length = log.metadata().unwrap().len();
-        let began = Instant::now();
         let mut command = self.command(arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
@@ -226,12 +224,10 @@ impl TestInstance {
             router: String::new(),
             ssh: String::new(),
             host_key: String::new(),
-            took: Duration::ZERO,
         };
         loop {
             match lines.recv_timeout(seconds(180)) {
                 Ok(line) if line.starts_with("tancho ready ") => {
-                    program.took = began.elapsed();
                     for word in line.split(' ') {
                         match word.split_once('=') {
                             Some(("api", url)) => program.api = url.to_owned(),
@@ -345,20 +341,28 @@ impl TestInstance {
         text
     }
 
-    /// Makes a change whose response is a stream, and which must succeed; returns the whole response.
+    /// Makes a change whose response is a stream, and which must succeed; returns the whole response. While the
+    /// server has no connection to its database to spare (a dozen deploys on a slow machine), nothing is changed and
+    /// the request is repeated, as the response asks for.
     pub(crate) async fn change(&self, method: Method, path: &str, form: &[(&str, &str)]) -> String {
-        let request = self.request_as_admin(method.clone(), path);
-        let request = match method {
-            Method::DELETE => request.query(form),
-            _ => request.form(form),
-        };
-        let answer = request.send().await.unwrap();
-        let (status, text) = (answer.status(), answer.text().await.unwrap());
-        assert!(
-            status.is_success() && !text.contains("\"Error\""),
-            "{path}: {status} {text}"
-        );
-        text
+        wait_for("an answer other than 503", seconds(60), async || {
+            let request = self.request_as_admin(method.clone(), path);
+            let request = match method {
+                Method::DELETE => request.query(form),
+                _ => request.form(form),
+            };
+            let answer = request.send().await.unwrap();
+            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            if status == 503 && text.starts_with("The database is unavailable; try again") {
+                return None;
+            }
+            assert!(
+                status.is_success() && !text.contains("\"Error\""),
+                "{path}: {status} {text}"
+            );
+            Some(text)
+        })
+        .await
     }
 
     pub(crate) async fn set_env(&self, app: &str, name: &str, value: &str) {
