@@ -133,49 +133,41 @@ impl RouteTable {
         self
     }
 
-    /// Marks the last added route as accepting uploads.
-    #[must_use]
-    pub fn accept_uploads(mut self) -> Self {
+    fn mark_last(mut self, mark: impl FnOnce(&mut RouteInfo)) -> Self {
         if let Some(entry) = self.entries.last_mut() {
-            entry.info.uploads = true;
+            mark(&mut entry.info);
         }
         self
+    }
+
+    /// Marks the last added route as accepting uploads.
+    #[must_use]
+    pub fn accept_uploads(self) -> Self {
+        self.mark_last(|route| route.uploads = true)
     }
 
     /// Marks the last added route as taking a file in a multipart body of ordinary size.
     #[must_use]
-    pub fn take_file(mut self) -> Self {
-        if let Some(entry) = self.entries.last_mut() {
-            entry.info.takes_file = true;
-        }
-        self
+    pub fn take_file(self) -> Self {
+        self.mark_last(|route| route.takes_file = true)
     }
 
     /// Marks the last added route as waiting for a service's response.
     #[must_use]
-    pub fn allow_service_time(mut self) -> Self {
-        if let Some(entry) = self.entries.last_mut() {
-            entry.info.asks_service = true;
-        }
-        self
+    pub fn allow_service_time(self) -> Self {
+        self.mark_last(|route| route.asks_service = true)
     }
 
     /// Marks the last added route as closed to apps without a token.
     #[must_use]
-    pub fn refuse_apps(mut self) -> Self {
-        if let Some(entry) = self.entries.last_mut() {
-            entry.info.refuses_apps = true;
-        }
-        self
+    pub fn refuse_apps(self) -> Self {
+        self.mark_last(|route| route.refuses_apps = true)
     }
 
     /// Marks the last added route as a WebSocket.
     #[must_use]
-    pub fn use_websocket(mut self) -> Self {
-        if let Some(entry) = self.entries.last_mut() {
-            entry.info.websocket = true;
-        }
-        self
+    pub fn use_websocket(self) -> Self {
+        self.mark_last(|route| route.websocket = true)
     }
 
     /// Returns the routes without their handlers.
