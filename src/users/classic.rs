@@ -6,12 +6,11 @@ use axum::Json;
 use serde::Serialize;
 
 use crate::core::Core;
-use crate::kernel::error::Error;
 use crate::kernel::names::Email;
 use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
 use crate::users::keys::{self, KeySelector, NewSshKey};
-use crate::users::{actions, login, reset, tokens};
+use crate::users::{actions, login, wire};
 use crate::web::errors::classic::ClassicResult;
 use crate::web::route_table::AuthPolicy::{AnyToken, Public, UserToken};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
@@ -60,41 +59,22 @@ async fn login_response(
 /// `DELETE /users/tokens`: ends the session of the request; with `?all=true` all sessions and the API key of
 /// the caller, or with `&user=` of another user.
 pub async fn log_out(ctx: Ctx, params: Params) -> ClassicResult {
-    let other: Option<Email> = params.parse_field("user")?;
-    match params.get_bool("all")? {
-        true => Ok(actions::end_sessions(&ctx.core, &ctx.request, other.as_ref()).await?),
-        false if other.is_some() => {
-            Err(Error::invalid("Send all=true to end the sessions of a user.").into())
-        }
-        false => Ok(tokens::end_session(&ctx.core, &ctx.request).await?),
-    }
+    Ok(wire::log_out(&ctx, &params).await?)
 }
 
 /// `POST /users/{email}/password[?token=]`: requests a token, or redeems one.
 pub async fn reset_password(ctx: Ctx, Path(email): Path<Email>, params: Params) -> ClassicResult {
-    match params.get_string("token")? {
-        None => Ok(reset::request_reset(&ctx.core, &ctx.request, &email).await?),
-        Some(token) => Ok(reset::redeem_token(&ctx.core, &ctx.request, &email, &Secret::new(token)).await?),
-    }
+    Ok(wire::reset_password(&ctx, &email, &params).await?)
 }
 
 /// `PUT /users/password`.
 pub async fn change_password(ctx: Ctx, params: Params) -> ClassicResult {
-    let old = Secret::new(params.require_string("old")?);
-    let new = Secret::new(params.require_string("new")?);
-    // Newer clients send the new password twice.
-    if let Some(confirm) = params.get_string("confirm")?
-        && confirm != new.expose_secret()
-    {
-        return Err(Error::invalid("The new password and its confirmation differ.").into());
-    }
-    Ok(actions::change_password(&ctx.core, &ctx.request, &old, &new).await?)
+    Ok(wire::change_password(&ctx, &params).await?)
 }
 
 /// `DELETE /users`: removes the caller, or with `?user=` another user.
 pub async fn remove_user(ctx: Ctx, params: Params) -> ClassicResult {
-    let other: Option<Email> = params.parse_field("user")?;
-    Ok(actions::remove_user(&ctx.core, &ctx.request, other.as_ref()).await?)
+    Ok(wire::remove_user(&ctx, &params).await?)
 }
 
 /// `POST /users/keys`; later clients send `name` and `force`.

@@ -29,6 +29,7 @@ mod password;
 mod reset;
 mod store;
 pub mod tokens;
+mod wire;
 
 pub use actions::{UserQuery, create_user, find_users, warn_of_duplicate_emails};
 pub use admin::{AdminCredentials, create_admin, ensure_admin};

@@ -4,7 +4,6 @@ use axum::Json;
 use axum::http::StatusCode;
 use serde::Serialize;
 
-use crate::kernel::error::Error;
 use crate::kernel::names::Email;
 use crate::kernel::permission::Permission;
 use crate::kernel::permission::PermissionContext;
@@ -12,7 +11,7 @@ use crate::kernel::request_context::PermissionGrant;
 use crate::kernel::secret::Secret;
 use crate::quotas::{QuotaView, parse_limit};
 use crate::users::model::{HeldRole, User};
-use crate::users::{UserQuery, actions, login, reset, tokens};
+use crate::users::{UserQuery, actions, login, wire};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{AnyToken, Public, UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
@@ -104,40 +103,22 @@ pub async fn log_in_by_body(ctx: Ctx, params: Params) -> ModernResult<Json<Token
 /// `DELETE /1.0/users/tokens`: ends the session of the request; with `?all=true` all sessions and the API key
 /// of the caller, or with `&user=` of another user.
 pub async fn log_out(ctx: Ctx, params: Params) -> ModernResult {
-    let other: Option<Email> = params.parse_field("user")?;
-    match params.get_bool("all")? {
-        true => Ok(actions::end_sessions(&ctx.core, &ctx.request, other.as_ref()).await?),
-        false if other.is_some() => {
-            Err(Error::invalid("Send all=true to end the sessions of a user.").into())
-        }
-        false => Ok(tokens::end_session(&ctx.core, &ctx.request).await?),
-    }
+    Ok(wire::log_out(&ctx, &params).await?)
 }
 
 /// `POST /1.0/users/{email}/password[?token=]`: requests a token, or redeems one.
 pub async fn reset_password(ctx: Ctx, Path(email): Path<Email>, params: Params) -> ModernResult {
-    match params.get_string("token")? {
-        None => Ok(reset::request_reset(&ctx.core, &ctx.request, &email).await?),
-        Some(token) => Ok(reset::redeem_token(&ctx.core, &ctx.request, &email, &Secret::new(token)).await?),
-    }
+    Ok(wire::reset_password(&ctx, &email, &params).await?)
 }
 
 /// `PUT /1.0/users/password`.
 pub async fn change_password(ctx: Ctx, params: Params) -> ModernResult {
-    let old = Secret::new(params.require_string("old")?);
-    let new = Secret::new(params.require_string("new")?);
-    if let Some(confirm) = params.get_string("confirm")?
-        && confirm != new.expose_secret()
-    {
-        return Err(Error::invalid("The new password and its confirmation differ.").into());
-    }
-    Ok(actions::change_password(&ctx.core, &ctx.request, &old, &new).await?)
+    Ok(wire::change_password(&ctx, &params).await?)
 }
 
 /// `DELETE /1.0/users[?user=]`.
 pub async fn remove_user(ctx: Ctx, params: Params) -> ModernResult {
-    let other: Option<Email> = params.parse_field("user")?;
-    Ok(actions::remove_user(&ctx.core, &ctx.request, other.as_ref()).await?)
+    Ok(wire::remove_user(&ctx, &params).await?)
 }
 
 /// `GET /1.0/users?userEmail=&role=&context=`.
