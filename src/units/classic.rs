@@ -85,24 +85,12 @@ pub async fn remove_units(
 
 /// `POST /apps/{app}/start`: streams JSON lines, which later clients read.
 pub async fn start_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult<Response> {
-    let id = scale::start_processes(
-        &ctx.core,
-        &ctx.request,
-        &wire::parse_start_stop_request(app, &params)?,
-    )
-    .await?;
-    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
+    Ok(wire::start_app(&ctx, app, &params).await?)
 }
 
 /// `POST /apps/{app}/stop`: streams JSON lines, which later clients read.
 pub async fn stop_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult<Response> {
-    let id = scale::stop_processes(
-        &ctx.core,
-        &ctx.request,
-        &wire::parse_start_stop_request(app, &params)?,
-    )
-    .await?;
-    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
+    Ok(wire::stop_app(&ctx, app, &params).await?)
 }
 
 /// `GET /apps/{app}/log`: query `lines`, `source`, `unit`, `follow`.

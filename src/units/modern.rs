@@ -39,24 +39,12 @@ pub async fn remove_units(ctx: Ctx, Path(app): Path<AppName>, params: Params) ->
 
 /// `POST /apps/{app}/start`: form `process`, `version`.
 pub async fn start_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
-    let id = scale::start_processes(
-        &ctx.core,
-        &ctx.request,
-        &wire::parse_start_stop_request(app, &params)?,
-    )
-    .await?;
-    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
+    Ok(wire::start_app(&ctx, app, &params).await?)
 }
 
 /// `POST /apps/{app}/stop`: form `process`, `version`.
 pub async fn stop_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
-    let id = scale::stop_processes(
-        &ctx.core,
-        &ctx.request,
-        &wire::parse_start_stop_request(app, &params)?,
-    )
-    .await?;
-    Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
+    Ok(wire::stop_app(&ctx, app, &params).await?)
 }
 
 /// `DELETE /apps/{app}/units/{unit}`: query `force`.

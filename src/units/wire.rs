@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::response::Response;
 use bytes::Bytes;
 use chrono::SecondsFormat;
 use futures_util::{Stream, stream};
@@ -17,19 +18,34 @@ use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::{Actor, RequestContext};
 use crate::units::logs::{self, LogQuery, PostLogRequest};
-use crate::units::scale::StartStopRequest;
-use crate::web::Params;
+use crate::units::scale::{self, StartStopRequest};
+use crate::web::stream::StreamFormat;
+use crate::web::{Ctx, Params};
 
 /// After this long without lines a newline is sent to keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Reads `process` and `version` of a start or stop request.
-pub(super) fn parse_start_stop_request(app: AppName, params: &Params) -> Result<StartStopRequest, Error> {
+fn parse_start_stop_request(app: AppName, params: &Params) -> Result<StartStopRequest, Error> {
     Ok(StartStopRequest {
         app,
         process: params.parse_field("process")?,
         version: params.get_integer("version")?,
     })
+}
+
+/// Starts an app, or what `process` and `version` name of it; streams the event as JSON lines.
+pub(super) async fn start_app(ctx: &Ctx, app: AppName, params: &Params) -> Result<Response, Error> {
+    let request = parse_start_stop_request(app, params)?;
+    let event = scale::start_processes(&ctx.core, &ctx.request, &request).await?;
+    ctx.stream_event(&event, StreamFormat::Json).await
+}
+
+/// Stops an app likewise.
+pub(super) async fn stop_app(ctx: &Ctx, app: AppName, params: &Params) -> Result<Response, Error> {
+    let request = parse_start_stop_request(app, params)?;
+    let event = scale::stop_processes(&ctx.core, &ctx.request, &request).await?;
+    ctx.stream_event(&event, StreamFormat::Json).await
 }
 
 #[derive(Serialize)]
