@@ -12,6 +12,7 @@ pub mod excerpt;
 pub mod fair_slots;
 pub mod feeds;
 pub mod held_permission;
+pub mod host_clock;
 pub mod ids;
 pub mod log_text;
 pub mod names;

@@ -9,12 +9,12 @@ mod units;
 mod workloads;
 
 use std::net::Ipv4Addr;
-use std::time::SystemTime;
 
 use super::{
     ExecProgram, ExecRequest, ExecSession, LogLine, LogPosition, LogStream, ProvisionError, UnitId,
     UnitReport, UnitState, WorkloadId,
 };
+use crate::kernel::host_clock::host_now;
 
 pub use units::FakeUnitRunner;
 pub use workloads::FakeWorkloadRunner;
@@ -51,7 +51,7 @@ impl FakeUnit {
             restarts: 0,
             reason: None,
             exit: None,
-            started_at: Some(SystemTime::now().into()),
+            started_at: Some(host_now()),
         };
         let mut started = Self {
             report,
@@ -69,12 +69,12 @@ impl FakeUnit {
     fn crash(&mut self, exit: i32) {
         self.report.restarts += 1;
         self.report.exit = Some(exit);
-        self.report.started_at = Some(SystemTime::now().into());
+        self.report.started_at = Some(host_now());
     }
 
     fn write_line(&mut self, stream: LogStream, message: &str) {
         self.log.push(LogLine {
-            at: SystemTime::now().into(),
+            at: host_now(),
             stream,
             message: message.to_owned(),
         });

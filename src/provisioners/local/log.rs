@@ -9,11 +9,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat};
 
 use super::{LogLine, LogPosition, LogStream};
+use crate::kernel::host_clock::host_now;
 use crate::kernel::log_text::{MAX_LINE_BYTES, clean_line, clip_line};
 
 /// The size at which a file is rotated, in bytes.
@@ -25,12 +26,6 @@ const LINES_A_SECOND: u32 = 5_000;
 const BYTES_A_SECOND: usize = 4 << 20;
 /// `#`, 20 digits, a line feed.
 const HEADER_BYTES: u64 = 22;
-
-/// The current time by the host's clock: logs and reports of units are timestamped at their source, without a
-/// database.
-pub(super) fn host_now() -> DateTime<Utc> {
-    SystemTime::now().into()
-}
 
 /// Writes the log; a shim has one.
 pub(super) struct LogWriter {

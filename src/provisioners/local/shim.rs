@@ -22,11 +22,12 @@ use nix::unistd::{Pid, setsid};
 
 use super::folder::{ShimState, UnitFolder};
 use super::launch::{shorten_line, spawn_thread};
-use super::log::{self, LogWriter};
+use super::log::LogWriter;
 use super::processes::{ShimEvent, UnitProcesses};
 use super::spec_transfer::ShimSpec;
 use super::{UnitState, scratch_limit};
 use crate::kernel::byte_size::ByteSize;
+use crate::kernel::host_clock::host_now;
 use crate::sandbox::cgroup;
 use crate::sandbox::exec_stage::close_inherited;
 use crate::sandbox::proc::ProcessHandle;
@@ -245,7 +246,7 @@ impl UnitShim {
         };
         self.state.state = UnitState::Started;
         self.state.child = Some(pid);
-        self.state.started_at = Some(log::host_now());
+        self.state.started_at = Some(host_now());
         self.save_state();
         let mut hooks = if std::mem::replace(prepared, true) {
             Vec::new()

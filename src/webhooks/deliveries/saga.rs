@@ -1,9 +1,8 @@
 //! The saga `webhook.deliver`: attempts to send one delivery.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Url};
 use serde::{Deserialize, Serialize};
@@ -14,6 +13,7 @@ use crate::core::Core;
 use crate::db::{self, notices::NoticeChannel};
 use crate::events::{self, EventOutcome};
 use crate::kernel::error::Error;
+use crate::kernel::host_clock::host_now;
 use crate::kernel::ids::WebhookId;
 use crate::outbound::{CustomRequest, CustomResponse, OutboundError, OutboundErrorKind};
 use crate::sagas::{Saga, SagaQueue, StepContext, StepError, saga_steps};
@@ -112,11 +112,7 @@ impl DeliverWebhook {
             "" => Method::POST,
             method => method.parse().map_err(Error::internal)?,
         };
-        let signature = sign_body(
-            &webhook.secret,
-            read_wall_clock(),
-            body.as_deref().unwrap_or_default(),
-        );
+        let signature = sign_body(&webhook.secret, host_now(), body.as_deref().unwrap_or_default());
         let mut headers = build_headers(&webhook, body.is_some())?;
         for (name, value) in [
             (DELIVERY_HEADER, delivery.to_string()),
@@ -179,7 +175,7 @@ fn describe_attempt(response: Result<CustomResponse, OutboundError>) -> AttemptR
                 status: Some(status),
                 error: describe_status(status).unwrap_or_default(),
                 is_transient: true,
-                retry_after: retry_after.and_then(|value| parse_retry_after(value, read_wall_clock())),
+                retry_after: retry_after.and_then(|value| parse_retry_after(value, host_now())),
             }
         }
         Err(error) => AttemptResult {
@@ -212,11 +208,6 @@ impl AttemptResult {
 async fn end_delivery(ctx: &StepContext, delivery: Uuid, state: &str, why: &str) -> Result<(), StepError> {
     ctx.write_fenced(async |tx| Ok(store::end_delivery(tx, delivery, state, why).await?))
         .await
-}
-
-/// Returns the time of this host: receivers compare it with theirs, and nothing is decided by it here.
-fn read_wall_clock() -> DateTime<Utc> {
-    SystemTime::now().into()
 }
 
 #[async_trait]
