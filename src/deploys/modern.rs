@@ -2,8 +2,7 @@
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::multipart::Field;
-use axum::extract::{FromRequest, Multipart, OriginalUri, Request};
+use axum::extract::{OriginalUri, Request};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
@@ -13,9 +12,9 @@ use crate::core::Core;
 use crate::deploys::{self, ArchiveUpload, DeployOptions, DeployRow, DeploySource, UploadPermit};
 use crate::events;
 use crate::kernel::error::{Error, ErrorKind};
-use crate::kernel::excerpt::quote_excerpt;
 use crate::kernel::names::AppName;
 use crate::web::errors::modern::ModernResult;
+use crate::web::form_parts::{self, FormPart, PartReader};
 use crate::web::route_table::AuthPolicy::UserToken;
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::stream::StreamFormat;
@@ -23,9 +22,6 @@ use crate::web::{self, Ctx, Params, Path};
 
 /// The end of the answer that the client takes for success, to the byte.
 const SUCCESS_MARK: &str = "\nOK\n";
-/// Bytes of a field, and fields of a deploy.
-const MAX_FIELD: usize = 64 * 1024;
-const MAX_FIELDS: usize = 100;
 
 /// `POST /1.0/apps/{app}/deploy`, and `POST /1.0/apps/{app}/repository/clone` of older clients: a multipart body with the archive as `file`, or the archive alone.
 pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -> ModernResult<Response> {
@@ -45,9 +41,10 @@ async fn receive_source(
     request: Request,
 ) -> Result<(DeployOptions, DeploySource), Error> {
     let content_type = web::content_type(request.headers());
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    match essence {
-        "multipart/form-data" => receive_parts(core, permit, request).await,
+    if form_parts::is_multipart(&content_type) {
+        return receive_parts(core, permit, request).await;
+    }
+    match content_type.split(';').next().unwrap_or_default().trim() {
         "application/json" => Err(Error::invalid(
             "Send the app's files as a .tar.gz: a multipart body with a part named file, or the archive alone.",
         )),
@@ -76,57 +73,21 @@ async fn receive_parts(
     permit: &UploadPermit,
     request: Request,
 ) -> Result<(DeployOptions, DeploySource), Error> {
-    let mut parts = Multipart::from_request(request, &()).await.map_err(|e| {
-        Error::invalid("The multipart body has no boundary in its Content-Type.").with_source(e)
-    })?;
-    let (mut fields, mut upload) = (Vec::new(), None);
-    while let Some(mut part) = parts.next_field().await.map_err(truncated_upload)? {
-        let name = part.name().unwrap_or_default().to_owned();
-        if name != "file" {
-            let value = read_field(&mut part, &name).await?;
-            if fields.len() >= MAX_FIELDS {
-                return Err(Error::too_large(format!(
-                    "A deploy has at most {MAX_FIELDS} fields."
-                )));
-            }
-            fields.push((name, value));
+    let (mut parts, mut upload) = (PartReader::open(request, "file").await?, None);
+    while let Some(part) = parts.next_part().await? {
+        let FormPart::File(mut part) = part else {
             continue;
-        }
-        if upload.is_some() {
-            return Err(Error::invalid(
-                "Send one archive: there are two parts named file.",
-            ));
-        }
+        };
         let mut file = ArchiveUpload::begin_for(core, permit).await?;
-        while let Some(chunk) = part.chunk().await.map_err(truncated_upload)? {
+        while let Some(chunk) = part.next_chunk().await? {
             file.write_chunk(&chunk).await?;
         }
         upload = Some(file);
     }
-    let fields = Params::from_pairs(fields)?;
+    let fields = parts.into_fields()?;
     check_sources(&fields, upload.is_some())?;
     let upload = upload.ok_or_else(|| Error::invalid("You must specify either the archive-url, a image url or upload a file: the part named file is missing."))?;
     Ok((parse_deploy_options(&fields)?, DeploySource::Archive(upload)))
-}
-
-async fn read_field(part: &mut Field<'_>, name: &str) -> Result<String, Error> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = part.chunk().await.map_err(truncated_upload)? {
-        if bytes.len() + chunk.len() > MAX_FIELD {
-            return Err(Error::too_large(format!(
-                "The field {:?} is too long.",
-                quote_excerpt(name)
-            )));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let what = format!(
-            "The field {:?} is not valid UTF-8: encode it as UTF-8.",
-            quote_excerpt(name)
-        );
-        Error::invalid(what).with_source(error)
-    })
 }
 
 /// Refuses more than one source, and those that are not deployed here.

@@ -28,7 +28,7 @@ use crate::kernel::secret::Secret;
 use crate::users::{self, tokens};
 use crate::web::errors::{classic, modern};
 use crate::web::route_table::{AuthPolicy, RouteInfo};
-use crate::web::{self, text_check};
+use crate::web::{self, form_parts, text_check};
 
 /// The settings and the route's properties that the guard needs.
 #[derive(Clone)]
@@ -195,7 +195,7 @@ async fn read_checked_body(guard: &RequestGuard, request: Request) -> Result<Req
         }
     })?;
     let content_type = web::content_type(&parts.headers);
-    if !(guard.takes_file && content_type.starts_with("multipart/form-data")) {
+    if !(guard.takes_file && form_parts::is_multipart(&content_type)) {
         text_check::check_body(&content_type, &body)?;
     }
     Ok(Request::from_parts(parts, Body::from(body)))

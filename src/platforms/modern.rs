@@ -13,7 +13,7 @@ use crate::platforms::actions;
 use crate::platforms::model::{PlatformPatch, PlatformVersions, parse_version_image, version_image};
 use crate::platforms::wire::PlatformView;
 use crate::web::errors::modern::ModernResult;
-use crate::web::form_parts::FormParts;
+use crate::web::form_parts::SmallForm;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::stream::stream_message;
@@ -57,7 +57,7 @@ pub async fn get_platform(ctx: Ctx, Path(name): Path<PlatformName>) -> ModernRes
 
 /// `POST /1.0/platforms`: a multipart body with `name` and the archive of scripts as `dockerfile_content`.
 pub async fn add_platform(ctx: Ctx, request: Request) -> ModernResult<Response> {
-    let parts = FormParts::read_request(request, ARCHIVE_PART, MAX_PLATFORM_ARCHIVE_BYTES).await?;
+    let parts = SmallForm::read_request(request, ARCHIVE_PART, MAX_PLATFORM_ARCHIVE_BYTES).await?;
     let name = PlatformName::parse(&parts.fields.require_string("name")?)?;
     let archive = parts
         .file
@@ -72,7 +72,7 @@ pub async fn update_platform(
     Path(name): Path<PlatformName>,
     request: Request,
 ) -> ModernResult<Response> {
-    let parts = FormParts::read_request(request, ARCHIVE_PART, MAX_PLATFORM_ARCHIVE_BYTES).await?;
+    let parts = SmallForm::read_request(request, ARCHIVE_PART, MAX_PLATFORM_ARCHIVE_BYTES).await?;
     let patch = PlatformPatch {
         disabled: parts.fields.get_optional_bool("disabled")?,
         archive: parts.file,
