@@ -194,11 +194,13 @@ pub(super) async fn find_owner_quota(
     }
     let app = AppName::parse(owner).map_err(|_| unknown())?;
     let mut on = vec![PermissionContext::new(ContextKind::App, &app)];
-    if let Some((teams, pool)) = store::find_app_teams_and_pool(&core.db, &app).await? {
+    let found = store::find_app_contexts(&core.db, &app).await?;
+    if let Some((_, teams, pool)) = &found {
         on.extend(teams.iter().map(PermissionContext::for_team));
         on.push(PermissionContext::new(ContextKind::Pool, pool));
     }
     call.authorize(Permission::APP_READ, &on)?;
-    let found = store::find_app_quota(&core.db, &app).await?;
-    found.ok_or_else(|| Error::app_not_found(&app))
+    let (id, ..) = found.ok_or_else(|| Error::app_not_found(&app))?;
+    let quota = store::find_unit_quota(&core.db, id).await?;
+    quota.ok_or_else(|| Error::app_not_found(&app))
 }

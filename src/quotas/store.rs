@@ -67,23 +67,6 @@ pub(super) async fn lock_team(tx: &mut PgConnection, team: &TeamName) -> sqlx::R
     .map(|found| found.is_some())
 }
 
-/// Finds the quota of units of an app by name. A process for which users have set no number has one unit.
-pub(super) async fn find_app_quota(db: impl PgExecutor<'_>, app: &AppName) -> sqlx::Result<Option<Quota>> {
-    sqlx::query_as!(
-        Quota,
-        r#"select a.quota_limit as "limit",
-                  ((select coalesce(sum(p.units), 0) from app_process p where p.app_id = a.app_id)
-                   + (select count(*) from wanted_process w
-                      where w.release_id = a.current_release
-                        and not exists (select from app_process p
-                                        where p.app_id = w.app_id and p.process = w.process)))::integer as "in_use!"
-           from app a where a.name = $1"#,
-        app.as_str(),
-    )
-    .fetch_optional(db)
-    .await
-}
-
 /// Locks an app's row until the end of the transaction; returns false if there is no such app. A separate
 /// statement, so that the count after it sees what was committed while it waited.
 pub(super) async fn lock_app(tx: &mut PgConnection, app: AppId) -> sqlx::Result<bool> {
@@ -113,7 +96,7 @@ pub(super) async fn count_version_units(
     .await
 }
 
-/// Finds the quota of units of an app.
+/// Finds the quota of units of an app. A process for which users have set no number has one unit.
 pub(super) async fn find_unit_quota(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<Quota>> {
     sqlx::query_as!(
         Quota,
@@ -160,16 +143,16 @@ pub(super) async fn set_unit_limit(tx: &mut PgConnection, app: AppId, limit: i32
 }
 
 /// Finds the permission contexts of an app: its teams, including the owner, and its pool.
-pub(super) async fn find_app_teams_and_pool(
+pub(super) async fn find_app_contexts(
     db: impl PgExecutor<'_>,
     app: &AppName,
-) -> sqlx::Result<Option<(Vec<String>, String)>> {
+) -> sqlx::Result<Option<(AppId, Vec<String>, String)>> {
     sqlx::query!(
-        r#"select a.pool, array(select t.team from app_team t where t.app_id = a.app_id union select a.team_owner) as "teams!"
+        r#"select a.app_id as "id: AppId", a.pool, array(select t.team from app_team t where t.app_id = a.app_id union select a.team_owner) as "teams!"
            from app a where a.name = $1"#,
         app.as_str(),
     )
     .fetch_optional(db)
     .await
-    .map(|row| row.map(|row| (row.teams, row.pool)))
+    .map(|row| row.map(|row| (row.id, row.teams, row.pool)))
 }
