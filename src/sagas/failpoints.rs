@@ -1,6 +1,6 @@
 //! Failpoints for the failpoint tests, in debug builds only: a release build runs the steps and nothing else.
 //!
-//! The variable `DRILL_POINTS` names a folder. A file `wait/<kind>@<step>@<what>` in it is a failpoint: the
+//! The variable `FAILPOINTS_DIR` names a folder. A file `wait/<kind>@<step>@<what>` in it is a failpoint: the
 //! first saga that reaches it claims it, once, by renaming the file to `struck/<kind>@<step>@<what>@<saga>`,
 //! with the event as its content. The actions of a failpoint:
 //!
@@ -72,7 +72,7 @@ mod points {
     }
 
     fn failpoint_folder() -> Option<PathBuf> {
-        process_variable("DRILL_POINTS").map(PathBuf::from)
+        process_variable("FAILPOINTS_DIR").map(PathBuf::from)
     }
 
     fn list_file_names(folder: PathBuf) -> impl Iterator<Item = String> {

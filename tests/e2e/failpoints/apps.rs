@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
 
 use crate::apps::AppSource;
-use crate::failpoints::{BothSides, DrillApp, FailpointFixture, ReachedPoint, Scenario};
+use crate::failpoints::{BothSides, FailpointApp, FailpointFixture, ReachedPoint, Scenario};
 use crate::services::INSTANCES;
 
 /// Returns true if a rollout continues after its step fails: once the new units get the requests.
@@ -31,7 +31,7 @@ impl Scenario for DeployScenario {
         continues_after_failure(step, late)
     }
 
-    async fn prepare(&self, _drill: &FailpointFixture, _number: usize) {}
+    async fn prepare(&self, _fixture: &FailpointFixture, _number: usize) {}
 
     fn launch(&self, fixture: &FailpointFixture, number: usize) -> RequestBuilder {
         let source = AppSource::tiny(&format!("round{}", fixture.round));
@@ -69,20 +69,20 @@ const OTHER: &str = "other hello -";
 
 impl RollbackScenario {
     pub(super) async fn new(fixture: &mut FailpointFixture) -> Self {
-        let drill_now = &*fixture;
-        let others = join_all(drill_now.apps.iter().map(async |app| {
+        let shared = &*fixture;
+        let others = join_all(shared.apps.iter().map(async |app| {
             let form = [
                 ("Envs.0.Name", "GREETING"),
                 ("Envs.0.Value", "hello"),
                 ("NoRestart", "true"),
             ];
             let path = format!("/1.0/apps/{}/env", app.name);
-            drill_now.tancho.change(Method::POST, &path, &form).await;
-            drill_now
+            shared.tancho.change(Method::POST, &path, &form).await;
+            shared
                 .tancho
                 .deploy(&app.name, &AppSource::tiny("other").pack())
                 .await;
-            let deploys = drill_now
+            let deploys = shared
                 .tancho
                 .read_json(&format!("/1.0/deploys?app={}", app.name))
                 .await;
@@ -104,7 +104,7 @@ impl Scenario for RollbackScenario {
         continues_after_failure(step, late)
     }
 
-    async fn prepare(&self, _drill: &FailpointFixture, _number: usize) {}
+    async fn prepare(&self, _fixture: &FailpointFixture, _number: usize) {}
 
     fn launch(&self, fixture: &FailpointFixture, number: usize) -> RequestBuilder {
         let image = match fixture.apps[number].says.as_str() {
@@ -150,7 +150,7 @@ impl Scenario for RolloutScenario {
         continues_after_failure(step, late)
     }
 
-    async fn prepare(&self, _drill: &FailpointFixture, _number: usize) {}
+    async fn prepare(&self, _fixture: &FailpointFixture, _number: usize) {}
 
     fn launch(&self, fixture: &FailpointFixture, number: usize) -> RequestBuilder {
         let greeting = format!("round{}", fixture.round);
@@ -243,7 +243,7 @@ impl Scenario for RemoveAppScenario {
         fixture.assert_tidy().await;
         self.both.remove(fixture).await;
         let gone = std::mem::take(&mut self.gone);
-        let made: Vec<DrillApp> = join_all(gone.iter().map(|number| fixture.create_app(*number))).await;
+        let made: Vec<FailpointApp> = join_all(gone.iter().map(|number| fixture.create_app(*number))).await;
         for (number, app) in gone.into_iter().zip(made) {
             fixture.apps[number] = app;
         }

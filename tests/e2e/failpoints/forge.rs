@@ -9,7 +9,7 @@ use crate::apps::AppSource;
 use crate::failpoints::{FailpointFixture, ReachedPoint, Scenario};
 use crate::forge::{ForgeRemote, push, signature};
 
-const SECRET: &str = "a secret of the drill";
+const SECRET: &str = "a secret of the failpoint tests";
 
 /// The number of versions of an app that are kept; older ones are removed.
 const KEPT: usize = 10;

@@ -14,7 +14,7 @@ pub(super) struct CreateInstanceScenario {
 impl Scenario for CreateInstanceScenario {
     const KIND: &'static str = "service-instance.create";
 
-    async fn prepare(&self, _drill: &FailpointFixture, _number: usize) {}
+    async fn prepare(&self, _fixture: &FailpointFixture, _number: usize) {}
 
     fn launch(&self, fixture: &FailpointFixture, number: usize) -> RequestBuilder {
         let name = fixture.instance(number);

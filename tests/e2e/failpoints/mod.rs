@@ -29,7 +29,7 @@ use crate::test_instance::{TestInstance, list_names, seconds, wait_for};
 use failpoint::{FAULTS, FailPointCase, KILLS, ReachedPoint};
 
 /// All kinds that have a scenario.
-const DRILLED: [&str; 13] = [
+const COVERED_KINDS: [&str; 13] = [
     apps::DeployScenario::KIND,
     apps::RemoveAppScenario::KIND,
     apps::RollbackScenario::KIND,
@@ -80,18 +80,18 @@ trait Scenario {
     fn launch(&self, fixture: &FailpointFixture, number: usize) -> RequestBuilder;
 
     /// Checks what all points of a round have in common, before `check_subject`.
-    async fn inspect_round(&mut self, _drill: &mut FailpointFixture) {}
+    async fn inspect_round(&mut self, _fixture: &mut FailpointFixture) {}
 
     /// Returns what is wrong with a subject.
     async fn check_subject(&mut self, fixture: &mut FailpointFixture, reached: &ReachedPoint) -> Vec<String>;
 
     /// Prepares the next round.
-    async fn clean_up(&mut self, _drill: &mut FailpointFixture) {}
+    async fn clean_up(&mut self, _fixture: &mut FailpointFixture) {}
 }
 
 /// An app of the scenarios.
 #[derive(Clone, Debug)]
-struct DrillApp {
+struct FailpointApp {
     name: String,
     /// The text that it should serve.
     says: String,
@@ -108,7 +108,7 @@ struct FailpointFixture {
     folder: PathBuf,
     kinds: BTreeMap<String, Vec<String>>,
     round: usize,
-    apps: Vec<DrillApp>,
+    apps: Vec<FailpointApp>,
     /// The data of the service, and the calls it received, after a round.
     state: Value,
     wrong: Vec<String>,
@@ -117,11 +117,11 @@ struct FailpointFixture {
 impl FailpointFixture {
     async fn start() -> Self {
         let mut tancho = TestInstance::new_empty();
-        let folder = tancho.root.join("drill");
+        let folder = tancho.root.join("failpoints");
         for name in ["wait", "struck", "held"] {
             fs::create_dir_all(folder.join(name)).unwrap();
         }
-        tancho.set("DRILL_POINTS", folder.to_str().unwrap());
+        tancho.set("FAILPOINTS_DIR", folder.to_str().unwrap());
         // A paused saga keeps its connection.
         tancho.set("TANCHO_DATABASE_MAX_CONNECTIONS", "40");
         tancho.set("TANCHO_BUILDS_CONCURRENCY", "16");
@@ -145,9 +145,9 @@ impl FailpointFixture {
         });
         let kinds: BTreeMap<String, Vec<String>> = kinds.collect();
         let found: Vec<&str> = kinds.keys().map(String::as_str).collect();
-        let mut drilled = DRILLED;
-        drilled.sort_unstable();
-        assert_eq!(found, drilled, "each kind of saga has a scenario");
+        let mut covered = COVERED_KINDS;
+        covered.sort_unstable();
+        assert_eq!(found, covered, "each kind of saga has a scenario");
         Self {
             tancho,
             slow,
@@ -166,11 +166,11 @@ impl FailpointFixture {
         self.apps = made;
     }
 
-    async fn create_app(&self, number: usize) -> DrillApp {
+    async fn create_app(&self, number: usize) -> FailpointApp {
         let name = format!("app{number}");
         self.tancho.create_app(&name).await;
         self.tancho.deploy(&name, &AppSource::tiny("first").pack()).await;
-        DrillApp {
+        FailpointApp {
             name,
             says: "first - -".to_owned(),
             units: 1,

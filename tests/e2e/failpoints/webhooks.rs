@@ -22,7 +22,7 @@ impl Scenario for DeliverWebhookScenario {
 
     async fn prepare(&self, fixture: &FailpointFixture, _number: usize) {
         let hook = json!({
-            "name": "drill", "team_owner": "crew", "method": "GET",
+            "name": "failpoints", "team_owner": "crew", "method": "GET",
             "url": format!("{}/healthcheck", fixture.tancho.running().api),
             "event_filter": { "kind_names": ["team.update"] },
         });
