@@ -3,7 +3,8 @@
 
 use axum::Json;
 use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::apps::model::AppDescription;
@@ -13,13 +14,14 @@ use crate::core::Core;
 use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::names::{AppName, PlatformName, PoolName, TeamName};
 use crate::kernel::permission::{Permission, PermissionContext};
+use crate::web::answers::{RenderedJson, ShapedAnswer, StreamedList};
 use crate::web::errors::classic::ClassicResult;
 use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path, stream};
 
 /// An app with the keys of the documentation (capitalised) and of the clients that followed it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct ClassicAppView {
     #[serde(rename = "Framework")]
     framework: PlatformName,
@@ -105,18 +107,21 @@ fn app_state(full: &AppDescription) -> &'static str {
 }
 
 /// `GET /apps`
-pub async fn list_apps(ctx: Ctx, params: Params) -> ClassicResult<Response> {
+pub async fn list_apps(ctx: Ctx, params: Params) -> ClassicResult<StreamedList<ClassicAppView>> {
     let apps = listing::list_apps(&ctx.core, &ctx.request, wire::parse_app_filter(&params)?);
     Ok(stream::stream_list(apps, move |full| Some(ClassicAppView::new(&ctx.core, full))).await?)
 }
 
 /// `GET /apps/{app}`
-pub async fn get_app(ctx: Ctx, Path(name): Path<AppName>) -> ClassicResult<Response> {
+pub async fn get_app(
+    ctx: Ctx,
+    Path(name): Path<AppName>,
+) -> ClassicResult<ShapedAnswer<RenderedJson<ClassicAppView>>> {
     let full =
         actions::describe_authorized_app(&ctx.core, &ctx.request, &name, Permission::APP_READ_INFO).await?;
     let profile = format!("application/json; profile={}/schema/app", ctx.core.public.api_url);
     let view = Json(ClassicAppView::new(&ctx.core, &full));
-    Ok(([(header::CONTENT_TYPE, profile)], view).into_response())
+    Ok(([(header::CONTENT_TYPE, profile)], view).into_response().into())
 }
 
 /// `GET /apps/{app}/available`: 200 if a unit is started, else 500, as old clients expect.

@@ -1,8 +1,6 @@
 //! Apps in the modern edition (contract/modern 2.5, 2.21).
 
 use axum::Json;
-use axum::http::StatusCode;
-use axum::response::Response;
 use serde_json::Value;
 
 use crate::apps::change::AppChange;
@@ -14,6 +12,7 @@ use crate::kernel::names::{AppName, TeamName};
 use crate::kernel::permission::Permission;
 use crate::lifecycle;
 use crate::quotas::{QuotaView, parse_limit};
+use crate::web::answers::{CreatedJson, EventStream, StreamedList};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
@@ -22,7 +21,7 @@ use crate::web::{Ctx, Params, Path};
 
 /// `GET /1.0/apps`: query `name`, a regular expression, `platform`, `teamOwner`, `owner`, `pool`, `status` of a
 /// unit, one or several separated by commas, and `tag`, which may be repeated; with `simplified`, without units.
-pub async fn list_apps(ctx: Ctx, params: Params) -> ModernResult<Response> {
+pub async fn list_apps(ctx: Ctx, params: Params) -> ModernResult<StreamedList<AppSummaryView>> {
     let statuses = parse_statuses(&params)?;
     let simplified = params.get_bool("simplified")?;
     let mut filter = wire::parse_app_filter(&params)?;
@@ -56,9 +55,9 @@ pub async fn get_app(ctx: Ctx, Path(app): Path<AppName>) -> ModernResult<Json<Ap
 }
 
 /// `POST /1.0/apps`: the client decodes the response into a map of strings.
-pub async fn create_app(ctx: Ctx, params: Params) -> ModernResult<(StatusCode, Json<CreatedAppView>)> {
+pub async fn create_app(ctx: Ctx, params: Params) -> ModernResult<CreatedJson<CreatedAppView>> {
     let app = actions::create_app(&ctx.core, &ctx.request, wire::parse_create_app(&params)?).await?;
-    Ok((StatusCode::CREATED, Json(CreatedAppView::new(&ctx.core, &app))))
+    Ok(CreatedJson(CreatedAppView::new(&ctx.core, &app)))
 }
 
 /// Reads the new tags; a list of one empty string removes all tags, as the client sends for `-g ""`.
@@ -143,7 +142,7 @@ pub async fn list_app_routers(ctx: Ctx, Path(app): Path<AppName>) -> ModernResul
 }
 
 /// `PUT /1.0/apps/{app}`: JSON; with `noRestart`, running units are not restarted.
-pub async fn update_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn update_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     let (change, may_restart) = (parse_app_change(&params)?, !params.get_bool("norestart")?);
     let event = lifecycle::update_app(&ctx.core, &ctx.request, &app, change, may_restart).await?;
     Ok(ctx.stream_event(&event, StreamFormat::Json).await?)

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use crate::plans::PlanBurstView;
 use crate::quotas::{Quota, QuotaView};
 
 /// A unit; its address is an object (contract/modern 2.21).
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct AppUnitView {
     address: UnitAddressView,
@@ -45,7 +46,7 @@ pub(super) struct AppUnitView {
     version: i32,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct UnitAddressView {
     host: String,
@@ -100,7 +101,7 @@ impl AppUnitView {
 }
 
 /// The router of an app: the built-in one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct AppRouterView {
     address: String,
     addresses: [String; 1],
@@ -112,7 +113,7 @@ pub struct AppRouterView {
     r#type: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct EmptyObject {}
 
 impl AppRouterView {
@@ -131,7 +132,7 @@ impl AppRouterView {
 }
 
 /// The plan of an app.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(super) struct AppPlanView {
     #[serde(rename = "cpuBurst", skip_serializing_if = "Option::is_none")]
     cpu_burst: Option<PlanBurstView>,
@@ -144,7 +145,7 @@ pub(super) struct AppPlanView {
 }
 
 /// What an app has instead of what its plan says; null: as the plan says.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct PlanOverrideView {
     #[serde(rename = "cpuBurst")]
     cpu_burst: Option<f64>,
@@ -176,7 +177,7 @@ impl From<&AppDescription> for AppPlanView {
 }
 
 /// The response to a creation; clients decode it into a map of strings.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct CreatedAppView {
     ip: String,
     repository_url: String,
@@ -193,7 +194,7 @@ impl CreatedAppView {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct MetadataView {
     annotations: Value,
     labels: Value,
@@ -215,8 +216,8 @@ impl From<&Value> for MetadataView {
 }
 
 /// An app in the modern list.
-#[derive(Debug, Serialize)]
-pub(super) struct AppSummaryView {
+#[derive(Debug, JsonSchema, Serialize)]
+pub struct AppSummaryView {
     cname: Vec<String>,
     description: String,
     ip: String,
@@ -264,7 +265,7 @@ impl AppSummaryView {
 }
 
 /// One app in the modern edition.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AppView {
     autoscale: [(); 0],
@@ -294,7 +295,7 @@ pub struct AppView {
     volume_binds: [(); 0],
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct AppProcessView {
     metadata: MetadataView,
     name: String,
@@ -333,7 +334,7 @@ impl AppProcessView {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct InstanceBindView {
     instance: String,
     plan: String,

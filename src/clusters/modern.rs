@@ -1,6 +1,7 @@
 //! Clusters and provisioners in the modern edition (contract/modern 2.19).
 
 use axum::Json;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::clusters::actions;
@@ -12,20 +13,20 @@ use crate::web::route_table::{DELETE, GET, POST, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// A provisioner.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct ProvisionerView {
     cluster_help: ClusterHelpView,
     name: &'static str,
 }
 
 /// What a provisioner says of its clusters: nothing.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, JsonSchema, Serialize)]
 struct ClusterHelpView {
     custom_data_help: CustomDataHelpView,
     provisioner_help: &'static str,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, JsonSchema, Serialize)]
 struct CustomDataHelpView {}
 
 /// `GET /1.7/provisioner`

@@ -3,9 +3,9 @@
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{OriginalUri, Request};
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::core::Core;
@@ -13,6 +13,7 @@ use crate::deploys::{self, ArchiveUpload, DeployOptions, DeployRow, DeploySource
 use crate::events;
 use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::names::AppName;
+use crate::web::answers::{EventStream, TextStream};
 use crate::web::errors::modern::ModernResult;
 use crate::web::form_parts::{self, FormPart, PartReader};
 use crate::web::route_table::AuthPolicy::UserToken;
@@ -24,7 +25,7 @@ use crate::web::{self, Ctx, Params, Path};
 const SUCCESS_MARK: &str = "\nOK\n";
 
 /// `POST /1.0/apps/{app}/deploy`, and `POST /1.0/apps/{app}/repository/clone` of older clients: a multipart body with the archive as `file`, or the archive alone.
-pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -> ModernResult<Response> {
+pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -> ModernResult<TextStream> {
     let app = deploys::authorize_deploy(&ctx.core, &ctx.request, &name).await?;
     let permit = deploys::admit_upload(&ctx.core, &ctx.request, &app).await?;
     let (order, source) = receive_source(&ctx.core, &permit, request).await?;
@@ -138,7 +139,7 @@ fn truncated_upload(error: impl std::error::Error + Send + Sync + 'static) -> Er
 }
 
 /// A deploy. Fields are in the order of their keys.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct DeployView {
     app: String,
@@ -217,7 +218,7 @@ pub async fn get_deploy(ctx: Ctx, Path(id): Path<String>) -> ModernResult<Json<D
 }
 
 /// `POST /1.0/apps/{app}/deploy/rollback`: a JSON stream, unlike a deploy.
-pub async fn rollback_app(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn rollback_app(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     let image = params
         .get_string("image")?
         .ok_or_else(|| Error::invalid("you cannot rollback without an image name"))?;
@@ -244,7 +245,7 @@ pub async fn change_rollback(ctx: Ctx, Path(name): Path<AppName>, params: Params
 }
 
 /// `POST /1.3/apps/{app}/deploy/rebuild`: form `origin`.
-pub async fn rebuild_app(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn rebuild_app(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     let origin = params.get_string("origin")?.unwrap_or_default();
     let event = deploys::rebuild_app(&ctx.core, &ctx.request, &name, &origin).await?;
     Ok(ctx.stream_event(&event, StreamFormat::Json).await?)
@@ -254,7 +255,7 @@ pub async fn rebuild_app(ctx: Ctx, Path(name): Path<AppName>, params: Params) ->
 pub async fn remove_version(
     ctx: Ctx,
     Path((name, version)): Path<(AppName, String)>,
-) -> ModernResult<Response> {
+) -> ModernResult<EventStream> {
     let event = deploys::remove_version(&ctx.core, &ctx.request, &name, &version).await?;
     Ok(ctx.stream_event(&event, StreamFormat::Json).await?)
 }

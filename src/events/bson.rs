@@ -2,11 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 /// A raw BSON value, as clients decode it.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct RawBson {
     /// The bytes, in base64.

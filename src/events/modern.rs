@@ -1,13 +1,13 @@
 //! Events in the modern edition (contract/modern 7): list, one event, event kinds, cancel.
 
 use axum::Json;
-use axum::http::StatusCode;
 
 use crate::events::wire::{EventView, NamedTypeView};
 use crate::events::{self, EventFilter, EventReadScope};
 use crate::kernel::error::Error;
 use crate::kernel::ids::EventId;
 use crate::kernel::permission;
+use crate::web::answers::{EmptyAnswer, NoContentAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::UserToken;
 use crate::web::route_table::{GET, POST, RouteTable};
@@ -65,10 +65,14 @@ pub async fn get_event(ctx: Ctx, Path(id): Path<EventId>) -> ModernResult<Json<E
 }
 
 /// `POST /1.1/events/{event}/cancel`: for the owner and for users with the permission of its kind.
-pub async fn cancel_event(ctx: Ctx, Path(id): Path<EventId>, params: Params) -> ModernResult<StatusCode> {
+pub async fn cancel_event(
+    ctx: Ctx,
+    Path(id): Path<EventId>,
+    params: Params,
+) -> ModernResult<NoContentAnswer> {
     let reason = params.get_string("reason")?;
     events::cancel_event(&ctx.core.db, &ctx.request, &id, reason.as_deref()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(EmptyAnswer)
 }
 
 /// `GET /1.1/events/kinds`

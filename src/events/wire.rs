@@ -1,6 +1,7 @@
 //! Events as clients decode them (contract/modern 7.1). Keys are capitalised, as in the client's own types.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use crate::web::TimeOrZero;
 use crate::webhooks::{DeliveryAttempt, DeliveryReport};
 
 /// An event. Clients expect some fields that are always empty here.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct EventView {
     allowed: EventPermissionView,
@@ -52,14 +53,14 @@ pub struct EventView {
 }
 
 /// What else an event has to show.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct OtherDataView {
     webhooks: Vec<WebhookDeliveryView>,
 }
 
 /// The delivery of the event to a webhook.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct WebhookDeliveryView {
     webhook: String,
@@ -69,7 +70,7 @@ struct WebhookDeliveryView {
     attempts: Vec<DeliveryAttemptView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct DeliveryAttemptView {
     at: DateTime<Utc>,
@@ -96,21 +97,21 @@ impl From<DeliveryReport> for WebhookDeliveryView {
 }
 
 /// A target; both strings are empty for none.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct EventTargetView {
     pub(super) r#type: String,
     pub(super) value: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct EventPermissionView {
     contexts: Vec<EventContextView>,
     scheme: String,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct EventContextView {
     ctx_type: String,
@@ -118,14 +119,14 @@ struct EventContextView {
 }
 
 /// A further target that the event has locked.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct ExtraTargetView {
     lock: bool,
     target: EventTargetView,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct CancelInfoView {
     ack_time: TimeOrZero,
@@ -136,7 +137,7 @@ struct CancelInfoView {
     start_time: TimeOrZero,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct CustomDataView {
     end: Option<Value>,
@@ -144,7 +145,7 @@ struct CustomDataView {
     start: Option<Value>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct EventInstanceView {
     addresses: [(); 0],
@@ -156,14 +157,14 @@ struct EventInstanceView {
 }
 
 /// A name and its type: a permission, or the owner of an event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct NamedTypeView {
     name: String,
     r#type: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct LogMessageView {
     date: DateTime<Utc>,

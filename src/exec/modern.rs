@@ -1,11 +1,10 @@
 //! Commands and shells in units (contract/modern 1.6, 2.9).
 
-use axum::response::Response;
-
 use crate::exec::model::{RunRequest, ShellCommand, ShellRequest, terminal_size, terminal_type};
 use crate::exec::{run, shell};
 use crate::kernel::error::Error;
 use crate::kernel::names::AppName;
+use crate::web::answers::{EventStream, WebSocketAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::output_stream::stream_output;
 use crate::web::route_table::AuthPolicy::UserToken;
@@ -15,7 +14,7 @@ use crate::web::websocket::PendingUpgrade;
 use crate::web::{Ctx, Params, Path};
 
 /// `POST /1.0/apps/{app}/run`: form `command`, `once`, `isolated`.
-pub async fn run_command(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn run_command(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     let command = params.get_string_or_empty("command")?.unwrap_or_default();
     let request = RunRequest {
         app,
@@ -47,7 +46,7 @@ pub async fn open_shell(
     Path(app): Path<AppName>,
     upgrade: PendingUpgrade,
     params: Params,
-) -> ModernResult<Response> {
+) -> ModernResult<WebSocketAnswer> {
     let request = parse_shell_request(app, &params)?;
     if !upgrade.is_requested() {
         shell::authorize_shell(&ctx.core, &ctx.request, &request.app).await?;

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::core::Core;
@@ -19,7 +20,7 @@ use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// From where an app is deployed. Fields are in the order of their keys.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ForgeView {
     branch: BranchName,
@@ -55,7 +56,7 @@ impl ForgeView {
 }
 
 /// What became of a call of a forge.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct DeliveryView {
     message: String,
 }

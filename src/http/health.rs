@@ -10,19 +10,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use crate::core::Core;
+use crate::http::openapi;
 use crate::kernel::error::Error;
 use crate::telemetry::metrics;
+use crate::web::answers::{RenderedJson, ShapedAnswer, TextStream};
 use crate::web::errors::modern::{ModernError, ModernResult};
 use crate::web::route_table::AuthPolicy::{AnyToken, Public, UserToken};
 use crate::web::route_table::{GET, POST, RouteTable};
+use crate::web::signature::JSON;
 use crate::web::{Ctx, Params};
 
 /// The time-out for each part.
@@ -109,26 +113,37 @@ pub(super) async fn check_health(
     ctx: Ctx,
     Extension(health_check): Extension<SharedHealthCheck>,
     params: Params,
-) -> Response {
-    if matches!(params.get_string("check"), Ok(Some(what)) if what == "all") {
+) -> TextStream {
+    let part = params.get_string("check").unwrap_or_default();
+    if part.as_deref() == Some("all") {
         let failures = health_check.list_failures(&ctx.core).await;
         if !failures.is_empty() {
             let retry = [(header::RETRY_AFTER, "1")];
             let text = format!("{}\n", failures.join("\n"));
-            return (StatusCode::SERVICE_UNAVAILABLE, retry, text).into_response();
+            return (StatusCode::SERVICE_UNAVAILABLE, retry, text)
+                .into_response()
+                .into();
         }
     }
-    "WORKING".into_response()
+    "WORKING".into_response().into()
 }
 
 /// `GET /1.2/metrics`: the metrics of this process, for Prometheus. Public, as clients expect; they name no
 /// user and no app.
-pub(super) async fn get_metrics(ctx: Ctx) -> impl IntoResponse {
+pub(super) async fn get_metrics(ctx: Ctx) -> TextStream {
     metrics::record_db_connections(ctx.core.db.num_idle(), ctx.core.db.size());
     (
         [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
         metrics::render_metrics(),
     )
+        .into_response()
+        .into()
+}
+
+/// `GET /1.0/openapi.json`: the description of the API. Public, as it is in the documentation.
+pub(super) async fn get_openapi() -> ShapedAnswer<RenderedJson<serde_json::Value>> {
+    let kind = [(header::CONTENT_TYPE, JSON)];
+    (kind, openapi::DOCUMENT).into_response().into()
 }
 
 /// The newest version of the API that has a route here.
@@ -137,7 +152,7 @@ const API_VERSION: &str = "1.31";
 const FEATURES: &str = "event-blocks,event-webhooks,git,forges";
 
 /// Contains strings only, because clients cannot decode other types.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(super) struct ServerInfoView {
     api_version: &'static str,
     /// Separated by commas.
@@ -195,6 +210,7 @@ pub(super) fn routes(table: RouteTable) -> RouteTable {
         .add_versioned_route("1.0", GET, "/", Public, get_first_page)
         .add_versioned_route("1.0", GET, "/healthcheck", Public, check_health)
         .add_versioned_route("1.0", GET, "/healthcheck/", Public, check_health)
+        .add_versioned_route("1.0", GET, "/openapi.json", Public, get_openapi)
         .add_versioned_route("1.2", GET, "/metrics", Public, get_metrics)
         .add_versioned_route("1.0", GET, "/info", AnyToken, get_server_info)
         .add_versioned_route("1.0", GET, "/logs", AnyToken, refuse_log_agent)

@@ -13,6 +13,7 @@ mod holding;
 mod host_check;
 mod local_peers;
 pub mod modern;
+pub mod openapi;
 mod request_log;
 pub mod serve;
 
@@ -99,7 +100,7 @@ fn split_modern_routes(modern: RouteTable, classic: &RouteTable) -> (Vec<RouteEn
             };
             unversioned.push(RouteEntry {
                 info: route,
-                handler: entry.handler.clone(),
+                ..entry.clone()
             });
         }
     }

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use chrono::{DateTime, SecondsFormat, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::names::AppName;
@@ -24,7 +25,7 @@ pub async fn remove_app(ctx: Ctx, Path(app): Path<AppName>) -> ClassicResult<&'s
 
 /// The token, with both spellings of each key: the documented one and that of the reference server
 /// (contract/classic D11).
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct AppTokenView {
     token: String,
     #[serde(rename = "Token")]

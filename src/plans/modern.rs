@@ -1,7 +1,7 @@
 //! Plans in the modern edition (contract/modern 2.15).
 
 use axum::Json;
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::Error;
@@ -10,13 +10,14 @@ use crate::kernel::permission::Permission;
 use crate::plans::actions;
 use crate::plans::model::{Plan, PlanBurst, parse_cpu, parse_memory};
 use crate::plans::views::PlanBurstView;
+use crate::web::answers::{CreatedAnswer, EmptyAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// A plan; memory in bytes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct PlanView {
     name: PlanName,
     memory: i64,
@@ -60,9 +61,9 @@ fn read_plan(params: &Params) -> Result<Plan, Error> {
 }
 
 /// `POST /1.0/plans`: `name`, `memory`, `cpumilli`, `cpuBurst{default,maxAllowed}`, `default`.
-pub async fn create_plan(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
+pub async fn create_plan(ctx: Ctx, params: Params) -> ModernResult<CreatedAnswer> {
     actions::create_plan(&ctx.core, &ctx.request, &read_plan(&params)?).await?;
-    Ok(StatusCode::CREATED)
+    Ok(EmptyAnswer)
 }
 
 /// `DELETE /1.0/plans/{plan}`

@@ -1,11 +1,12 @@
 //! The view of a burst, which the views of apps have too.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::plans::model::PlanBurst;
 
 /// Factors of the CPU; 0 is none.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanBurstView {
     default: f64,

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::Request;
-use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::builders::platform_archive::MAX_PLATFORM_ARCHIVE_BYTES;
@@ -12,6 +12,7 @@ use crate::kernel::permission::Permission;
 use crate::platforms::actions;
 use crate::platforms::model::{PlatformPatch, PlatformVersions, parse_version_image, version_image};
 use crate::platforms::wire::PlatformView;
+use crate::web::answers::EventStream;
 use crate::web::errors::modern::ModernResult;
 use crate::web::form_parts::SmallForm;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
@@ -23,7 +24,7 @@ use crate::web::{Ctx, Params, Path};
 const ARCHIVE_PART: &str = "dockerfile_content";
 
 /// The description of a single platform; its images are the names of its versions.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct PlatformInfoView {
     images: Vec<String>,
     platform: PlatformView,
@@ -56,7 +57,7 @@ pub async fn get_platform(ctx: Ctx, Path(name): Path<PlatformName>) -> ModernRes
 }
 
 /// `POST /1.0/platforms`: a multipart body with `name` and the archive of scripts as `dockerfile_content`.
-pub async fn add_platform(ctx: Ctx, request: Request) -> ModernResult<Response> {
+pub async fn add_platform(ctx: Ctx, request: Request) -> ModernResult<EventStream> {
     let parts = SmallForm::read_request(request, ARCHIVE_PART, MAX_PLATFORM_ARCHIVE_BYTES).await?;
     let name = PlatformName::parse(&parts.fields.require_string("name")?)?;
     let archive = parts
@@ -71,7 +72,7 @@ pub async fn update_platform(
     ctx: Ctx,
     Path(name): Path<PlatformName>,
     request: Request,
-) -> ModernResult<Response> {
+) -> ModernResult<EventStream> {
     let parts = SmallForm::read_request(request, ARCHIVE_PART, MAX_PLATFORM_ARCHIVE_BYTES).await?;
     let patch = PlatformPatch {
         disabled: parts.fields.get_optional_bool("disabled")?,
@@ -86,7 +87,7 @@ pub async fn roll_back_platform(
     ctx: Ctx,
     Path(name): Path<PlatformName>,
     params: Params,
-) -> ModernResult<Response> {
+) -> ModernResult<EventStream> {
     let version = parse_version_image(&params.require_string("image")?)?;
     actions::roll_back_platform(&ctx.core, &ctx.request, &name, version).await?;
     Ok(stream_message("Platform successfully rolled back!"))

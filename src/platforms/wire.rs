@@ -1,12 +1,13 @@
 //! The view of a platform that both editions share.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::names::PlatformName;
 use crate::platforms::Platform;
 
 /// A platform. Fields are in the order of their keys.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct PlatformView {
     disabled: bool,

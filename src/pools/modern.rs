@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::Error;
@@ -13,13 +13,14 @@ use crate::pools::constraints::{ConstraintField, PoolConstraint, PoolExpression,
 use crate::pools::model::{CreatePool, PoolPatch};
 use crate::pools::views::PoolView;
 use crate::pools::{actions, constraints};
+use crate::web::answers::{CreatedAnswer, EmptyAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// A constraint.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct PoolConstraintView {
     pool_expr: String,
@@ -62,7 +63,7 @@ fn read_labels(params: &Params) -> Result<Option<BTreeMap<String, String>>, Erro
 }
 
 /// `POST /1.0/pools`, `{name, public, default, force, provisioner, labels}`.
-pub async fn create_pool(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
+pub async fn create_pool(ctx: Ctx, params: Params) -> ModernResult<CreatedAnswer> {
     let new = CreatePool {
         name: PoolName::parse(&params.require_string("name")?)?,
         provisioner: params.get_string("provisioner")?,
@@ -72,7 +73,7 @@ pub async fn create_pool(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
         labels: read_labels(&params)?.unwrap_or_default(),
     };
     actions::create_pool(&ctx.core, &ctx.request, &new).await?;
-    Ok(StatusCode::CREATED)
+    Ok(EmptyAnswer)
 }
 
 /// `PUT /1.0/pools/{pool}`, `{public, default, force, labels}`; what is absent or null stays.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::names::PoolName;
 use crate::pools::model::{Pool, PoolAllowed};
 
 /// A pool.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct PoolView {
     allowed: PoolAllowedView,
     default: bool,
@@ -19,7 +20,7 @@ pub struct PoolView {
     teams: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct PoolAllowedView {
     cert_issuer: Vec<String>,

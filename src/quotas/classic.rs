@@ -1,6 +1,7 @@
 //! `GET /quota/{owner}` (contract/classic 1.4.1).
 
 use axum::Json;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::quotas::actions;
@@ -11,7 +12,7 @@ use crate::web::{Ctx, Path};
 
 /// A quota. `items` is the number in use, as in the code of its time; `Limit` and `InUse` repeat the numbers
 /// under the names of later servers. Without a limit, `available` is -1.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct ClassicQuotaView {
     items: i32,
     available: i32,

@@ -1,5 +1,6 @@
 //! The model of a quota.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::Error;
@@ -25,7 +26,7 @@ impl Quota {
 }
 
 /// A quota in the modern edition.
-#[derive(Debug, Serialize)]
+#[derive(JsonSchema, Debug, Serialize)]
 pub struct QuotaView {
     limit: i32,
     inuse: i32,

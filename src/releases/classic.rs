@@ -2,13 +2,13 @@
 
 use axum::Json;
 use axum::http::Method;
-use axum::response::Response;
 
 use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, EnvName};
 use crate::kernel::secret::Secret;
 use crate::releases::wire::{self, EnvVarView};
 use crate::releases::{self, EnvChange};
+use crate::web::answers::NegotiatedStream;
 use crate::web::errors::classic::ClassicResult;
 use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
 use crate::web::route_table::{DELETE, GET, POST, RouteTable};
@@ -75,7 +75,7 @@ pub async fn restart_app(
     Path(app): Path<AppName>,
     method: Method,
     params: Params,
-) -> ClassicResult<Response> {
+) -> ClassicResult<NegotiatedStream> {
     let form = match method == Method::POST {
         true => StreamFormat::Json,
         false => StreamFormat::Text { mark: "" },

@@ -1,12 +1,12 @@
 //! Environment and restart in the modern edition (contract/modern 2.5, 2.6).
 
 use axum::Json;
-use axum::response::Response;
 
 use crate::kernel::error::Error;
 use crate::kernel::names::AppName;
 use crate::releases;
 use crate::releases::wire::{self, EnvVarView};
+use crate::web::answers::EventStream;
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
 use crate::web::route_table::{DELETE, GET, POST, RouteTable};
@@ -23,13 +23,13 @@ pub async fn get_env(
 }
 
 /// `POST /1.0/apps/{app}/env`
-pub async fn set_env(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn set_env(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     let event = releases::set_env(&ctx.core, &ctx.request, &app, wire::parse_env_change(&params)?).await?;
     Ok(ctx.stream_event(&event, StreamFormat::Json).await?)
 }
 
 /// `DELETE /1.0/apps/{app}/env?env=…&noRestart=`
-pub async fn unset_env(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn unset_env(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     let names = params.get_names("env")?;
     if names.is_empty() {
         return Err(Error::invalid("You must provide the list of environment variables.").into());
@@ -47,7 +47,7 @@ pub async fn unset_env(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> Mo
 }
 
 /// `POST /1.0/apps/{app}/restart`: form `process`, `version`.
-pub async fn restart_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn restart_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     let target = wire::parse_restart_target(&params)?;
     let event = releases::restart_app(&ctx.core, &ctx.request, &app, &target).await?;
     Ok(ctx.stream_event(&event, StreamFormat::Json).await?)

@@ -1,5 +1,6 @@
 //! Requests and views that both editions share: the variables of an app, and changes of them.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::envs::EnvVar;
@@ -10,7 +11,7 @@ use crate::releases::{self, EnvChange, RestartTarget};
 use crate::web::{Ctx, Params};
 
 /// A variable with its value. Fields are in the order of their keys.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EnvVarView {
     alias: String,

@@ -1,6 +1,7 @@
 //! The repository of an app in the modern API. Today's client does not use it; `curl` does.
 
 use axum::Json;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::names::{AppName, BranchName};
@@ -11,7 +12,7 @@ use crate::web::route_table::{DELETE, GET, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// The repository of an app. Fields are in the order of their keys.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RepositoryView {
     branch: BranchName,

@@ -21,6 +21,7 @@ use crate::repositories::git_session::{self, GitProtocol, GitSession};
 use crate::repositories::http_push::HttpPush;
 use crate::repositories::model::GitService;
 use crate::repositories::waiting::NoProgress;
+use crate::web::answers::ForwardedAnswer;
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::UserTokenOrPassword;
 use crate::web::route_table::{GET, POST, RouteTable};
@@ -57,7 +58,11 @@ const GIT_PROTOCOL_HEADER: HeaderName = HeaderName::from_static("git-protocol");
 const FORWARDED_MARKER: HeaderName = HeaderName::from_static("tancho-passed-on");
 
 /// `GET /git/{app}.git/info/refs?service=…`
-pub async fn advertise_refs(ctx: Ctx, Path(name): Path<String>, request: Request) -> ModernResult<Response> {
+pub async fn advertise_refs(
+    ctx: Ctx,
+    Path(name): Path<String>,
+    request: Request,
+) -> ModernResult<ForwardedAnswer> {
     let query = request.uri().query();
     let named = query.and_then(|query| query.strip_prefix("service="));
     let service = named
@@ -83,16 +88,24 @@ pub async fn advertise_refs(ctx: Ctx, Path(name): Path<String>, request: Request
     let line = format!("# service={}\n", service.program_name());
     let mut text = format!("{:04x}{line}0000", line.len() + 4).into_bytes();
     text.extend_from_slice(&has);
-    Ok(git_response(service, "advertisement", Body::from(text)))
+    Ok(git_response(service, "advertisement", Body::from(text)).into())
 }
 
 /// `POST /git/{app}.git/git-upload-pack`
-pub async fn upload_pack(ctx: Ctx, Path(name): Path<String>, request: Request) -> ModernResult<Response> {
+pub async fn upload_pack(
+    ctx: Ctx,
+    Path(name): Path<String>,
+    request: Request,
+) -> ModernResult<ForwardedAnswer> {
     serve_git(&ctx.core, &ctx.request, &name, GitService::UploadPack, request).await
 }
 
 /// `POST /git/{app}.git/git-receive-pack`
-pub async fn receive_pack(ctx: Ctx, Path(name): Path<String>, request: Request) -> ModernResult<Response> {
+pub async fn receive_pack(
+    ctx: Ctx,
+    Path(name): Path<String>,
+    request: Request,
+) -> ModernResult<ForwardedAnswer> {
     serve_git(&ctx.core, &ctx.request, &name, GitService::ReceivePack, request).await
 }
 
@@ -102,7 +115,7 @@ async fn forward_request(
     call: &RequestContext,
     elsewhere: &RemoteReplica,
     request: Request,
-) -> ModernResult<Response> {
+) -> ModernResult<ForwardedAnswer> {
     let (parts, body) = request.into_parts();
     let (Some(url), None) = (&elsewhere.url, parts.headers.get(FORWARDED_MARKER)) else {
         return Err(elsewhere.wrong_host_error(core).into());
@@ -128,7 +141,9 @@ async fn forward_request(
         answer.status(),
         select_headers(answer.headers(), &RETURNED_HEADERS),
     );
-    Ok((status, headers, Body::from_stream(answer.bytes_stream())).into_response())
+    Ok((status, headers, Body::from_stream(answer.bytes_stream()))
+        .into_response()
+        .into())
 }
 
 fn select_headers(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
@@ -167,7 +182,7 @@ async fn serve_git(
     name: &str,
     service: GitService,
     request: Request,
-) -> ModernResult<Response> {
+) -> ModernResult<ForwardedAnswer> {
     let repository = match actions::find_or_create_repository(core, call, name, service).await? {
         RepositoryLocation::Local(repository) => repository,
         RepositoryLocation::Remote(elsewhere) => {
@@ -222,7 +237,7 @@ async fn serve_git(
         let chunk: Result<Bytes, Infallible> = Ok(receiver.recv().await?);
         Some((chunk, receiver))
     });
-    Ok(git_response(service, "result", Body::from_stream(chunks)))
+    Ok(git_response(service, "result", Body::from_stream(chunks)).into())
 }
 
 /// Forwards the request body to git. What git no longer reads is discarded, so that the client reaches git's

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -13,13 +13,14 @@ use crate::kernel::names::RouterName;
 use crate::kernel::permission::Permission;
 use crate::routers::actions;
 use crate::routers::model::{AddedRouter, BUILT_IN, RouterPatch};
+use crate::web::answers::{CreatedAnswer, EmptyAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// A router. Fields are in the order of their keys.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouterView {
     config: Map<String, Value>,
@@ -88,11 +89,11 @@ fn read_patch(params: &Params) -> Result<RouterPatch, Error> {
 }
 
 /// `POST /1.8/routers`, `{name, type, readinessGates, config}`.
-pub async fn create_router(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
+pub async fn create_router(ctx: Ctx, params: Params) -> ModernResult<CreatedAnswer> {
     let name = RouterName::parse(&params.require_string("name")?)?;
     params.require_string("type")?;
     actions::create_router(&ctx.core, &ctx.request, name, read_patch(&params)?).await?;
-    Ok(StatusCode::CREATED)
+    Ok(EmptyAnswer)
 }
 
 /// `PUT /1.8/routers/{router}`, the same; what is absent or null stays.

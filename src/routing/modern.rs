@@ -1,6 +1,7 @@
 //! The routes and routers of apps in the modern edition (contract/modern 2.11).
 
 use axum::Json;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::names::{AppName, RouterName};
@@ -11,12 +12,12 @@ use crate::web::route_table::{DELETE, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// The routes of an app by router. Fields are in the order of their keys.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct RebuiltRoutesView {
     proxy: AppRoutesView,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct AppRoutesView {
     addresses: Vec<String>,
     hosts: Vec<String>,

@@ -1,20 +1,21 @@
 //! Unsettled sagas, for operators. No tsuru client knows these routes; use `curl`.
 
 use axum::Json;
-use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::ids::SagaId;
 use crate::kernel::permission::Permission;
 use crate::sagas::{UnsettledSaga, operator};
+use crate::web::answers::{EmptyAnswer, NoContentAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::UserWithPermission;
 use crate::web::route_table::{GET, POST, RouteTable};
 use crate::web::{Ctx, Path};
 
 /// A saga in the list.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub struct SagaView {
     id: SagaId,
     kind: String,
@@ -29,7 +30,7 @@ pub struct SagaView {
     next_try: Option<DateTime<Utc>>,
 }
 
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 struct SagaTargetView {
     kind: String,
     value: String,
@@ -61,15 +62,15 @@ pub async fn list_sagas(ctx: Ctx) -> ModernResult<Json<Vec<SagaView>>> {
 }
 
 /// `POST /1.0/sagas/{saga}/retry`
-pub async fn retry_saga(ctx: Ctx, Path(saga): Path<SagaId>) -> ModernResult<StatusCode> {
+pub async fn retry_saga(ctx: Ctx, Path(saga): Path<SagaId>) -> ModernResult<NoContentAnswer> {
     operator::retry_saga(&ctx.core.db, &ctx.request, saga).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(EmptyAnswer)
 }
 
 /// `POST /1.0/sagas/{saga}/give-up`
-pub async fn give_up_saga(ctx: Ctx, Path(saga): Path<SagaId>) -> ModernResult<StatusCode> {
+pub async fn give_up_saga(ctx: Ctx, Path(saga): Path<SagaId>) -> ModernResult<NoContentAnswer> {
     operator::give_up_saga(&ctx.core.db, &ctx.request, saga).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(EmptyAnswer)
 }
 
 /// The modern routes of this slice.

@@ -1,6 +1,7 @@
 //! Views that the edition files of this slice share: instance names and the state of an instance.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::services::catalogue::ServiceInstanceNames;
@@ -8,7 +9,7 @@ use crate::services::instances::InstanceWithInfo;
 use crate::services::model::InstanceState;
 
 /// A service and its instances, in the classic edition.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub struct ClassicServiceView {
     service: String,
     instances: Vec<String>,
@@ -25,7 +26,7 @@ impl From<ServiceInstanceNames> for ClassicServiceView {
 
 /// The state of an instance as Tancho sees it. Both editions use the same keys, which the clients do not
 /// know.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct InstanceStateView {
     /// `ready`, `pending` or `error`.
@@ -35,7 +36,7 @@ pub(super) struct InstanceStateView {
 }
 
 /// A change that the service has not confirmed yet.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct UnconfirmedView {
     kind: String,

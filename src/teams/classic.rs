@@ -1,6 +1,7 @@
 //! Teams in the classic edition (contract/classic 1.8).
 
 use axum::Json;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::Error;
@@ -12,13 +13,13 @@ use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// A team in the list. All values are strings: classic clients cannot decode others.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct ClassicTeamItem {
     name: String,
 }
 
 /// A team with the e-mail addresses of its members.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct ClassicTeamView {
     name: String,
     users: Vec<String>,

@@ -1,7 +1,7 @@
 //! Teams in the modern edition (contract/modern 2.2).
 
 use axum::Json;
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::apps::{self, AppView};
@@ -12,13 +12,14 @@ use crate::pools::{self, PoolView};
 use crate::quotas::{QuotaView, parse_limit};
 use crate::teams::model::{TeamMembership, permissions_on};
 use crate::teams::{Team, actions};
+use crate::web::answers::{CreatedAnswer, EmptyAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// A team in the list, with the caller's permissions on it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct TeamItem {
     name: String,
     tags: Vec<String>,
@@ -26,7 +27,7 @@ pub struct TeamItem {
 }
 
 /// A team with its members, apps and quota. Fields are in the order of their keys.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct TeamView {
     apps: Vec<AppView>,
     name: String,
@@ -36,14 +37,14 @@ pub struct TeamView {
     users: Vec<TeamMemberView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct TeamMemberView {
     email: String,
     roles: Vec<MemberRoleView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct MemberRoleView {
     context_type: &'static str,
@@ -100,14 +101,14 @@ pub async fn get_team(ctx: Ctx, Path(name): Path<TeamName>) -> ModernResult<Json
 }
 
 /// A user with the names of their roles on a team.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct TeamUserItem {
     email: String,
     roles: Vec<String>,
 }
 
 /// A group with the names of its roles on a team.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct TeamGroupItem {
     group: String,
     roles: Vec<String>,
@@ -131,11 +132,11 @@ pub async fn list_team_groups(
 }
 
 /// `POST /1.0/teams`, `{name, tags}`.
-pub async fn create_team(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
+pub async fn create_team(ctx: Ctx, params: Params) -> ModernResult<CreatedAnswer> {
     let name = TeamName::parse(&params.require_string("name")?)?;
     let tags = read_tags(&params)?.unwrap_or_default();
     actions::create_team(&ctx.core, &ctx.request, &name, &tags).await?;
-    Ok(StatusCode::CREATED)
+    Ok(EmptyAnswer)
 }
 
 /// `PUT /1.6/teams/{team}`, `{newname, tags}`; absent fields stay unchanged.

@@ -2,12 +2,13 @@
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 
 use crate::kernel::error::Error;
 use crate::kernel::names::AppName;
 use crate::units::scale::{self, ScaleRequest};
-use crate::units::wire;
+use crate::units::wire::{self, LogLineView};
+use crate::web::answers::{EventStream, LogLists, NegotiatedStream, ShapedAnswer};
 use crate::web::errors::classic::ClassicResult;
 use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
@@ -56,7 +57,7 @@ pub async fn add_units(
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> ClassicResult<Response> {
+) -> ClassicResult<NegotiatedStream> {
     let id = scale::add_units(
         &ctx.core,
         &ctx.request,
@@ -73,7 +74,7 @@ pub async fn remove_units(
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> ClassicResult<Response> {
+) -> ClassicResult<NegotiatedStream> {
     let id = scale::remove_units(
         &ctx.core,
         &ctx.request,
@@ -84,20 +85,24 @@ pub async fn remove_units(
 }
 
 /// `POST /apps/{app}/start`: streams JSON lines, which later clients read.
-pub async fn start_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult<Response> {
+pub async fn start_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult<EventStream> {
     Ok(wire::start_app(&ctx, app, &params).await?)
 }
 
 /// `POST /apps/{app}/stop`: streams JSON lines, which later clients read.
-pub async fn stop_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult<Response> {
+pub async fn stop_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult<EventStream> {
     Ok(wire::stop_app(&ctx, app, &params).await?)
 }
 
 /// `GET /apps/{app}/log`: query `lines`, `source`, `unit`, `follow`.
-pub async fn get_log(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ClassicResult<Response> {
+pub async fn get_log(
+    ctx: Ctx,
+    Path(app): Path<AppName>,
+    params: Params,
+) -> ClassicResult<ShapedAnswer<LogLists<LogLineView<'static>>>> {
     let lines = wire::stream_log(ctx.core, &ctx.request, &app, &params).await?;
     let kind = [(header::CONTENT_TYPE, "application/json")];
-    Ok((kind, Body::from_stream(lines)).into_response())
+    Ok((kind, Body::from_stream(lines)).into_response().into())
 }
 
 /// `POST /apps/{app}/log`: a JSON list of strings; any other body is accepted and ignored.

@@ -2,12 +2,13 @@
 
 use axum::body::{Body, Bytes};
 use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 
 use crate::kernel::error::Error;
 use crate::kernel::names::AppName;
 use crate::units::scale::{self, ScaleRequest};
-use crate::units::wire;
+use crate::units::wire::{self, LogLineView};
+use crate::web::answers::{EventStream, LogLists, ShapedAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
@@ -26,24 +27,24 @@ fn parse_scale_request(app: AppName, params: &Params) -> Result<ScaleRequest, Er
 }
 
 /// `PUT /apps/{app}/units`: form `units`, `process`, `version`.
-pub async fn add_units(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn add_units(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     let id = scale::add_units(&ctx.core, &ctx.request, &parse_scale_request(app, &params)?).await?;
     Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
 }
 
 /// `DELETE /apps/{app}/units`: query `units`, `process`, `version`.
-pub async fn remove_units(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn remove_units(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     let id = scale::remove_units(&ctx.core, &ctx.request, &parse_scale_request(app, &params)?).await?;
     Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
 }
 
 /// `POST /apps/{app}/start`: form `process`, `version`.
-pub async fn start_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn start_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     Ok(wire::start_app(&ctx, app, &params).await?)
 }
 
 /// `POST /apps/{app}/stop`: form `process`, `version`.
-pub async fn stop_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn stop_app(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<EventStream> {
     Ok(wire::stop_app(&ctx, app, &params).await?)
 }
 
@@ -52,17 +53,21 @@ pub async fn kill_unit(
     ctx: Ctx,
     Path((app, unit)): Path<(AppName, String)>,
     params: Params,
-) -> ModernResult<Response> {
+) -> ModernResult<EventStream> {
     let at_once = params.get_bool("force")?;
     let id = scale::kill_unit(&ctx.core, &ctx.request, &app, &unit, at_once).await?;
     Ok(ctx.stream_event(&id, StreamFormat::Json).await?)
 }
 
 /// `GET /apps/{app}/log`: query `lines`, `source`, `unit`, `follow`.
-pub async fn get_log(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Response> {
+pub async fn get_log(
+    ctx: Ctx,
+    Path(app): Path<AppName>,
+    params: Params,
+) -> ModernResult<ShapedAnswer<LogLists<LogLineView<'static>>>> {
     let lines = wire::stream_log(ctx.core, &ctx.request, &app, &params).await?;
     let kind = [(header::CONTENT_TYPE, "application/x-json-stream")];
-    Ok((kind, Body::from_stream(lines)).into_response())
+    Ok((kind, Body::from_stream(lines)).into_response().into())
 }
 
 /// `POST /apps/{app}/log`: a JSON list of strings, or form `message`; query or form `source`, `unit`.

@@ -3,10 +3,10 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::response::Response;
 use bytes::Bytes;
 use chrono::SecondsFormat;
 use futures_util::{Stream, stream};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::apps;
@@ -19,6 +19,7 @@ use crate::kernel::permission::Permission;
 use crate::kernel::request_context::{Actor, RequestContext};
 use crate::units::logs::{self, LogQuery, PostLogRequest};
 use crate::units::scale::{self, StartStopRequest};
+use crate::web::answers::EventStream;
 use crate::web::stream::StreamFormat;
 use crate::web::{Ctx, Params};
 
@@ -35,22 +36,23 @@ fn parse_start_stop_request(app: AppName, params: &Params) -> Result<StartStopRe
 }
 
 /// Starts an app, or what `process` and `version` name of it; streams the event as JSON lines.
-pub(super) async fn start_app(ctx: &Ctx, app: AppName, params: &Params) -> Result<Response, Error> {
+pub(super) async fn start_app(ctx: &Ctx, app: AppName, params: &Params) -> Result<EventStream, Error> {
     let request = parse_start_stop_request(app, params)?;
     let event = scale::start_processes(&ctx.core, &ctx.request, &request).await?;
     ctx.stream_event(&event, StreamFormat::Json).await
 }
 
 /// Stops an app likewise.
-pub(super) async fn stop_app(ctx: &Ctx, app: AppName, params: &Params) -> Result<Response, Error> {
+pub(super) async fn stop_app(ctx: &Ctx, app: AppName, params: &Params) -> Result<EventStream, Error> {
     let request = parse_start_stop_request(app, params)?;
     let event = scale::stop_processes(&ctx.core, &ctx.request, &request).await?;
     ctx.stream_event(&event, StreamFormat::Json).await
 }
 
-#[derive(Serialize)]
+/// A line of a log.
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct LogLineView<'a> {
+pub struct LogLineView<'a> {
     date: String,
     message: &'a str,
     source: &'a str,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::core::Core;
@@ -17,7 +18,7 @@ use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// The response to a login. `is_admin` is newer than the reference.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct LoginView {
     token: String,
     is_admin: bool,
@@ -114,7 +115,7 @@ pub async fn list_keys(ctx: Ctx, Path(email): Path<Email>) -> ClassicResult<Json
 }
 
 /// `GET /auth/scheme`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct AuthSchemeView {
     name: &'static str,
     data: BTreeMap<String, String>,

@@ -1,7 +1,7 @@
 //! Users, sessions and API keys in the modern edition (contract/modern 1.8, 2.1).
 
 use axum::Json;
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::names::Email;
@@ -12,13 +12,14 @@ use crate::kernel::secret::Secret;
 use crate::quotas::{QuotaView, parse_limit};
 use crate::users::model::{HeldRole, User};
 use crate::users::{UserQuery, actions, login, wire};
+use crate::web::answers::{CreatedAnswer, EmptyAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{AnyToken, Public, UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// A permission or a role in a context. An administrator has the permission with the empty name, globally.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct HeldView {
     name: String,
@@ -28,7 +29,7 @@ pub struct HeldView {
 }
 
 /// A user in lists, in the user's own info and in that of a team.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct UserView {
     email: String,
@@ -64,7 +65,7 @@ impl From<User> for UserView {
 }
 
 /// The response to a login.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct TokenView {
     token: String,
 }
@@ -78,11 +79,11 @@ impl From<Secret> for TokenView {
 }
 
 /// `POST /1.0/users`.
-pub async fn create_user(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
+pub async fn create_user(ctx: Ctx, params: Params) -> ModernResult<CreatedAnswer> {
     let email = Email::parse(&params.require_string("email")?)?;
     let password = Secret::new(params.require_string("password")?);
     actions::create_user(&ctx.core, &ctx.request, &email, &password).await?;
-    Ok(StatusCode::CREATED)
+    Ok(EmptyAnswer)
 }
 
 /// `POST /1.0/users/{email}/tokens`.
@@ -169,7 +170,7 @@ pub async fn change_user_quota(ctx: Ctx, Path(email): Path<Email>, params: Param
 }
 
 /// The way in which users log in: always with a password stored by Tancho.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct AuthSchemeItem {
     data: AuthSchemeData,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,7 +178,7 @@ pub struct AuthSchemeItem {
     name: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct AuthSchemeData {}
 
 impl AuthSchemeItem {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::response::Response;
 
 use crate::core::Core;
 use crate::events;
 use crate::kernel::error::Error;
 use crate::kernel::ids::EventId;
 use crate::kernel::request_context::{Actor, RequestContext, TokenKind};
+use crate::web::answers::ShapedAnswer;
 use crate::web::stream::{self, StreamFormat};
 
 /// The first argument of every handler.
@@ -24,9 +24,13 @@ pub struct Ctx {
 
 impl Ctx {
     /// Streams the progress of an event. Errors: the event's failure before its first line.
-    pub async fn stream_event(&self, event: &EventId, format: StreamFormat) -> Result<Response, Error> {
+    pub async fn stream_event<K>(
+        &self,
+        event: &EventId,
+        format: StreamFormat,
+    ) -> Result<ShapedAnswer<K>, Error> {
         let follower = events::follow_event(&self.core.db, &self.core.notices, event);
-        stream::stream_event(event, follower, format).await
+        Ok(stream::stream_event(event, follower, format).await?.into())
     }
 
     /// Waits until an event has ended. Errors: its failure.

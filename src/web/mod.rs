@@ -1,6 +1,7 @@
 //! What the HTTP files of all slices build on: the route table, the caller, the names in a path, the fields
 //! of a request, errors as responses, streamed responses, and WebSockets. It knows no slice.
 
+pub mod answers;
 mod ctx;
 pub mod errors;
 pub mod form_parts;
@@ -8,6 +9,7 @@ pub mod output_stream;
 pub mod params;
 mod path;
 pub mod route_table;
+pub mod signature;
 pub mod stream;
 pub mod terminal;
 pub mod text_check;

@@ -7,17 +7,18 @@ use std::convert::Infallible;
 
 use axum::body::{Body, Bytes};
 use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use crate::kernel::error::Error;
 use crate::kernel::ids::EventId;
+use crate::web::answers::EventStream;
 use crate::web::stream::{KEEP_ALIVE, StreamFormat, StreamLine, set_event_id};
 
 /// Streams the output of a command: pieces, then `None` at its end, or its failure. Output that ends otherwise is
 /// incomplete, and is reported as a failure. Dropping the response drops the receiver.
-pub fn stream_output(event: &EventId, output: mpsc::Receiver<Result<Option<Bytes>, Error>>) -> Response {
+pub fn stream_output(event: &EventId, output: mpsc::Receiver<Result<Option<Bytes>, Error>>) -> EventStream {
     let state = Some((output, MessageEncoder::default()));
     let chunks = stream::unfold(state, |state| async move {
         let (mut output, mut encoder) = state?;
@@ -39,7 +40,7 @@ pub fn stream_output(event: &EventId, output: mpsc::Receiver<Result<Option<Bytes
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, StreamFormat::Json.content_type());
     set_event_id(headers, event);
-    response
+    response.into()
 }
 
 /// Makes messages of bytes. Characters may be divided between pieces; what is no UTF-8 is replaced.

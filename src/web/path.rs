@@ -7,6 +7,7 @@
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use schemars::{Schema, json_schema};
 use uuid::Uuid;
 
 use crate::kernel::error::Error;
@@ -26,6 +27,11 @@ pub trait PathParam: Sized {
     /// Reads the next parameters, given as pairs of name and decoded value. Errors: `NotFound`, or `Invalid`
     /// where the contracts require 400.
     fn read_from<'a>(params: &mut impl Iterator<Item = (&'a str, &'a str)>) -> Result<Self, Error>;
+
+    /// Adds the schema of each parameter, for the description of the API.
+    fn describe_param(schemas: &mut Vec<Schema>) {
+        schemas.push(json_schema!({ "type": "string" }));
+    }
 }
 
 impl<S: Send + Sync, T: PathParam> FromRequestParts<S> for Path<T> {
@@ -111,6 +117,10 @@ macro_rules! tuple_params {
         impl<$($part: PathParam),*> PathParam for ($($part,)*) {
             fn read_from<'a>(params: &mut impl Iterator<Item = (&'a str, &'a str)>) -> Result<Self, Error> {
                 Ok(($($part::read_from(params)?,)*))
+            }
+
+            fn describe_param(schemas: &mut Vec<Schema>) {
+                $($part::describe_param(schemas);)*
             }
         }
     };

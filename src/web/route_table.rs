@@ -5,9 +5,11 @@ use axum::Router;
 use axum::handler::Handler;
 use axum::http::Method;
 use axum::routing::{MethodFilter, MethodRouter, on};
+use schemars::SchemaGenerator;
 
 use crate::core::Core;
 use crate::kernel::permission::Permission;
+use crate::web::signature::{DescribeHandler, HandlerSignature};
 
 /// `GET`, for the tables.
 pub const GET: Method = Method::GET;
@@ -65,6 +67,10 @@ pub struct RouteInfo {
 pub struct RouteEntry {
     pub info: RouteInfo,
     pub handler: MethodRouter<Core>,
+    /// The handler with its module, for the description of the API.
+    pub handler_name: &'static str,
+    /// Describes what the handler takes and answers.
+    pub describe: fn(&mut SchemaGenerator) -> HandlerSignature,
 }
 
 /// The routes of one edition.
@@ -76,9 +82,15 @@ pub struct RouteTable {
 impl RouteTable {
     /// Adds a classic route.
     #[must_use]
-    pub fn add_route<H, T>(self, method: Method, path: &'static str, policy: AuthPolicy, handler: H) -> Self
+    pub fn add_route<H, T, A>(
+        self,
+        method: Method,
+        path: &'static str,
+        policy: AuthPolicy,
+        handler: H,
+    ) -> Self
     where
-        H: Handler<T, Core>,
+        H: Handler<T, Core> + DescribeHandler<A>,
         T: 'static,
     {
         self.add_entry(None, method, path, policy, handler)
@@ -86,7 +98,7 @@ impl RouteTable {
 
     /// Adds a modern route with its version in the API.
     #[must_use]
-    pub fn add_versioned_route<H, T>(
+    pub fn add_versioned_route<H, T, A>(
         self,
         version: &'static str,
         method: Method,
@@ -95,13 +107,13 @@ impl RouteTable {
         handler: H,
     ) -> Self
     where
-        H: Handler<T, Core>,
+        H: Handler<T, Core> + DescribeHandler<A>,
         T: 'static,
     {
         self.add_entry(Some(version), method, path, policy, handler)
     }
 
-    fn add_entry<H, T>(
+    fn add_entry<H, T, A>(
         mut self,
         version: Option<&'static str>,
         method: Method,
@@ -110,7 +122,7 @@ impl RouteTable {
         handler: H,
     ) -> Self
     where
-        H: Handler<T, Core>,
+        H: Handler<T, Core> + DescribeHandler<A>,
         T: 'static,
     {
         let filter = MethodFilter::try_from(method.clone()).expect("the tables use standard methods");
@@ -129,6 +141,8 @@ impl RouteTable {
         self.entries.push(RouteEntry {
             info: route,
             handler: on(filter, handler),
+            handler_name: std::any::type_name::<H>(),
+            describe: H::describe_handler,
         });
         self
     }

@@ -14,12 +14,15 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use futures_util::{Stream, StreamExt};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::events::{EventFollower, EventOutcome, EventUpdate};
 use crate::kernel::error::Error;
 use crate::kernel::ids::EventId;
+use crate::web::answers::{EventStream, JSON_STREAM, StreamedList, TEXT};
+use crate::web::signature::JSON;
 
 /// The times of all streams of events.
 const STREAM_TIMES: StreamTimes = StreamTimes {
@@ -49,9 +52,9 @@ pub enum StreamFormat {
 }
 
 /// A line of a JSON stream. Fields are in the order of their keys.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct StreamLine<'a> {
+pub struct StreamLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
     message: &'a str,
@@ -88,9 +91,9 @@ impl<'a> StreamLine<'a> {
 impl StreamFormat {
     pub(super) fn content_type(self) -> HeaderValue {
         match self {
-            StreamFormat::Text { .. } => HeaderValue::from_static("text/plain; charset=utf-8"),
+            StreamFormat::Text { .. } => HeaderValue::from_static(TEXT),
             // Exactly this value: with a parameter, clients drop the messages (contract/peers).
-            StreamFormat::Json => HeaderValue::from_static("application/x-json-stream"),
+            StreamFormat::Json => HeaderValue::from_static(JSON_STREAM),
         }
     }
 
@@ -217,16 +220,20 @@ async fn next_step(updates: &mut EventUpdates, silence: Duration) -> StreamStep 
 
 /// Responds with a message as the only line of a JSON stream: of a change that is done at once, where clients
 /// read a stream.
-pub fn stream_message(message: &str) -> Response {
+pub fn stream_message(message: &str) -> EventStream {
     let kind = [(header::CONTENT_TYPE, StreamFormat::Json.content_type())];
-    (kind, StreamFormat::Json.format_line(message, None)).into_response()
+    (kind, StreamFormat::Json.format_line(message, None))
+        .into_response()
+        .into()
 }
 
 /// Responds with an error as the only line of a JSON stream, with a success status: clients expect some
 /// refusals in this form.
-pub fn stream_error(error: &Error) -> Response {
+pub fn stream_error(error: &Error) -> EventStream {
     let kind = [(header::CONTENT_TYPE, StreamFormat::Json.content_type())];
-    (kind, StreamLine::error(error.message()).to_bytes()).into_response()
+    (kind, StreamLine::error(error.message()).to_bytes())
+        .into_response()
+        .into()
 }
 
 /// Streams a JSON list whose items are read in batches, so that the first item does not wait for the last,
@@ -236,7 +243,7 @@ pub fn stream_error(error: &Error) -> Response {
 pub async fn stream_list<T: Send + 'static, V: Serialize>(
     mut batches: mpsc::Receiver<Result<Option<Vec<T>>, Error>>,
     render: impl Fn(&T) -> Option<V> + Send + 'static,
-) -> Result<Response, Error> {
+) -> Result<StreamedList<V>, Error> {
     let first = next_batch(&mut batches).await?;
     let mut opened = false;
     let encode = move |batch: Vec<T>| {
@@ -267,8 +274,8 @@ pub async fn stream_list<T: Send + 'static, V: Serialize>(
     let mut response = Body::from_stream(body).into_response();
     response
         .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    Ok(response.into())
 }
 
 /// Returns the next batch of a list; `None` is its end. Errors: also if the sender is dropped before the end.
@@ -292,7 +299,10 @@ mod tests {
             sender.send(part).await.unwrap();
         }
         drop(sender);
-        let response = stream_list(batches, |item| Some(*item)).await.unwrap();
+        let response = stream_list(batches, |item| Some(*item))
+            .await
+            .unwrap()
+            .into_response();
         let bytes = axum::body::to_bytes(response.into_body(), 1000).await?;
         Ok(String::from_utf8(bytes.to_vec()).unwrap())
     }

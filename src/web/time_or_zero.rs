@@ -1,10 +1,12 @@
 //! A time as clients decode it.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 /// A time; the zero time stands for none, because clients decode no other value for that.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, JsonSchema)]
+#[schemars(with = "DateTime<Utc>")]
 pub struct TimeOrZero(pub Option<DateTime<Utc>>);
 
 impl Serialize for TimeOrZero {

@@ -14,6 +14,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::kernel::error::Error;
+use crate::web::answers::WebSocketAnswer;
 use crate::web::errors::ErrorCause;
 
 /// Clients send what a user types, in frames of at most 32 KB.
@@ -49,13 +50,16 @@ impl PendingUpgrade {
     }
 
     /// Upgrades the connection; `serve` then gets the WebSocket. If the client is gone by then, `serve` is dropped.
-    pub fn accept<F>(&self, serve: impl FnOnce(WebSocket) -> F + Send + 'static) -> Result<Response, Error>
+    pub fn accept<F>(
+        &self,
+        serve: impl FnOnce(WebSocket) -> F + Send + 'static,
+    ) -> Result<WebSocketAnswer, Error>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let upgrade = self.take();
         let upgrade = upgrade.ok_or_else(|| Error::internal("the request asks for no WebSocket"))?;
-        Ok(upgrade.on_upgrade(serve))
+        Ok(upgrade.on_upgrade(serve).into())
     }
 }
 

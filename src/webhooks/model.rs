@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::events::{EventTarget, EventTargetKind, NewEvent};
@@ -13,7 +14,7 @@ use crate::kernel::permission::{Permission, PermissionContext};
 use crate::kernel::secret::Secret;
 
 /// The events that a webhook is about; an empty list matches all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct WebhookFilter {
     /// Kinds of targets.
     pub(super) target_types: Vec<String>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ use crate::webhooks::actions;
 use crate::webhooks::model::{Webhook, WebhookFilter, WebhookRequest, WebhookSpec};
 
 /// A webhook. Values that may be secret are hidden from users who may not change it.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub struct WebhookView {
     name: WebhookName,
     description: String,
@@ -33,7 +34,7 @@ pub struct WebhookView {
 }
 
 /// The response to a creation.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub struct CreatedWebhookView {
     name: WebhookName,
     /// Signs the requests; shown only now.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::events::blocks::{self, EventBlock, NewEventBlock};
@@ -18,7 +19,7 @@ use crate::web::route_table::{DELETE, GET, POST, RouteTable};
 use crate::web::{Ctx, Params, Path, TimeOrZero};
 
 /// An event block.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct EventBlockView {
     active: bool,

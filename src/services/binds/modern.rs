@@ -1,13 +1,12 @@
 //! The modern edition of binds (contract/modern 2.12, 4.4): both requests stream the progress.
 
-use axum::response::Response;
-
 use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, InstanceName, ServiceName};
 use crate::kernel::permission::Permission;
 use crate::services::binds::{self, BindRequest};
 use crate::services::instances::InstanceRef;
 use crate::services::model::Disclosure;
+use crate::web::answers::EventStream;
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::UserWithPermission;
 use crate::web::route_table::{DELETE, PUT, RouteTable};
@@ -30,7 +29,7 @@ pub async fn bind_instance(
     ctx: Ctx,
     Path(names): Path<(ServiceName, InstanceName, AppName)>,
     params: Params,
-) -> ModernResult<Response> {
+) -> ModernResult<EventStream> {
     let request = parse_bind_request(names, &params)?;
     let (event, _) = binds::bind_instance(&ctx.core, &ctx.request, &request, Disclosure::Hide).await?;
     Ok(ctx.stream_event(&event, StreamFormat::Json).await?)
@@ -40,7 +39,7 @@ pub async fn unbind_instance(
     ctx: Ctx,
     Path(names): Path<(ServiceName, InstanceName, AppName)>,
     params: Params,
-) -> ModernResult<Response> {
+) -> ModernResult<EventStream> {
     let request = parse_bind_request(names, &params)?;
     let event = binds::unbind_instance(&ctx.core, &ctx.request, &request, Disclosure::Hide).await?;
     Ok(ctx.stream_event(&event, StreamFormat::Json).await?)

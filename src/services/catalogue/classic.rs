@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Uri, header};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::{Error, ErrorKind};
@@ -14,6 +15,7 @@ use crate::services::instances::InstanceWithInfo;
 use crate::services::manifest::{ManifestFields, ServiceManifest};
 use crate::services::model::{DefaultOwner, Disclosure};
 use crate::services::wire::ClassicServiceView;
+use crate::web::answers::{EmptyAnswer, NoContentAnswer};
 use crate::web::errors::classic::ClassicResult;
 use crate::web::route_table::AuthPolicy::UserToken;
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
@@ -22,7 +24,7 @@ use crate::web::{Ctx, Params, Path};
 const DISCLOSURE: Disclosure = Disclosure::Deny;
 
 /// An instance of a service.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ClassicInstanceInfoView {
     name: String,
@@ -45,7 +47,7 @@ impl From<InstanceWithInfo> for ClassicInstanceInfoView {
 }
 
 /// A plan, with the exact keys that old clients read.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ClassicServicePlanView {
     name: String,
@@ -102,9 +104,9 @@ pub async fn update_service(
     Ok("success")
 }
 
-pub async fn remove_service(ctx: Ctx, Path(service): Path<ServiceName>) -> ClassicResult<StatusCode> {
+pub async fn remove_service(ctx: Ctx, Path(service): Path<ServiceName>) -> ClassicResult<NoContentAnswer> {
     catalogue::remove_service(&ctx.core, &ctx.request, &service, DISCLOSURE).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(EmptyAnswer)
 }
 
 pub async fn get_service_info(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::Error;
@@ -13,6 +13,7 @@ use crate::services::broker::ServicePlan;
 use crate::services::catalogue::{self, wire};
 use crate::services::instances::InstanceWithInfo;
 use crate::services::model::{DefaultOwner, Disclosure};
+use crate::web::answers::{CreatedAnswer, EmptyAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
@@ -21,7 +22,7 @@ use crate::web::{Ctx, Params, Path};
 const DISCLOSURE: Disclosure = Disclosure::Hide;
 
 /// An instance in the information about its service.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct InstanceInfoView {
     id: i32,
@@ -61,7 +62,7 @@ impl From<InstanceWithInfo> for InstanceInfoView {
 }
 
 /// A plan of a service.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ServicePlanView {
     name: String,
@@ -77,10 +78,10 @@ impl From<ServicePlan> for ServicePlanView {
     }
 }
 
-pub async fn create_service(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
+pub async fn create_service(ctx: Ctx, params: Params) -> ModernResult<CreatedAnswer> {
     let manifest = wire::read_manifest_fields(&params)?.into_manifest_with_password()?;
     catalogue::create_service(&ctx.core, &ctx.request, manifest, DefaultOwner::One).await?;
-    Ok(StatusCode::CREATED)
+    Ok(EmptyAnswer)
 }
 
 pub async fn update_service(ctx: Ctx, Path(service): Path<ServiceName>, params: Params) -> ModernResult {

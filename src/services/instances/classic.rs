@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::Error;
@@ -23,7 +24,7 @@ const CREATION: InstanceCreation = InstanceCreation {
 };
 
 /// An instance under the keys of the reference and those of the clients of its time.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub struct ClassicInstanceView {
     name: String,
     servicename: String,

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::http::StatusCode;
-use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::{Error, ErrorKind};
@@ -17,6 +16,7 @@ use crate::services::model::{
     DefaultOwner, Disclosure, Instance, InstanceCreation, InstancePatch, NameScope, NewInstance,
 };
 use crate::services::wire;
+use crate::web::answers::{CreatedAnswer, EmptyAnswer, EventStream};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
@@ -31,7 +31,7 @@ const CREATION: InstanceCreation = InstanceCreation {
 };
 
 /// A service and its instances.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub struct ServiceInstancesView {
     service: String,
     instances: Vec<String>,
@@ -40,7 +40,7 @@ pub struct ServiceInstancesView {
 }
 
 /// An instance in a list.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub struct InstanceItemView {
     name: String,
     id: i32,
@@ -87,7 +87,7 @@ impl From<ServiceInstances> for ServiceInstancesView {
 }
 
 /// The description of a single instance.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct InstanceView {
     apps: Vec<String>,
@@ -152,7 +152,7 @@ pub async fn create_instance(
     ctx: Ctx,
     Path(service): Path<ServiceName>,
     params: Params,
-) -> ModernResult<StatusCode> {
+) -> ModernResult<CreatedAnswer> {
     let new = NewInstance {
         service,
         name: InstanceName::parse(&params.require_string("name")?)?,
@@ -164,7 +164,7 @@ pub async fn create_instance(
         pool: params.parse_field("pool")?,
     };
     instances::create_instance(&ctx.core, &ctx.request, new, CREATION).await?;
-    Ok(StatusCode::CREATED)
+    Ok(EmptyAnswer)
 }
 
 pub async fn get_instance_info(
@@ -209,7 +209,7 @@ pub async fn remove_instance(
     ctx: Ctx,
     Path((service, instance)): Path<(ServiceName, InstanceName)>,
     params: Params,
-) -> ModernResult<Response> {
+) -> ModernResult<EventStream> {
     let how = InstanceRemovalOptions {
         unbind_all: params.get_bool("unbindall")?,
         ignore_errors: params.get_bool("ignoreerrors")?,

@@ -1,6 +1,7 @@
 //! The manifests of services in the modern edition (contract/modern 4.5).
 
 use axum::Json;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::Error;
@@ -14,7 +15,7 @@ use crate::web::route_table::{GET, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// The manifest of a service's operations.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct OperationManifestView {
     enabled: bool,
     strict_actions: bool,
@@ -22,7 +23,7 @@ pub struct OperationManifestView {
     operations: Vec<ServiceOperationView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct ServiceOperationView {
     method: String,
     path: String,

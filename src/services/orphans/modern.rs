@@ -1,20 +1,21 @@
 //! Orphans, for operators. No tsuru client knows these routes; use `curl`.
 
 use axum::Json;
-use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::kernel::permission::Permission;
 use crate::services::orphans::{PendingOrphan, operator};
+use crate::web::answers::{EmptyAnswer, NoContentAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::UserWithPermission;
 use crate::web::route_table::{GET, POST, RouteTable};
 use crate::web::{Ctx, Path};
 
 /// An orphan in the list.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub struct OrphanView {
     id: Uuid,
     service: String,
@@ -51,15 +52,15 @@ pub async fn list_orphans(ctx: Ctx) -> ModernResult<Json<Vec<OrphanView>>> {
 }
 
 /// `POST /1.0/orphans/{orphan}/retry`
-pub async fn retry_orphan(ctx: Ctx, Path(orphan): Path<Uuid>) -> ModernResult<StatusCode> {
+pub async fn retry_orphan(ctx: Ctx, Path(orphan): Path<Uuid>) -> ModernResult<NoContentAnswer> {
     operator::retry_orphan(&ctx.core, &ctx.request, orphan).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(EmptyAnswer)
 }
 
 /// `POST /1.0/orphans/{orphan}/give-up`
-pub async fn give_up_orphan(ctx: Ctx, Path(orphan): Path<Uuid>) -> ModernResult<StatusCode> {
+pub async fn give_up_orphan(ctx: Ctx, Path(orphan): Path<Uuid>) -> ModernResult<NoContentAnswer> {
     operator::give_up_orphan(&ctx.core, &ctx.request, orphan).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(EmptyAnswer)
 }
 
 /// The modern routes of this slice.

@@ -11,6 +11,7 @@ use crate::outbound::StreamedResponse;
 use crate::services::proxy::actions::{self, ProxyRequest};
 use crate::services::proxy::headers;
 use crate::services::proxy::path::ProxyPath;
+use crate::web::answers::ForwardedAnswer;
 use crate::web::errors::ErrorCause;
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::UserToken;
@@ -39,7 +40,7 @@ fn into_proxy_request(request: Request, path: ProxyPath) -> ProxyRequest {
     }
 }
 
-fn into_response(answer: StreamedResponse) -> ModernResult<Response> {
+fn into_response(answer: StreamedResponse) -> ModernResult<ForwardedAnswer> {
     let mut response = Response::new(Body::from_stream(answer.body));
     *response.status_mut() = answer.status;
     *response.headers_mut() = headers::response_headers(answer.headers);
@@ -50,7 +51,7 @@ fn into_response(answer: StreamedResponse) -> ModernResult<Response> {
             report: String::from("a service responded with this status to a proxied request"),
         });
     }
-    Ok(response)
+    Ok(response.into())
 }
 
 /// `ANY /1.0/services/{service}/proxy/{instance}?callback=`.
@@ -58,7 +59,7 @@ pub async fn proxy_to_instance(
     ctx: Ctx,
     Path((service, instance)): Path<(ServiceName, InstanceName)>,
     request: Request,
-) -> ModernResult<Response> {
+) -> ModernResult<ForwardedAnswer> {
     let path = ProxyPath::from_callback(request.uri().query().unwrap_or_default())?
         .without_prefix(&["resources", instance.as_str()]);
     let request = into_proxy_request(request, path);
@@ -70,7 +71,7 @@ pub async fn proxy_to_resource(
     ctx: Ctx,
     Path((service, instance)): Path<(ServiceName, InstanceName)>,
     request: Request,
-) -> ModernResult<Response> {
+) -> ModernResult<ForwardedAnswer> {
     let path = path_below(&request, 4)?;
     let request = into_proxy_request(request, path);
     into_response(actions::proxy_to_instance(&ctx.core, &ctx.request, service, instance, request).await?)
@@ -81,7 +82,7 @@ pub async fn proxy_to_service(
     ctx: Ctx,
     Path(service): Path<ServiceName>,
     request: Request,
-) -> ModernResult<Response> {
+) -> ModernResult<ForwardedAnswer> {
     let path = ProxyPath::from_callback(request.uri().query().unwrap_or_default())?;
     let request = into_proxy_request(request, path);
     into_response(actions::proxy_to_service(&ctx.core, &ctx.request, &service, request).await?)
@@ -92,7 +93,7 @@ pub async fn proxy_to_authenticated_resources(
     ctx: Ctx,
     Path(service): Path<ServiceName>,
     request: Request,
-) -> ModernResult<Response> {
+) -> ModernResult<ForwardedAnswer> {
     let path = path_below(&request, 3)?;
     let request = into_proxy_request(request, path);
     into_response(

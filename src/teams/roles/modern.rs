@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use axum::Json;
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::Error;
@@ -13,13 +13,14 @@ use crate::kernel::permission::{self, ContextKind, Permission, SERVICE_ACTION_PR
 use crate::teams::roles::actions::{self, RoleChange};
 use crate::teams::roles::assign::{self, NamedHolder};
 use crate::teams::roles::model::{DEFAULT_ROLE_EVENTS, Role};
+use crate::web::answers::{CreatedAnswer, EmptyAnswer};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
 
 /// A role, with the field names that clients expect.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct RoleView {
     name: String,
     context: &'static str,
@@ -50,7 +51,7 @@ impl From<Role> for RoleView {
 }
 
 /// A permission; the root has an empty name.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct PermissionView {
     name: String,
@@ -115,12 +116,12 @@ fn parse_context_kind(word: &str) -> Result<ContextKind, Error> {
 }
 
 /// `POST /1.0/roles`, form `name,context,description`.
-pub async fn create_role(ctx: Ctx, params: Params) -> ModernResult<StatusCode> {
+pub async fn create_role(ctx: Ctx, params: Params) -> ModernResult<CreatedAnswer> {
     let name = RoleName::parse(&params.require_string("name")?)?;
     let kind = parse_context_kind(&params.require_string("context")?)?;
     let description = params.get_string("description")?.unwrap_or_default();
     actions::create_role(&ctx.core, &ctx.request, &name, kind, &description).await?;
-    Ok(StatusCode::CREATED)
+    Ok(EmptyAnswer)
 }
 
 /// `PUT /1.4/roles`, form `name,newName,description,contextType`; empty fields stay unchanged.

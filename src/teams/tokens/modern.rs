@@ -1,8 +1,8 @@
 //! Team tokens in the modern edition (contract/modern 2.4).
 
 use axum::Json;
-use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::kernel::error::Error;
@@ -11,13 +11,14 @@ use crate::kernel::permission::Permission;
 use crate::kernel::secret::Secret;
 use crate::teams::tokens::actions;
 use crate::teams::tokens::model::{ExpiryChange, NewTeamToken, TeamToken, TokenChange};
+use crate::web::answers::CreatedJson;
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path, TimeOrZero};
 
 /// A team token. Its value is empty except in the responses to its creation and regeneration.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct TeamTokenView {
     token: String,
     token_id: TeamTokenName,
@@ -30,7 +31,7 @@ pub struct TeamTokenView {
     roles: Vec<TokenRoleView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct TokenRoleView {
     name: String,
     contextvalue: String,
@@ -78,7 +79,7 @@ pub async fn get_token(ctx: Ctx, Path(name): Path<TeamTokenName>) -> ModernResul
 }
 
 /// `POST /1.6/tokens`, `{token_id, description, expires_in, team}`; the response contains the value.
-pub async fn create_token(ctx: Ctx, params: Params) -> ModernResult<(StatusCode, Json<TeamTokenView>)> {
+pub async fn create_token(ctx: Ctx, params: Params) -> ModernResult<CreatedJson<TeamTokenView>> {
     let new = NewTeamToken {
         name: params.parse_field("token_id")?,
         team: params.parse_field("team")?,
@@ -86,7 +87,7 @@ pub async fn create_token(ctx: Ctx, params: Params) -> ModernResult<(StatusCode,
         expires_in: read_expiry(&params)?,
     };
     let (token, value) = actions::create_token(&ctx.core, &ctx.request, new).await?;
-    Ok((StatusCode::CREATED, Json(TeamTokenView::new(token, Some(&value)))))
+    Ok(CreatedJson(TeamTokenView::new(token, Some(&value))))
 }
 
 /// `PUT /1.6/tokens/{token}`, `{regenerate, description, expires_in}`; empty fields stay unchanged, and a
