@@ -29,6 +29,7 @@ mod repositories;
 mod request_origin;
 mod saga_leases;
 mod sagas;
+mod schemathesis;
 mod sealing;
 mod services;
 mod smoke;
