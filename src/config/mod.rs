@@ -8,6 +8,7 @@
 //!
 //! Secrets are `Secret`; no error and no `Debug` output of this module shows one.
 
+mod docker;
 mod layers;
 mod router;
 mod ssh;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use self::docker::{ContainerCapabilities, DockerProvisionerSettings};
 pub use self::layers::{ConfigLayers, process_variable, tancho_environment};
 pub use self::router::RouterSettings;
 pub use self::ssh::SshSettings;
@@ -62,6 +64,8 @@ pub struct Settings {
     pub git: GitSettings,
     /// The provisioner that runs processes on this host.
     pub local: LocalProvisionerSettings,
+    /// The provisioner that runs containers on this host.
+    pub docker: DockerProvisionerSettings,
     /// Calls to the APIs of services.
     pub services: ServicesSettings,
     /// Mails to users.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{MailSettings, Settings, SshSettings};
+use super::{DockerProvisionerSettings, MailSettings, Settings, SshSettings};
 use crate::kernel::error::Error;
 
 /// Validates all settings; returns the first error.
@@ -25,6 +25,7 @@ pub(super) fn check_settings(settings: &Settings) -> Result<(), Error> {
     check_domain(&settings.router.domain)?;
     check_database_url(settings.database.url.expose_secret())?;
     check_mail(&settings.mail)?;
+    check_docker(&settings.docker)?;
     check_numbers(settings)?;
     check_durations(settings)?;
     check_environment_names(&settings.builds.pass_environment)?;
@@ -74,6 +75,32 @@ fn check_hosts(hosts: &[String]) -> Result<(), Error> {
             "give hosts such as tancho.example.com, without a scheme and a port",
         )),
     }
+}
+
+fn check_docker(docker: &DockerProvisionerSettings) -> Result<(), Error> {
+    let is_socket = docker
+        .host
+        .strip_prefix("unix:///")
+        .is_some_and(|path| !path.is_empty());
+    if !is_socket && !matches!(docker.host.as_str(), "" | "auto") {
+        return Err(invalid_setting(
+            "docker.host",
+            "give auto, nothing, or a socket such as unix:///var/run/docker.sock",
+        ));
+    }
+    if !matches!(docker.networks.v4_parts(), Some((_, 1..=29))) {
+        return Err(invalid_setting(
+            "docker.networks",
+            "give an IPv4 network such as 10.214.0.0/15",
+        ));
+    }
+    if docker.max_processes < 16 || docker.max_open_files < 64 {
+        return Err(invalid_setting(
+            "docker.max_processes",
+            "give at least 16 processes and 64 open files",
+        ));
+    }
+    Ok(())
 }
 
 fn check_ssh(ssh: &SshSettings) -> Result<(), Error> {

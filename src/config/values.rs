@@ -86,6 +86,22 @@ impl IpNetwork {
     }
 }
 
+impl IpNetwork {
+    /// Returns the address and the length of an IPv4 network; `None` for an IPv6 one.
+    pub fn v4_parts(&self) -> Option<(std::net::Ipv4Addr, u8)> {
+        match self.0 {
+            IpNet::V4(network) => Some((network.network(), network.prefix_len())),
+            IpNet::V6(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for IpNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The same network as IPv4 if it is an IPv4-mapped one. `None`: it reaches beyond the mapped addresses.
 fn to_canonical_network(network: IpNet) -> Option<IpNet> {
     let mapped = match network {

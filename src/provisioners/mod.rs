@@ -12,8 +12,10 @@
 //!
 //! A provisioner never decides what should run, and keeps no registry that must be correct.
 
+pub mod docker;
 mod exec_session;
 pub mod fake;
+mod images;
 pub mod local;
 pub mod registry;
 mod runner;
@@ -24,6 +26,7 @@ mod workloads;
 pub use exec_session::{
     ExecProgram, ExecRequest, ExecSession, ExecStreams, ExecTerminal, ResizeTerminal, TerminalSize,
 };
+pub use images::{ImageDetails, ImageOwner, ImageStore, PullProgress};
 pub use registry::ProvisionerRegistry;
 pub use runner::{Runner, UnitRef};
 pub use unit_log::{LogLine, LogPosition, LogStream};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{ProvisionError, Runner, UnitRunner, local};
+use super::{ProvisionError, Runner, UnitRunner, docker, local};
 use crate::config::Settings;
 use crate::datadir::DataDir;
 use crate::kernel::error::Error;
@@ -19,6 +19,7 @@ use crate::kernel::ids::AppId;
 #[rustfmt::skip]
 pub const PROVISIONERS: &[ProvisionerEntry] = &[
     ProvisionerEntry::new("local", local::open_runner),
+    ProvisionerEntry::new("docker", docker::open_runner),
 ];
 
 /// The provisioner of a pool that names none.
@@ -31,8 +32,8 @@ pub struct ProvisionerEntry {
     open: OpenRunner,
 }
 
-/// Opens the runner of a provisioner on this host.
-pub type OpenRunner = fn(&RunnerParts<'_>) -> Result<Runner, ProvisionError>;
+/// Opens the runner of a provisioner on this host; `None`: this host does not have it.
+pub type OpenRunner = fn(&RunnerParts<'_>) -> Result<Option<Runner>, ProvisionError>;
 
 impl ProvisionerEntry {
     /// Creates an entry: the name under which pools select the provisioner, and the function that opens it.
@@ -69,8 +70,11 @@ pub struct ProvisionerRegistry(Arc<[(&'static str, Runner)]>);
 impl ProvisionerRegistry {
     /// Opens all provisioners of a list. Must be called inside a runtime.
     pub fn open(list: &[ProvisionerEntry], parts: &RunnerParts<'_>) -> Result<Self, ProvisionError> {
-        let open = |entry: &ProvisionerEntry| Ok((entry.name, (entry.open)(parts)?));
-        list.iter().map(open).collect::<Result<_, _>>().map(Self)
+        let open = |entry: &ProvisionerEntry| Ok((entry.open)(parts)?.map(|runner| (entry.name, runner)));
+        list.iter()
+            .filter_map(|entry| open(entry).transpose())
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// Creates a registry of opened runners.
@@ -106,10 +110,10 @@ impl ProvisionerRegistry {
         found.map(|(_, runner)| runner)
     }
 
-    /// Returns the runners whose units Tancho plans.
-    pub fn unit_runners(&self) -> impl Iterator<Item = &Arc<dyn UnitRunner>> {
-        self.0.iter().filter_map(|(_, runner)| match runner {
-            Runner::Units(runner) => Some(runner),
+    /// Returns the runners whose units Tancho plans, with their names.
+    pub fn unit_runners(&self) -> impl Iterator<Item = (&'static str, &Arc<dyn UnitRunner>)> {
+        self.0.iter().filter_map(|(name, runner)| match runner {
+            Runner::Units(runner) => Some((*name, runner)),
             Runner::Workloads(_) => None,
         })
     }
@@ -144,12 +148,12 @@ mod tests {
         ProvisionerEntry::new("fake-workloads", open_workloads),
     ];
 
-    fn open_units(_: &RunnerParts<'_>) -> Result<Runner, ProvisionError> {
-        Ok(Runner::Units(Arc::new(FakeUnitRunner::new())))
+    fn open_units(_: &RunnerParts<'_>) -> Result<Option<Runner>, ProvisionError> {
+        Ok(Some(Runner::Units(Arc::new(FakeUnitRunner::new()))))
     }
 
-    fn open_workloads(_: &RunnerParts<'_>) -> Result<Runner, ProvisionError> {
-        Ok(Runner::Workloads(Arc::new(FakeWorkloadRunner::new())))
+    fn open_workloads(_: &RunnerParts<'_>) -> Result<Option<Runner>, ProvisionError> {
+        Ok(Some(Runner::Workloads(Arc::new(FakeWorkloadRunner::new()))))
     }
 
     /// A registry on a data folder, which is removed with it.
@@ -165,6 +169,8 @@ mod tests {
             let mut settings = Settings::defaults();
             // The program that looks whether there are namespaces is not this one.
             settings.local.namespaces = false;
+            // The machine may have an engine.
+            settings.docker.host = String::new();
             let parts = RunnerParts {
                 settings: &settings,
                 data_dir: &DataDir::open(&folder).unwrap(),

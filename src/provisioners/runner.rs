@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    ExecRequest, ExecSession, LogLine, LogPosition, ProvisionError, UnitId, UnitRunner, UnitSpec, UnitState,
-    WorkloadId, WorkloadOwner, WorkloadRunner,
+    ExecRequest, ExecSession, ImageStore, LogLine, LogPosition, ProvisionError, UnitId, UnitRunner, UnitSpec,
+    UnitState, WorkloadId, WorkloadOwner, WorkloadRunner,
 };
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
@@ -93,6 +93,14 @@ impl Runner {
         match self {
             Self::Units(runner) => runner.remove_unit(unit).await,
             Self::Workloads(_) => Ok(()),
+        }
+    }
+
+    /// Returns what keeps the images of versions; see `UnitRunner::image_store`.
+    pub fn image_store(&self) -> Option<&dyn ImageStore> {
+        match self {
+            Self::Units(runner) => runner.image_store(),
+            Self::Workloads(_) => None,
         }
     }
 

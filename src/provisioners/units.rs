@@ -6,7 +6,8 @@
 //!
 //! Promises, which `contract/units.rs` checks for every runner: `ensure_unit` and `remove_unit` are idempotent
 //! by unit id; reports cover every unit on this host, whoever started it, so that a new Tancho process adopts
-//! the units of the one before; no secret of a unit reaches a disk, a command line, a report or an error. A
+//! the units of the one before; no secret of a unit reaches a disk (but the folder of an engine, which only root
+//! reads), a command line, a report or an error. A
 //! runner never decides what should run, and keeps no registry that must be correct.
 
 use std::fmt;
@@ -17,7 +18,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{ExecRequest, ExecSession, LogLine, LogPosition, ProvisionError};
+use super::{ExecRequest, ExecSession, ImageStore, LogLine, LogPosition, ProvisionError};
 use crate::kernel::artifact::Artifact;
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
@@ -196,6 +197,11 @@ pub trait UnitRunner: Send + Sync {
     /// Runs a command in a running unit: with the same files, user, environment and limits.
     async fn exec_in_unit(&self, unit: &UnitId, request: &ExecRequest)
     -> Result<ExecSession, ProvisionError>;
+
+    /// Returns what keeps the images of versions; `None`: units run from folders, not from images.
+    fn image_store(&self) -> Option<&dyn ImageStore> {
+        None
+    }
 }
 
 #[cfg(test)]

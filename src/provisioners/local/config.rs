@@ -49,7 +49,7 @@ impl LocalRunnerConfig {
 }
 
 /// Opens the local provisioner of a server.
-pub fn open_runner(parts: &RunnerParts<'_>) -> Result<Runner, ProvisionError> {
+pub fn open_runner(parts: &RunnerParts<'_>) -> Result<Option<Runner>, ProvisionError> {
     let (settings, data_dir) = (parts.settings, parts.data_dir);
     let policy = SandboxPolicy::new(settings, data_dir.path()).with_readable([data_dir.platforms_dir()]);
     let config = LocalRunnerConfig {
@@ -62,5 +62,5 @@ pub fn open_runner(parts: &RunnerParts<'_>) -> Result<Runner, ProvisionError> {
         limits: UnitLimits::new(&settings.local, policy),
     };
     let runner = LocalRunner::new(config, parts.tasks, parts.stop.clone())?;
-    Ok(Runner::Units(Arc::new(runner)))
+    Ok(Some(Runner::Units(Arc::new(runner))))
 }

@@ -206,7 +206,7 @@ async fn check_http(
 
 async fn check_command(core: &Core, unit: &UnitId, argv: &[String]) -> Result<(), String> {
     let request = ExecRequest::for_argv(argv.to_vec());
-    for runner in core.provisioners.unit_runners() {
+    for (_, runner) in core.provisioners.unit_runners() {
         let Ok(session) = runner.exec_in_unit(unit, &request).await else {
             continue;
         };

@@ -57,6 +57,11 @@ impl UnitReconciler {
             let (id, name) = (row.app_id, row.name.clone());
             gone.remove(&id);
             let rows = units.remove(&id).unwrap_or_else(|| Ok(Vec::new()));
+            if let Some(why) = state.silent_provisioners.get(row.provisioner.as_str()) {
+                let silent = Error::unavailable(why.clone());
+                state.mark_failed(id, &name, &silent);
+                continue;
+            }
             match rows.and_then(|rows| self.plan_app(row, rows, seen)) {
                 Ok(turn) => turns.push(turn),
                 Err(error) => state.mark_failed(id, &name, &error),

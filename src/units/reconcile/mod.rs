@@ -89,6 +89,8 @@ struct ReconcilerState {
     /// The change counters of the provisioners when last read.
     change_counters: Option<(Instant, Vec<u64>)>,
     unsettled: HashSet<AppId>,
+    /// Provisioners that did not say what runs, in this round, and why. Nothing is concluded of their apps.
+    silent_provisioners: HashMap<&'static str, String>,
     /// Apps that could not be reconciled, with the error: logged once.
     failed_apps: HashMap<AppId, String>,
     unmanaged: HashMap<UnitId, Instant>,
@@ -125,7 +127,7 @@ impl UnitReconciler {
     pub async fn run(self: Arc<Self>) {
         let stop = self.core.stop.clone();
         self.core.tasks.spawn(logs::run_collector(Arc::clone(&self.logs)));
-        for runner in self.core.provisioners.unit_runners() {
+        for (_, runner) in self.core.provisioners.unit_runners() {
             let mut changes = runner.subscribe_changes();
             let (wakeup, stop) = (Arc::clone(&self.wakeup), stop.clone());
             self.core.tasks.spawn(async move {
@@ -195,7 +197,7 @@ impl UnitReconciler {
         // Read first: an operation that ends meanwhile counts as running, so no unit is judged by an older
         // report.
         let busy = self.tasks.busy_units();
-        let observed = self.observe_units().await?;
+        let observed = self.observe_units(state).await;
         let mut apps = self.find_due_apps(state, &observed).await?;
         self.remove_unmanaged(state, &observed).await?;
         apps.extend(state.unsettled.iter());
@@ -250,7 +252,7 @@ impl UnitReconciler {
     fn change_counters(&self) -> Vec<u64> {
         let runners = self.core.provisioners.unit_runners();
         runners
-            .map(|runner| *runner.subscribe_changes().borrow())
+            .map(|(_, runner)| *runner.subscribe_changes().borrow())
             .collect()
     }
 

@@ -18,13 +18,23 @@ use crate::units::store;
 const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl UnitReconciler {
-    pub(super) async fn observe_units(&self) -> Result<FoundUnits, Error> {
+    /// Asks all provisioners. One that does not answer is noted, and does not hold up the others.
+    pub(super) async fn observe_units(&self, state: &mut ReconcilerState) -> FoundUnits {
         let mut observed = FoundUnits::new();
-        for runner in self.core.provisioners.unit_runners() {
-            let reports = tokio::time::timeout(OBSERVE_TIMEOUT, runner.observe_units())
-                .await
-                .map_err(|_| Error::unavailable("The provisioner timed out listing its units."))?
-                .map_err(Error::internal)?;
+        state.silent_provisioners.clear();
+        for (name, runner) in self.core.provisioners.unit_runners() {
+            let reports = match tokio::time::timeout(OBSERVE_TIMEOUT, runner.observe_units()).await {
+                Ok(Ok(reports)) => reports,
+                Ok(Err(error)) => {
+                    state.silent_provisioners.insert(name, error.to_string());
+                    continue;
+                }
+                Err(_) => {
+                    let why = "The provisioner timed out listing its units.".to_owned();
+                    state.silent_provisioners.insert(name, why);
+                    continue;
+                }
+            };
             for report in reports {
                 let found = FoundUnit {
                     runner: Arc::clone(runner),
@@ -33,7 +43,7 @@ impl UnitReconciler {
                 observed.insert(found.report.unit.clone(), found);
             }
         }
-        Ok(observed)
+        observed
     }
 
     /// Returns the apps that have changed since the last round, or all unsettled ones if a full scan is due.
