@@ -5,14 +5,17 @@ use std::borrow::Cow;
 use serde_json::json;
 
 use crate::apps::{self, App};
+use crate::config::ServerRole;
 use crate::core::Core;
 use crate::deploys::archive_transfer;
+use crate::deploys::image_version;
 use crate::deploys::rollback::{RollbackData, RollbackSaga};
 use crate::deploys::saga::{DeployData, DeploySaga};
 use crate::deploys::store::{self, DeployRow};
 use crate::deploys::upload::ArchiveUpload;
 use crate::deploys::version_changes::version_not_found;
 use crate::events::{self, EventTarget, NewEvent};
+use crate::kernel::artifact::ImageName;
 use crate::kernel::error::Error;
 use crate::kernel::ids::EventId;
 use crate::kernel::log_text::clean_line;
@@ -53,6 +56,24 @@ pub struct DeployOptions {
 #[derive(Debug)]
 pub enum DeploySource {
     Archive(ArchiveUpload),
+    /// An image by its name.
+    Image(ImageName),
+}
+
+/// Refuses what the app's pool does not take. Errors: `Invalid`, with what it does take.
+async fn check_source(core: &Core, app: &App, source: &DeploySource) -> Result<(), Error> {
+    let takes_images = image_version::find_runner(core, app)
+        .await?
+        .image_store()
+        .is_some();
+    match source {
+        DeploySource::Archive(_) if takes_images => Err(Error::invalid(format!(
+            "The pool {} runs images only: deploy one, as in `tsuru app deploy --image`.",
+            app.pool
+        ))),
+        DeploySource::Image(_) if !takes_images => Err(image_version::runs_no_images(app)),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses who may not deploy, before anything is uploaded.
@@ -70,20 +91,25 @@ pub async fn deploy_app(
     mut order: DeployOptions,
     source: DeploySource,
 ) -> Result<EventId, Error> {
-    let permission = match order.origin.as_str() {
-        "git" => Permission::APP_DEPLOY_GIT,
+    let permission = match (&source, order.origin.as_str()) {
+        (DeploySource::Image(_), _) => Permission::APP_DEPLOY_IMAGE,
+        (_, "git") => Permission::APP_DEPLOY_GIT,
         _ => Permission::APP_DEPLOY_UPLOAD,
     };
     let app = apps::find_authorized_app(core, call, name, permission).await?;
     apps::ensure_live(&app)?;
     check_origin(&order.origin)?;
+    check_source(core, &app, &source).await?;
     if order.origin.is_empty() {
         order.origin = "app-deploy".into();
     }
     order.message = clean_text(&order.message, MAX_MESSAGE);
     order.commit = clean_text(&order.commit, MAX_NAME);
     order.author = clean_text(&order.author, MAX_NAME);
-    let DeploySource::Archive(mut upload) = source;
+    let mut upload = match source {
+        DeploySource::Archive(upload) => upload,
+        DeploySource::Image(image) => return begin_image_deploy(core, call, &app, order, &image).await,
+    };
     if upload.size() == 0 {
         return Err(Error::invalid(
             "The archive is empty: send a .tar.gz of the app's files.",
@@ -129,6 +155,30 @@ async fn begin_deploy(
         // Before the commit, whose outcome may never be known: an archive that nobody needs is swept.
         upload.keep();
         Ok(DeployData::new(app.id, archive, Some(core.host.to_string())))
+    })
+    .await
+}
+
+/// Begins a deploy of an image: on this host if it has a worker, else on any that has one.
+async fn begin_image_deploy(
+    core: &Core,
+    call: &RequestContext,
+    app: &App,
+    mut order: DeployOptions,
+    image: &ImageName,
+) -> Result<EventId, Error> {
+    order.origin = "image".into();
+    let host = core.settings.roles.contains(&ServerRole::Worker);
+    let host = host.then(|| core.host.to_string());
+    let data = json!({ "origin": order.origin, "message": order.message, "image": image.to_string() });
+    let new = new_deploy_event(app, data);
+    let owner = call.event_owner().1;
+    sagas::start_saga::<DeploySaga>(&core.db, call, &new, async |tx, event| {
+        store::insert_deploy(tx, event, app.id, None, &order, &owner).await?;
+        if order.new_version {
+            events::append_log(&mut *tx, event, REPLACES_NOTICE).await?;
+        }
+        Ok(DeployData::for_image(app.id, image, host))
     })
     .await
 }
@@ -196,6 +246,9 @@ async fn find_rollback_version(core: &Core, app: &App, image: &str) -> Result<i3
     };
     if let Some((version, used)) = named {
         return check_rollback(app, version, Some(used)).map(|()| version);
+    }
+    if let Some(version) = store::find_image_version(&core.db, app.id, image).await? {
+        return Ok(version);
     }
     find_commit_version(core, app, image)
         .await?

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::core::Core;
 use crate::deploys::{self, ArchiveUpload, DeployOptions, DeployRow, DeploySource, UploadPermit};
 use crate::events;
+use crate::kernel::artifact::ImageName;
 use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::names::AppName;
 use crate::web::answers::{EventStream, TextStream};
@@ -21,16 +22,38 @@ use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::stream::StreamFormat;
 use crate::web::{self, Ctx, Params, Path};
 
+/// How the client sends a deploy without files.
+const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 /// The end of the answer that the client takes for success, to the byte.
 const SUCCESS_MARK: &str = "\nOK\n";
 
-/// `POST /1.0/apps/{app}/deploy`, and `POST /1.0/apps/{app}/repository/clone` of older clients: a multipart body with the archive as `file`, or the archive alone.
+/// `POST /1.0/apps/{app}/deploy`, and `POST /1.0/apps/{app}/repository/clone` of older clients: a multipart body with the
+/// archive as `file`, the archive alone, or a form that names an `image`.
 pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -> ModernResult<TextStream> {
+    if web::content_type(request.headers()).starts_with(FORM_TYPE) {
+        return deploy_form(ctx, &name, request).await;
+    }
     let app = deploys::authorize_deploy(&ctx.core, &ctx.request, &name).await?;
     let permit = deploys::admit_upload(&ctx.core, &ctx.request, &app).await?;
     let (order, source) = receive_source(&ctx.core, &permit, request).await?;
     let event = deploys::deploy_app(&ctx.core, &ctx.request, &name, order, source).await?;
     drop(permit);
+    Ok(ctx
+        .stream_event(&event, StreamFormat::Text { mark: SUCCESS_MARK })
+        .await?)
+}
+
+/// The deploy of an image, which a form names.
+async fn deploy_form(ctx: Ctx, name: &AppName, request: Request) -> ModernResult<TextStream> {
+    let most = usize::try_from(ctx.core.settings.api.max_body_bytes.0).unwrap_or(usize::MAX);
+    let (head, body) = request.into_parts();
+    let raw = axum::body::to_bytes(body, most).await.map_err(unreadable_form)?;
+    let fields = Params::parse_request(&head.uri, FORM_TYPE, raw)?;
+    check_sources(&fields, false)?;
+    let image = fields.get_string("image")?.ok_or_else(missing_source)?;
+    let source = DeploySource::Image(ImageName::parse(&image)?);
+    let order = parse_deploy_options(&fields)?;
+    let event = deploys::deploy_app(&ctx.core, &ctx.request, name, order, source).await?;
     Ok(ctx
         .stream_event(&event, StreamFormat::Text { mark: SUCCESS_MARK })
         .await?)
@@ -48,9 +71,6 @@ async fn receive_source(
     match content_type.split(';').next().unwrap_or_default().trim() {
         "application/json" => Err(Error::invalid(
             "Send the app's files as a .tar.gz: a multipart body with a part named file, or the archive alone.",
-        )),
-        "application/x-www-form-urlencoded" => Err(Error::invalid(
-            "This pool runs no images: send the app's files as a multipart body with a part named file.",
         )),
         _ => {
             let order = parse_deploy_options(&Params::parse_request(request.uri(), "", Bytes::new())?)?;
@@ -87,8 +107,22 @@ async fn receive_parts(
     }
     let fields = parts.into_fields()?;
     check_sources(&fields, upload.is_some())?;
-    let upload = upload.ok_or_else(|| Error::invalid("You must specify either the archive-url, a image url or upload a file: the part named file is missing."))?;
-    Ok((parse_deploy_options(&fields)?, DeploySource::Archive(upload)))
+    let source = match (upload, fields.get_string("image")?) {
+        (Some(upload), _) => DeploySource::Archive(upload),
+        (None, Some(image)) => DeploySource::Image(ImageName::parse(&image)?),
+        (None, None) => return Err(missing_source()),
+    };
+    Ok((parse_deploy_options(&fields)?, source))
+}
+
+fn unreadable_form(error: axum::Error) -> Error {
+    Error::invalid("The form is cut before its end, or larger than this server accepts.").with_source(error)
+}
+
+fn missing_source() -> Error {
+    Error::invalid(
+        "You must specify either the archive-url, a image url or upload a file: the part named file is missing.",
+    )
 }
 
 /// Refuses more than one source, and those that are not deployed here.
@@ -100,9 +134,9 @@ fn check_sources(fields: &Params, has_file: bool) -> Result<(), Error> {
             "Name one source of the deploy: a file, an archive-url or an image, and not two of them.",
         ));
     }
-    if has_image || fields.get_string("dockerfile")?.is_some() {
+    if fields.get_string("dockerfile")?.is_some() {
         return Err(Error::invalid(
-            "This pool runs no images and builds no Dockerfiles: deploy the app's files for its platform.",
+            "Dockerfiles are not built here yet: build the image elsewhere and deploy it by its name.",
         ));
     }
     match has_url {
@@ -175,9 +209,11 @@ impl From<DeployRow> for DeployView {
             duration,
             error: row.error,
             id: row.event_id,
-            image: row
-                .version
-                .map_or_else(String::new, |version| format!("v{version}")),
+            image: match (row.image, row.version) {
+                (Some(image), _) => image,
+                (None, Some(version)) => format!("v{version}"),
+                (None, None) => String::new(),
+            },
             log: String::new(),
             message: row.message,
             origin: row.origin,

@@ -10,11 +10,12 @@ use tokio::sync::mpsc;
 use crate::apps::{self, App};
 use crate::builders::{self, BuildArtifact, BuildLimits, BuildRequest};
 use crate::core::Core;
-use crate::deploys::{archive_transfer, processes, store};
+use crate::deploys::build_slot::acquire_build_slot;
+use crate::deploys::{archive_transfer, image_version, processes, store};
 use crate::envs;
 use crate::events::EventOutcome;
+use crate::kernel::artifact::ImageName;
 use crate::kernel::error::Error;
-use crate::kernel::fair_slots::FairSlot;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::EnvName;
 use crate::kernel::secret::Secret;
@@ -29,7 +30,7 @@ use crate::versions::{self, BuiltVersion};
 /// Versions kept for going back to.
 const KEEP_VERSIONS: i64 = 10;
 /// Lines of a build on their way to the event.
-const LINE_BUFFER: usize = 256;
+pub(super) const LINE_BUFFER: usize = 256;
 
 saga_steps! {
     /// The steps of a deploy.
@@ -53,8 +54,11 @@ saga_steps! {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeployData {
     app: AppId,
-    /// Name of the file in the folder of uploads.
+    /// Name of the file in the folder of uploads; empty if an image is deployed.
     archive: String,
+    /// The image that is deployed, instead of an archive.
+    #[serde(default)]
+    image: Option<String>,
     /// Who has the archive, and then the version; none while the archive is stored in the database for any worker.
     host: Option<String>,
     version: Option<i32>,
@@ -67,9 +71,18 @@ impl DeployData {
         Self {
             app,
             archive,
+            image: None,
             host,
             version: None,
             rollout: RolloutProgress::for_app(Some(app)),
+        }
+    }
+
+    /// The deploy of an image, by a host or by any worker.
+    pub(super) fn for_image(app: AppId, image: &ImageName, host: Option<String>) -> Self {
+        Self {
+            image: Some(image.to_string()),
+            ..Self::new(app, String::new(), host)
         }
     }
 
@@ -115,6 +128,9 @@ impl DeploySaga {
             Some(version) => version,
             None => self.assign_version(data, ctx).await?,
         };
+        if let Some(image) = &data.image {
+            return image_version::take_over_image(&self.core, ctx, &app, (image, version)).await;
+        }
         // A folder that is there though the step did not end was left by a process that died: built anew.
         let folder = versions::version_folder(&self.core, data.app, version);
         run_blocking(move || builders::remove_version(&folder)).await?;
@@ -125,7 +141,7 @@ impl DeploySaga {
         .await;
         // A build takes as long as it is allowed to, and holds a slot to build all the while, but no worker.
         let built = ctx.without_worker(async {
-            let _slot = self.acquire_build_slot(ctx).await?;
+            let _slot = acquire_build_slot(&self.core, ctx).await?;
             if versions::drop_stale_cache(&self.core, data.app).await? {
                 ctx.append_log(" ---> building without the cache of earlier builds")
                     .await;
@@ -153,7 +169,8 @@ impl DeploySaga {
             processes: &built.processes,
             yaml: &yaml,
             bytes: i64::try_from(built.bytes).unwrap_or(i64::MAX),
-            digest,
+            digest: digest.to_string(),
+            image: None,
         };
         ctx.write_fenced(async |tx| Ok(versions::mark_version_ready(tx, data.app, version, &made).await?))
             .await?;
@@ -163,23 +180,6 @@ impl DeploySaga {
         ))
         .await;
         Ok(())
-    }
-
-    /// Waits for the turn of this user's build, and says so. The time does not count as time of the build.
-    async fn acquire_build_slot(&self, ctx: &StepContext) -> Result<FairSlot<String>, StepError> {
-        let (slots, key) = (&self.core.caller_limits.builds, ctx.share_key().to_owned());
-        if let Some(slot) = slots.try_acquire(&key) {
-            return Ok(slot);
-        }
-        ctx.append_log(&format!(
-            " ---> waiting for a slot to build: {} ahead",
-            slots.count_ahead(&key)
-        ))
-        .await;
-        tokio::select! {
-            slot = slots.acquire(&key) => slot.map_err(|e| StepError::GiveUp(Error::internal(e))),
-            () = ctx.cancel_token().cancelled() => Err(StepError::Interrupted),
-        }
     }
 
     /// Takes a number for the version, and keeps it with the saga in one transaction. From then on this host holds the
@@ -260,6 +260,9 @@ impl DeploySaga {
 
     /// Removes the archive, wherever it lies.
     async fn remove_archive(&self, data: &DeployData) {
+        if data.image.is_some() {
+            return;
+        }
         let path = self.core.data_dir.uploads_dir().join(&data.archive);
         // What cannot be removed now is swept: the file at the next start, the stored archive by its healer.
         let _ = tokio::fs::remove_file(path).await;
@@ -298,7 +301,11 @@ impl DeploySaga {
         // Its holder removes the files once its units are gone.
         ctx.write_fenced(async |tx| Ok(versions::mark_version_failed(tx, data.app, version).await?))
             .await?;
-        rollout_steps::wait_for_removal(&self.core, ctx, &data.rollout).await
+        rollout_steps::wait_for_removal(&self.core, ctx, &data.rollout).await?;
+        if data.image.is_some() {
+            image_version::release_image(&self.core, data.app, version).await;
+        }
+        Ok(())
     }
 }
 

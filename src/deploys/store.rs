@@ -13,6 +13,8 @@ pub struct DeployRow {
     pub event_id: String,
     pub app: String,
     pub version: Option<i32>,
+    /// The image that the version is, if it is one.
+    pub image: Option<String>,
     pub origin: String,
     pub commit_id: String,
     pub author: String,
@@ -84,7 +86,7 @@ pub(super) async fn list_deploys(
     let empty = Vec::new();
     sqlx::query_as!(
         DeployRow,
-        r#"select d.event_id, a.name as app, d.version, d.origin, d.commit_id, d.author, d.message, d.user_name,
+        r#"select d.event_id, a.name as app, d.version, v.image as "image?", d.origin, d.commit_id, d.author, d.message, d.user_name,
                   d.started_at, d.ended_at, d.error,
                   coalesce(v.state = 'ready' and v.disabled_reason = '' and d.error = '', false) as "can_rollback!"
            from deploy d join app a using (app_id)
@@ -120,6 +122,22 @@ pub(super) async fn find_commit_versions(
         prefix,
     )
     .fetch_all(db)
+    .await
+}
+
+/// The newest version that can be run of an image, named with its digest.
+pub(super) async fn find_image_version(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    image: &str,
+) -> sqlx::Result<Option<i32>> {
+    sqlx::query_scalar!(
+        r#"select max(version) as "version" from version
+           where app_id = $1 and image = $2 and state = 'ready' and disabled_reason = ''"#,
+        app.0,
+        image,
+    )
+    .fetch_one(db)
     .await
 }
 

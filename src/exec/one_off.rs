@@ -87,7 +87,7 @@ impl OneOffPlan {
             },
             process: ProcessName::parse(&self.row.process)?,
             version: self.row.version,
-            artifact: versions::version_artifact(core, self.row.host.clone()),
+            artifact: versions::version_artifact(core, self.row.host.clone(), self.row.image.as_deref())?,
             before: Vec::new(),
             command: WAIT_COMMAND.to_owned(),
             after: Vec::new(),

@@ -143,6 +143,8 @@ pub(super) struct OneOffRow {
     pub(super) version: i32,
     /// The host that has the files of the version; `None`: any.
     pub(super) host: Option<String>,
+    /// The image that the version is, if it is one.
+    pub(super) image: Option<String>,
     pub(super) process: String,
     pub(super) memory_bytes: i64,
     pub(super) cpu_milli: i32,
@@ -156,7 +158,7 @@ pub(super) async fn find_one_off(
 ) -> sqlx::Result<Option<OneOffRow>> {
     sqlx::query_as!(
         OneOffRow,
-        r#"select r.release_id, r.version, v.host, l.process as "process!", l.memory_bytes as "memory_bytes!",
+        r#"select r.release_id, r.version, v.host, v.image, l.process as "process!", l.memory_bytes as "memory_bytes!",
                   l.cpu_milli as "cpu_milli!"
            from app a
            join release r on r.release_id = coalesce(

@@ -307,6 +307,8 @@ pub(super) struct SpecRow {
     pub(super) release_id: i64,
     /// The host that has the files of the version; `None`: any.
     pub(super) holder: Option<String>,
+    /// The image that the version is, if it is one.
+    pub(super) image: Option<String>,
     pub(super) process: String,
     pub(super) version: i32,
     pub(super) command: String,
@@ -320,7 +322,7 @@ pub(super) async fn find_spec(db: impl PgExecutor<'_>, unit: &str) -> sqlx::Resu
     sqlx::query_as!(
         SpecRow,
         r#"select u.app_id as "app_id: AppId", a.name as app, a.number, u.release_id, u.process, u.version,
-                  v.host as holder, c.command, v.yaml, l.memory_bytes as "memory_bytes!", l.cpu_milli as "cpu_milli!"
+                  v.host as holder, v.image, c.command, v.yaml, l.memory_bytes as "memory_bytes!", l.cpu_milli as "cpu_milli!"
            from unit u join app a on a.app_id = u.app_id
            join version v on v.app_id = u.app_id and v.version = u.version
            join version_process c on c.app_id = u.app_id and c.version = u.version and c.process = u.process

@@ -219,7 +219,7 @@ async fn build_spec(core: &Core, unit: &UnitId) -> Result<Option<UnitSpec>, Erro
         },
         process: ProcessName::parse(&row.process)?,
         version: row.version,
-        artifact: versions::version_artifact(core, row.holder),
+        artifact: versions::version_artifact(core, row.holder, row.image.as_deref())?,
         before: yaml.hooks.restart.before,
         command: row.command,
         after: yaml.hooks.restart.after,

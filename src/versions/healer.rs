@@ -11,7 +11,9 @@ use crate::core::Core;
 use crate::db::notices::NoticeChannel;
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
+use crate::provisioners::{ImageOwner, ImageStore};
 use crate::sagas::{ReconcileReport, Reconciler};
+use crate::versions::store::RemovedVersion;
 use crate::versions::{self, store};
 use crate::{builders, sandbox};
 
@@ -86,7 +88,32 @@ impl VersionHealer {
         }
         let versions = self.core.data_dir.versions_dir().join(app.to_string());
         remove_folder(versions).await?;
-        remove_folder(versions::cache_folder(&self.core, app)).await
+        remove_folder(versions::cache_folder(&self.core, app)).await?;
+        // Last: while an engine does not answer, only what it has is left.
+        for images in self.image_stores() {
+            images.release_app(app).await.map_err(Error::internal)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files, or releases the image, of a version.
+    async fn remove_version(&self, row: &RemovedVersion) -> Result<(), Error> {
+        let owner = ImageOwner {
+            app: row.app,
+            version: row.version,
+        };
+        if !row.is_image {
+            return remove_folder(versions::version_folder(&self.core, row.app, row.version)).await;
+        }
+        for images in self.image_stores() {
+            images.release_image(&owner).await.map_err(Error::internal)?;
+        }
+        Ok(())
+    }
+
+    fn image_stores(&self) -> impl Iterator<Item = &dyn ImageStore> {
+        let runners = self.core.provisioners.runners();
+        runners.filter_map(|(_, runner)| runner.image_store())
     }
 
     /// Removes the files of versions that nobody goes back to. True: there are more.
@@ -95,11 +122,12 @@ impl VersionHealer {
         let after = self.update_cursor(|cursor| cursor.version);
         let found = store::list_removed_versions(db, host, after, MAX_PER_ROUND).await?;
         let is_full = found.len() as i64 == MAX_PER_ROUND;
-        let next = found.last().filter(|_| is_full).copied();
+        let next = found.last().filter(|_| is_full).map(|row| (row.app, row.version));
         self.update_cursor(|cursor| cursor.version = next.unwrap_or(FIRST.version));
         let mut removed = Vec::with_capacity(found.len());
-        for (app, version) in found {
-            match remove_folder(versions::version_folder(&self.core, app, version)).await {
+        for row in found {
+            let (app, version) = (row.app, row.version);
+            match self.remove_version(&row).await {
                 Ok(()) => removed.push((app, version)),
                 Err(error) => {
                     tracing::error!(error = %error.report(), %app, version, "files of a removed version are left");

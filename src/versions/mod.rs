@@ -1,8 +1,10 @@
-//! Versions: what a build has made of an app's source, under a number that grows with each build of the app.
+//! Versions: what a build has made of an app's source, or an image that was taken over, under a number that grows with
+//! each of the app.
 //!
 //! States: *building* → *ready* → *removed*, or *failed* instead of ready. The files of a version are a folder on one
 //! host, its *holder* (`version.host`): that of the worker that built it. Which hosts hold anything of an app, its
-//! caches included, stands in `version_holder` from before the first file is made.
+//! caches included, stands in `version_holder` from before the first file is made. An image is held by the host whose
+//! engine has it, in the same way.
 //!
 //! Promises: a number is given once. Nobody but a holder removes files, and nobody who wants them removed waits for
 //! it: a version is marked as removed or failed, or the app's row goes, and the healer of each holder finds that out,
@@ -27,6 +29,7 @@ use crate::config::Settings;
 use crate::core::Core;
 use crate::datadir::DataDir;
 use crate::kernel::artifact::Artifact;
+use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
 
 /// The folder of a version's files on the host that holds it.
@@ -40,10 +43,13 @@ pub fn version_dir_rule(data_dir: &DataDir) -> impl Fn(AppId, i32) -> PathBuf + 
     move |app, version| versions.join(app.to_string()).join(version.to_string())
 }
 
-/// Returns the content of a version from its holder; without one, every host has it.
-pub fn version_artifact(core: &Core, holder: Option<String>) -> Artifact {
-    Artifact::Folder {
-        holder: holder.unwrap_or_else(|| core.host.clone()),
+/// Returns the content of a version: its image, or a folder of its holder; without one, every host has it.
+pub fn version_artifact(core: &Core, holder: Option<String>, image: Option<&str>) -> Result<Artifact, Error> {
+    match image {
+        Some(image) => Ok(Artifact::Image(image.parse().map_err(Error::internal)?)),
+        None => Ok(Artifact::Folder {
+            holder: holder.unwrap_or_else(|| core.host.clone()),
+        }),
     }
 }
 

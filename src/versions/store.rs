@@ -6,7 +6,6 @@ use sqlx::{PgConnection, PgExecutor};
 use crate::builders::ProcessCommand;
 use crate::db::{self, notices::NoticeChannel};
 use crate::kernel::ids::AppId;
-use crate::versions::ContentDigest;
 
 /// The next number of an app's versions, taken by a row; the host is a holder of the app from then on.
 pub(crate) async fn insert_version(tx: &mut PgConnection, app: AppId, host: &str) -> sqlx::Result<i32> {
@@ -34,7 +33,10 @@ pub(crate) struct BuiltVersion<'a> {
     pub(crate) processes: &'a [ProcessCommand],
     pub(crate) yaml: &'a Value,
     pub(crate) bytes: i64,
-    pub(crate) digest: ContentDigest,
+    /// The digest of its files or of its image.
+    pub(crate) digest: String,
+    /// The image that it is, if it is one.
+    pub(crate) image: Option<String>,
 }
 
 pub(crate) async fn mark_version_ready(
@@ -44,13 +46,14 @@ pub(crate) async fn mark_version_ready(
     made: &BuiltVersion<'_>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update version set state = 'ready', yaml = $3, size_bytes = $4, content_digest = $5
+        "update version set state = 'ready', yaml = $3, size_bytes = $4, content_digest = $5, image = $6
          where app_id = $1 and version = $2",
         app.0,
         version,
         made.yaml,
         made.bytes,
-        made.digest.to_string(),
+        made.digest,
+        made.image,
     )
     .execute(&mut *tx)
     .await?;
@@ -151,15 +154,23 @@ pub(super) async fn delete_holder(db: impl PgExecutor<'_>, host: &str, app: AppI
     .map(drop)
 }
 
+/// A version that nothing needs any more.
+pub(super) struct RemovedVersion {
+    pub(super) app: AppId,
+    pub(super) version: i32,
+    pub(super) is_image: bool,
+}
+
 /// Versions that nothing runs of and whose files a host is to remove, after the version `after`.
 pub(super) async fn list_removed_versions(
     db: impl PgExecutor<'_>,
     host: &str,
     after: (AppId, i32),
     limit: i64,
-) -> sqlx::Result<Vec<(AppId, i32)>> {
-    let rows = sqlx::query!(
-        r#"select v.app_id as "app_id: AppId", v.version from version v
+) -> sqlx::Result<Vec<RemovedVersion>> {
+    sqlx::query_as!(
+        RemovedVersion,
+        r#"select v.app_id as "app: AppId", v.version, v.image is not null as "is_image!" from version v
            where v.host = $1 and v.state in ('removed', 'failed') and (v.app_id, v.version) > ($2, $3)
              and not exists (select from unit u where u.app_id = v.app_id and u.version = v.version)
              and not exists (select from exec_session s where s.app_id = v.app_id and s.version = v.version)
@@ -170,8 +181,7 @@ pub(super) async fn list_removed_versions(
         limit,
     )
     .fetch_all(db)
-    .await?;
-    Ok(rows.into_iter().map(|row| (row.app_id, row.version)).collect())
+    .await
 }
 
 /// A host has no files of these versions any more.

@@ -12,6 +12,7 @@ mod cluster;
 mod command;
 mod crash;
 mod deploys;
+mod docker;
 mod exec;
 mod failpoints;
 mod fairness;

@@ -113,6 +113,8 @@ impl TestInstance {
             ("TANCHO_AUTH_HASH_MEMORY_KIB", "64"),
             // Any port.
             ("TANCHO_SSH_LISTEN", "127.0.0.1:0"),
+            // Not that of the machine.
+            ("TANCHO_DOCKER_HOST", ""),
         ];
         Self {
             data: root.join("data"),
