@@ -141,6 +141,13 @@ need_sshd() {
     systemctl disable --quiet ssh 2>/dev/null || true
 }
 
+need_docker() {
+    command -v dockerd >/dev/null && command -v docker >/dev/null && command -v busybox >/dev/null ||
+        need_debian docker.io iptables iproute2 busybox-static || fail "A Docker Engine is needed."
+    # As with nginx.
+    systemctl disable --quiet docker docker.socket 2>/dev/null || true
+}
+
 PYTHON=
 
 # Sets PYTHON to one that can create virtual environments. The system's is preferred: other users can run it.
@@ -370,6 +377,53 @@ sql() { "$PG_BIN/psql" -h "$PG_FOLDER" -U postgres -d "$1" -v ON_ERROR_STOP=1 -q
 
 # Prints the URL of one of its databases.
 pg_url() { printf 'postgres://postgres@localhost/%s?host=%s\n' "$1" "$PG_FOLDER"; }
+
+DOCKER_PID=
+
+# start_docker: starts a Docker Engine with a socket and folders of its own, which leaves the firewall of the machine and
+# other engines alone, and makes the images of the tests in it; sets DOCKER_URL. For root only.
+start_docker() {
+    need_docker
+    new_folder docker
+    DOCKER_FOLDER=$FOLDER
+    DOCKER_URL=unix://$DOCKER_FOLDER/docker.sock
+    at_exit stop_docker
+    setsid dockerd --data-root "$DOCKER_FOLDER/data" --exec-root "$DOCKER_FOLDER/exec" -H "$DOCKER_URL" \
+        -p "$DOCKER_FOLDER/pid" --bridge none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false \
+        >"$DOCKER_FOLDER/log" 2>&1 </dev/null &
+    DOCKER_PID=$!
+    within 60 docker_or_dead || {
+        tail -n 5 "$DOCKER_FOLDER/log" >&2
+        fail "The Docker Engine did not start."
+    }
+    docker_images
+}
+
+docker_or_dead() { ! is_gone "$DOCKER_PID" && docker -H "$DOCKER_URL" version >/dev/null 2>&1; }
+
+# Images of busybox: one with a shell, and one that serves a text.
+docker_images() {
+    local root=$DOCKER_FOLDER/busybox applet
+    mkdir -p "$root/bin" "$root/tmp" "$root/www"
+    cp "$(command -v busybox)" "$root/bin/busybox"
+    for applet in $(busybox --list); do
+        [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
+    done
+    echo 'hello from docker' >"$root/www/index.html"
+    tar -C "$root" -c . | docker -H "$DOCKER_URL" import -c 'CMD ["/bin/sh"]' - tancho-test-busybox:1 >/dev/null
+    tar -C "$root" -c . | docker -H "$DOCKER_URL" import -c 'EXPOSE 8080' \
+        -c 'CMD ["httpd","-f","-p","8080","-h","/www"]' - tancho-test-web:1 >/dev/null
+}
+
+stop_docker() {
+    local mounted
+    [ -z "$DOCKER_PID" ] || stop "$DOCKER_PID" 30
+    DOCKER_PID=
+    # The engine leaves some of its own.
+    while read -r _ mounted _; do
+        case $mounted in "$DOCKER_FOLDER"/*) umount -l "$mounted" || true ;; esac
+    done </proc/mounts
+}
 
 # random BYTES: prints hexadecimal digits.
 random() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
