@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::contract::units::{
     UnitRunnerFixture, check_contract, find_report, sample_spec, wait_for_report,
@@ -11,6 +11,7 @@ use super::super::contract::units::{
 use super::*;
 use crate::config::{ContainerCapabilities, Settings};
 use crate::kernel::artifact::{Artifact, ImageName};
+use crate::provisioners::ExecTerminal;
 
 /// Names the socket of an engine whose containers are the tests' own, and an image in it that has busybox.
 const ENGINE: &str = "TANCHO_TEST_DOCKER_HOST";
@@ -247,15 +248,18 @@ async fn units_reach_those_of_their_app_and_no_others() {
     let started = futures_util::future::join_all(specs.map(|spec| fixture.runner.ensure_unit(spec))).await;
     assert!(started.iter().all(Result::is_ok), "{started:?}");
     let (output, _) = fixture.run(&server.unit, "hostname -i").await;
-    let line = format!("wget -T 2 -q -O - http://{}:9000/", output.trim());
+    let ask = format!(
+        "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {} 9000 | grep '^hi'",
+        output.trim()
+    );
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while fixture.run(&beside.unit, &line).await.0 != "hi\n" {
+    while fixture.run(&beside.unit, &ask).await != ("hi\n".to_owned(), 0) {
         assert!(
             tokio::time::Instant::now() < deadline,
-            "{line} has no answer in the same app"
+            "{ask} has no answer in the same app"
         );
     }
-    let (output, status) = fixture.run(&other.unit, &line).await;
+    let (output, status) = fixture.run(&other.unit, &ask).await;
     assert!(status != 0 && !output.contains("hi"), "{output}");
     fixture.close().await;
 }
@@ -338,5 +342,43 @@ async fn command_that_the_image_lacks_is_said_to_be_missing() {
         "{refused:?}"
     );
     assert_eq!(find_report(&fixture.runner, &folder.unit).await, None);
+    fixture.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn command_has_a_terminal_whose_size_changes_and_an_input_that_ends() {
+    let test = "command_has_a_terminal_whose_size_changes_and_an_input_that_ends";
+    let Some(fixture) = DockerFixture::open(test).await else {
+        return;
+    };
+    let spec = fixture.start("terminal", "exec sleep 1000").await;
+    let size = |cols, rows| TerminalSize { cols, rows };
+    let line =
+        "until stty size | grep -q '40 100'; do sleep 0.05; done; echo $TERM; read x; echo got $x; exit 3";
+    let request = ExecRequest {
+        program: ExecProgram::ShellLine(line.into()),
+        streams: ExecStreams::Terminal(ExecTerminal {
+            size: size(80, 24),
+            term: "vt100".into(),
+        }),
+    };
+    let mut session = fixture.runner.exec_in_unit(&spec.unit, &request).await.unwrap();
+    session.resize.unwrap()(size(100, 40));
+    session.input.write_all(b"words\n").await.unwrap();
+    let mut output = String::new();
+    session.output.read_to_string(&mut output).await.unwrap();
+    assert!(
+        output.contains("vt100\r\n") && output.contains("got words\r\n"),
+        "{output:?}"
+    );
+    assert_eq!(session.end.await, Ok(3));
+
+    let request = ExecRequest::for_argv(vec!["cat".into()]);
+    let mut session = fixture.runner.exec_in_unit(&spec.unit, &request).await.unwrap();
+    session.input.write_all(b"all of it").await.unwrap();
+    drop(session.input);
+    let mut output = String::new();
+    session.output.read_to_string(&mut output).await.unwrap();
+    assert_eq!((output.as_str(), session.end.await), ("all of it", Ok(0)));
     fixture.close().await;
 }
