@@ -14,6 +14,7 @@ mod router;
 mod ssh;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod validation;
 mod values;
 
@@ -27,6 +28,7 @@ pub use self::docker::{ContainerCapabilities, DockerProvisionerSettings};
 pub use self::layers::{ConfigLayers, process_variable, tancho_environment};
 pub use self::router::RouterSettings;
 pub use self::ssh::SshSettings;
+pub use self::tls::TlsSettings;
 pub use self::values::{AutoFlag, IpNetwork, LogFormat, RegistrationPolicy, ServerRole};
 use crate::kernel::byte_size::ByteSize;
 use crate::kernel::error::Error;
@@ -48,6 +50,8 @@ pub struct Settings {
     pub ssh: SshSettings,
     /// The HTTP router.
     pub router: RouterSettings,
+    /// The operator's certificate.
+    pub tls: TlsSettings,
     /// The database.
     pub database: DatabaseSettings,
     /// Users, tokens, passwords.
@@ -85,6 +89,9 @@ pub struct ApiSettings {
     /// The address to listen on; port 0 picks a free one.
     #[serde(deserialize_with = "values::listen")]
     pub listen: SocketAddr,
+    /// The address to listen on with TLS; port 0 picks a free one. `None`: no TLS.
+    #[serde(deserialize_with = "values::listen_or_not")]
+    pub https_listen: Option<SocketAddr>,
     /// Empty, or an `http(s)` URL without a slash at the end. See `check_public_url`.
     pub public_url: String,
     /// Additional host names, without ports.
@@ -111,6 +118,12 @@ impl ApiSettings {
     /// Returns how many connections one address may have, other than a trusted proxy.
     pub fn connections_per_address(&self) -> usize {
         router::limit_per_address(self.max_connections, self.max_connections_per_address)
+    }
+
+    /// True if only this machine reaches the API.
+    pub fn is_loopback_only(&self) -> bool {
+        let all = std::iter::once(self.listen).chain(self.https_listen);
+        all.into_iter().all(|address| address.ip().is_loopback())
     }
 
     /// Returns the URL for links, without a slash at the end. `bound` is the actual listen address.
@@ -175,18 +188,18 @@ pub struct AuthSettings {
 }
 
 impl AuthSettings {
-    /// True if anonymous callers may create users, given the listen address of the API.
-    pub fn is_registration_open(&self, api: SocketAddr) -> bool {
+    /// True if anonymous callers may create users, given the settings of the API.
+    pub fn is_registration_open(&self, api: &ApiSettings) -> bool {
         match self.registration {
             RegistrationPolicy::Open => true,
             RegistrationPolicy::Closed => false,
-            RegistrationPolicy::Auto => api.ip().is_loopback(),
+            RegistrationPolicy::Auto => api.is_loopback_only(),
         }
     }
 
     /// True if registration is open only because the API listens on loopback.
-    pub fn is_open_on_loopback_only(&self, api: SocketAddr) -> bool {
-        self.registration == RegistrationPolicy::Auto && api.ip().is_loopback()
+    pub fn is_open_on_loopback_only(&self, api: &ApiSettings) -> bool {
+        self.registration == RegistrationPolicy::Auto && api.is_loopback_only()
     }
 }
 

@@ -12,6 +12,11 @@ pub struct RouterSettings {
     /// The address to listen on; port 0 picks a free one.
     #[serde(deserialize_with = "super::values::listen")]
     pub listen: SocketAddr,
+    /// The address to listen on with TLS; port 0 picks a free one. `None`: no TLS.
+    #[serde(deserialize_with = "super::values::listen_or_not")]
+    pub https_listen: Option<SocketAddr>,
+    /// 0: the port of `https_listen`. See `https_public_port`.
+    pub https_public_port: u16,
     /// Lower case, without leading or trailing dots.
     pub domain: String,
     /// 0: the listen port. See `public_port`.
@@ -51,6 +56,14 @@ impl RouterSettings {
         match self.trust_forwarded {
             true => self.max_connections,
             false => limit_per_address(self.max_connections, self.max_connections_per_address),
+        }
+    }
+
+    /// Returns the port of TLS for clients. `bound` is the actual listen address.
+    pub fn https_public_port(&self, bound: SocketAddr) -> u16 {
+        match self.https_public_port {
+            0 => bound.port(),
+            port => port,
         }
     }
 

@@ -51,7 +51,7 @@ fn example_file_loads_and_contains_the_defaults() {
         settings.roles,
         [ServerRole::Api, ServerRole::Worker, ServerRole::Router]
     );
-    assert!(settings.auth.is_registration_open(settings.api.listen));
+    assert!(settings.auth.is_registration_open(&settings.api));
     assert!(settings.services.allows_private_addresses(&settings.database));
 }
 
@@ -228,6 +228,12 @@ fn wrong_type_error_names_the_key_and_the_expected_type() {
         ),
         ("[api]\npublic_url = \"ftp://x\"", "`api.public_url`", "https://"),
         ("[router]\ndomain = \"x:80\"", "`router.domain`", "without a port"),
+        ("[tls]\nkey_file = \"/k.pem\"", "`tls.certificate_file`", "both"),
+        (
+            "[api]\nhttps_listen = \"127.0.0.1:0\"",
+            "`api.https_listen`",
+            "no certificate",
+        ),
         (
             "[api]\nrequest_timeout_seconds = 0",
             "`api.request_timeout_seconds`",
@@ -366,5 +372,10 @@ fn urls_and_ports_follow_what_is_bound_unless_set() {
     settings.router.public_port = 443;
     assert_eq!(settings.api.public_url(bound), "https://x.example");
     assert_eq!(settings.router.public_port(bound), 443);
-    assert!(!settings.auth.is_registration_open(bound));
+    assert!(settings.auth.is_registration_open(&settings.api));
+    settings.api.https_listen = Some(bound);
+    assert!(
+        !settings.auth.is_registration_open(&settings.api),
+        "others reach the API over TLS"
+    );
 }

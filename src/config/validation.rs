@@ -22,6 +22,7 @@ pub(super) fn check_settings(settings: &Settings) -> Result<(), Error> {
     check_public_url("git.replica_url", &settings.git.replica_url)?;
     check_hosts(&settings.api.hosts)?;
     check_ssh(&settings.ssh)?;
+    check_tls(settings)?;
     check_domain(&settings.router.domain)?;
     check_database_url(settings.database.url.expose_secret())?;
     check_mail(&settings.mail)?;
@@ -98,6 +99,22 @@ fn check_docker(docker: &DockerProvisionerSettings) -> Result<(), Error> {
         return Err(invalid_setting(
             "docker.max_processes",
             "give at least 16 processes and 64 open files",
+        ));
+    }
+    Ok(())
+}
+
+fn check_tls(settings: &Settings) -> Result<(), Error> {
+    let tls = &settings.tls;
+    if tls.has_certificate() == tls.key_file.as_os_str().is_empty() {
+        return Err(Error::invalid(
+            "Give both of the settings `tls.certificate_file` and `tls.key_file`, or none.",
+        ));
+    }
+    if settings.api.https_listen.is_some() && !tls.has_certificate() {
+        return Err(invalid_setting(
+            "api.https_listen",
+            "the API has no certificate; set `tls.certificate_file` and `tls.key_file`",
         ));
     }
     Ok(())

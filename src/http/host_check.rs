@@ -63,7 +63,7 @@ impl WebOrigin {
 impl AllowedHosts {
     pub(super) fn new(settings: &Settings) -> Self {
         let api = &settings.api;
-        let loopback_only = api.listen.ip().is_loopback();
+        let loopback_only = api.is_loopback_only();
         let public = WebOrigin::parse(&api.public_url);
         let is_known = loopback_only || public.is_some();
         let extra: Vec<String> = api.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();

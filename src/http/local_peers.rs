@@ -43,7 +43,7 @@ pub(super) async fn refuse_app_registration(
     let are_told_apart = core.data_dir.runs_as_root() && settings.local.first_uid > 0;
     if call.actor != Actor::Nobody
         || !are_told_apart
-        || !settings.auth.is_open_on_loopback_only(settings.api.listen)
+        || !settings.auth.is_open_on_loopback_only(&settings.api)
         || !peer.ip().to_canonical().is_loopback()
     {
         return Ok(());

@@ -5,6 +5,7 @@
 //! Connections are watched like the router's ([`crate::net::ClientIo`]): a request with ambiguous length is
 //! refused with 400, so that no request can be smuggled past a load balancer in front of this server.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -18,7 +19,9 @@ use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
 use hyper::header::TRANSFER_ENCODING;
 use hyper::server::conn::{http1, http2};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -29,8 +32,8 @@ use crate::config::{ApiSettings, IpNetwork};
 use crate::http::holding::HoldingBody;
 use crate::http::local_peers::LocalAddress;
 use crate::net::{
-    ClientIo, ConnState, ConnTimeouts, ConnWatchdog, ConnectionShares, close_if_body_is_unread,
-    detect_protocol, reject_connection,
+    ClientIo, ConnState, ConnTimeouts, ConnWatchdog, ConnectionShares, TlsTerminator,
+    close_if_body_is_unread, detect_protocol, reject_connection,
 };
 
 /// For a head from its first byte, and for the first byte of a new connection.
@@ -99,6 +102,27 @@ impl ServerLimits {
 
 /// Serves a listener until `stop`, then lets requests in flight finish.
 pub async fn serve_api(listener: TcpListener, app: Router, bounds: ServerLimits, stop: CancellationToken) {
+    serve_listener(listener, None, app, bounds, stop).await;
+}
+
+/// The same for a listener whose clients speak TLS.
+pub(crate) async fn serve_api_tls(
+    listener: TcpListener,
+    tls: TlsTerminator,
+    app: Router,
+    bounds: ServerLimits,
+    stop: CancellationToken,
+) {
+    serve_listener(listener, Some(tls), app, bounds, stop).await;
+}
+
+async fn serve_listener(
+    listener: TcpListener,
+    tls: Option<TlsTerminator>,
+    app: Router,
+    bounds: ServerLimits,
+    stop: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(bounds.max_connections));
     let shares = ConnectionShares::new(
         bounds.max_connections,
@@ -126,12 +150,21 @@ pub async fn serve_api(listener: TcpListener, app: Router, bounds: ServerLimits,
         match accepted {
             Ok((stream, peer)) => {
                 let Some(share) = shares.try_admit(peer.ip()) else {
-                    reject_connection(stream, ADDRESS_LIMIT_RESPONSE);
+                    // A client of TLS would not understand the page.
+                    if tls.is_none() {
+                        reject_connection(stream, ADDRESS_LIMIT_RESPONSE);
+                    }
                     continue;
                 };
-                let (app, stop) = (app.clone(), stop.clone());
+                let conn = ApiConnection {
+                    peer,
+                    app: app.clone(),
+                    limits: bounds.timeouts,
+                    stop: stop.clone(),
+                };
+                let tls = tls.clone();
                 tasks.spawn(async move {
-                    if let Err(cause) = serve_connection(stream, peer, app, bounds.timeouts, stop).await {
+                    if let Err(cause) = conn.serve_socket(stream, tls).await {
                         tracing::debug!(error = cause, "client connection ended with an error");
                     }
                     drop((slot, share));
@@ -164,76 +197,102 @@ impl AsRef<ConnState> for SharedConnState {
     }
 }
 
-async fn serve_connection(
-    mut stream: TcpStream,
+/// What the connection of a client needs.
+struct ApiConnection {
     peer: SocketAddr,
     app: Router,
     limits: ConnTimeouts,
     stop: CancellationToken,
-) -> Result<(), String> {
-    // Responses are small; delaying them to fill a packet only costs time.
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let late = wait_for_stop_grace(&stop);
-    let sniffed = tokio::select! {
-        sniffed = tokio::time::timeout(limits.head, detect_protocol(&mut stream)) => sniffed,
-        () = late => return Ok(()),
-    };
-    let (early, is_http2) = match sniffed {
-        Err(_) => return Err("the client sent nothing".into()),
-        Ok(sniffed) => sniffed.map_err(|error| error.to_string())?,
-    };
-    if early.is_empty() {
-        return Ok(());
-    }
-    let local = stream.local_addr().map_err(|error| error.to_string())?;
-    let shared = SharedConnState::default();
-    let io = TokioIo::new(ClientIo::new(stream, early, !is_http2, shared.clone()));
-    let watch = shared.clone();
-    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let busy = ActiveRequest::new(watch.clone());
-        let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
-        let mut request: Request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        request.extensions_mut().insert(LocalAddress(local));
-        let answer = app.clone().oneshot(request);
-        let conn = watch.clone();
-        async move {
-            answer.await.map(|mut answer| {
-                if !is_http2 {
-                    close_if_body_is_unread(&conn.0, is_chunked, &mut answer);
-                }
-                answer.map(|body| HoldingBody::new(body, busy))
-            })
+}
+
+impl ApiConnection {
+    async fn serve_socket(self, stream: TcpStream, tls: Option<TlsTerminator>) -> Result<(), String> {
+        // Responses are small; delaying them to fill a packet only costs time.
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let local = stream.local_addr().map_err(|error| error.to_string())?;
+        let Some(tls) = tls else {
+            return self.serve_stream(stream, local).await;
+        };
+        match self.wait_for_client(tls.accept_stream(stream)).await? {
+            Some(Some(stream)) => self.serve_stream(stream, local).await,
+            Some(None) | None => Ok(()),
         }
-    });
-    if is_http2 {
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(MAX_HEAD_BYTES as u32)
-            .serve_connection(io, service);
-        drive_connection(
-            connection,
-            http2::Connection::graceful_shutdown,
-            &shared.0,
-            limits,
-            stop,
-        )
-        .await
-    } else {
-        let connection = http1::Builder::new()
-            .header_read_timeout(None)
-            .max_header_size(MAX_HEAD_BYTES)
-            .serve_connection(io, service)
-            .with_upgrades();
-        drive_connection(
-            connection,
-            http1::UpgradeableConnection::graceful_shutdown,
-            &shared.0,
-            limits,
-            stop,
-        )
-        .await
+    }
+
+    /// Waits until a client has begun: for its handshake, or for its first bytes. `None`: the server is stopping.
+    async fn wait_for_client<T>(
+        &self,
+        begun: impl Future<Output = std::io::Result<T>>,
+    ) -> Result<Option<T>, String> {
+        let begun = tokio::select! {
+            begun = tokio::time::timeout(self.limits.head, begun) => begun,
+            () = wait_for_stop_grace(&self.stop) => return Ok(None),
+        };
+        match begun {
+            Err(_) => Err("the client sent nothing".into()),
+            Ok(begun) => begun.map(Some).map_err(|error| error.to_string()),
+        }
+    }
+
+    async fn serve_stream<S>(self, mut stream: S, local: SocketAddr) -> Result<(), String>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Some((early, is_http2)) = self.wait_for_client(detect_protocol(&mut stream)).await? else {
+            return Ok(());
+        };
+        if early.is_empty() {
+            return Ok(());
+        }
+        let shared = SharedConnState::default();
+        let io = TokioIo::new(ClientIo::new(stream, early, !is_http2, shared.clone()));
+        let service = self.make_service(local, shared.clone(), is_http2);
+        let watch = &shared.0;
+        if is_http2 {
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(MAX_STREAMS)
+                .max_header_list_size(MAX_HEAD_BYTES as u32)
+                .serve_connection(io, service);
+            let shut = http2::Connection::graceful_shutdown;
+            drive_connection(connection, shut, watch, self.limits, self.stop).await
+        } else {
+            let connection = http1::Builder::new()
+                .header_read_timeout(None)
+                .max_header_size(MAX_HEAD_BYTES)
+                .serve_connection(io, service)
+                .with_upgrades();
+            let shut = http1::UpgradeableConnection::graceful_shutdown;
+            drive_connection(connection, shut, watch, self.limits, self.stop).await
+        }
+    }
+
+    /// Makes the service of this connection's requests.
+    fn make_service(
+        &self,
+        local: SocketAddr,
+        watch: SharedConnState,
+        is_http2: bool,
+    ) -> impl HttpService<Incoming, ResBody = HoldingBody<ActiveRequest>, Error = Infallible, Future: Send> + use<>
+    {
+        let (peer, app) = (self.peer, self.app.clone());
+        service_fn(move |request: hyper::Request<Incoming>| {
+            let busy = ActiveRequest::new(watch.clone());
+            let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(peer));
+            request.extensions_mut().insert(LocalAddress(local));
+            let answer = app.clone().oneshot(request);
+            let conn = watch.clone();
+            async move {
+                answer.await.map(|mut answer| {
+                    if !is_http2 {
+                        close_if_body_is_unread(&conn.0, is_chunked, &mut answer);
+                    }
+                    answer.map(|body| HoldingBody::new(body, busy))
+                })
+            }
+        })
     }
 }
 

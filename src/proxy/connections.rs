@@ -12,13 +12,15 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::net::{
-    ClientIo, ConnState, ConnTimeouts, ConnWatchdog, ConnectionShare, detect_protocol, reject_connection,
+    ClientIo, ConnState, ConnTimeouts, ConnWatchdog, ConnectionShare, TlsTerminator, detect_protocol,
+    reject_connection,
 };
 
 use super::forward::{self, ClientConn};
@@ -94,17 +96,24 @@ impl AsRef<ConnState> for SlotHandle {
 pub(super) async fn serve_listener(
     proxy: &Arc<ProxyInner>,
     listener: TcpListener,
+    tls: Option<TlsTerminator>,
     cancel: CancellationToken,
 ) {
     let slots = Arc::new(ConnSlots::default());
     let tasks = TaskTracker::new();
+    let admission = ConnAdmission {
+        proxy,
+        slots: &slots,
+        tasks: &tasks,
+        tls,
+    };
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     loop {
         tokio::select! {
             () = cancel.cancelled() => break,
             _ = sweep.tick() => proxy.close_idle_conns(),
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => admit_connection(proxy, &slots, &tasks, stream, peer),
+                Ok((stream, peer)) => admission.admit_connection(stream, peer),
                 Err(cause) if is_client_error(&cause) => debug!(error = %cause, "client disconnected before accept"),
                 Err(cause) => {
                     warn!(error = %cause, "cannot accept connections");
@@ -140,52 +149,93 @@ fn is_client_error(cause: &io::Error) -> bool {
     )
 }
 
-fn admit_connection(
-    proxy: &Arc<ProxyInner>,
-    slots: &Arc<ConnSlots>,
-    tasks: &TaskTracker,
-    stream: TcpStream,
-    peer: SocketAddr,
-) {
-    if proxy.counters.connections.load(Ordering::Relaxed) >= proxy.settings.max_connections as u64 {
-        return reject_connection(stream, error_pages::SERVER_FULL_RESPONSE);
-    }
-    let Some(share) = proxy.shares.try_admit(peer.ip()) else {
-        return reject_connection(stream, error_pages::ADDRESS_LIMIT_RESPONSE);
-    };
-    let slot = slots.take_slot(proxy, share);
-    let client = Arc::new(ClientConn {
-        proxy: Arc::clone(proxy),
-        slot,
-        peer: peer.ip().to_canonical().to_string(),
-        tunnels: tasks.clone(),
-    });
-    tasks.spawn(async move {
-        if let Err(cause) = serve_connection(client, stream).await {
-            debug!(error = %cause, "client connection ended with an error");
+/// What a new connection of one listener needs.
+struct ConnAdmission<'a> {
+    proxy: &'a Arc<ProxyInner>,
+    slots: &'a Arc<ConnSlots>,
+    tasks: &'a TaskTracker,
+    /// `None`: clients speak plain HTTP.
+    tls: Option<TlsTerminator>,
+}
+
+impl ConnAdmission<'_> {
+    fn admit_connection(&self, stream: TcpStream, peer: SocketAddr) {
+        let proxy = self.proxy;
+        if proxy.counters.connections.load(Ordering::Relaxed) >= proxy.settings.max_connections as u64 {
+            return self.reject(stream, error_pages::SERVER_FULL_RESPONSE);
         }
-    });
+        let Some(share) = proxy.shares.try_admit(peer.ip()) else {
+            return self.reject(stream, error_pages::ADDRESS_LIMIT_RESPONSE);
+        };
+        let slot = self.slots.take_slot(proxy, share);
+        let client = Arc::new(ClientConn {
+            proxy: Arc::clone(proxy),
+            slot,
+            peer: peer.ip().to_canonical().to_string(),
+            is_tls: self.tls.is_some(),
+            tunnels: self.tasks.clone(),
+        });
+        let tls = self.tls.clone();
+        self.tasks.spawn(async move {
+            if let Err(cause) = serve_socket(client, stream, tls).await {
+                debug!(error = %cause, "client connection ended with an error");
+            }
+        });
+    }
+
+    /// Without TLS there is no way to send a page to a client that expects it: then the connection just closes.
+    fn reject(&self, stream: TcpStream, page: &'static [u8]) {
+        if self.tls.is_none() {
+            reject_connection(stream, page);
+        }
+    }
 }
 
 type ConnError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn serve_connection(client: Arc<ClientConn>, mut stream: TcpStream) -> Result<(), ConnError> {
+async fn serve_socket(
+    client: Arc<ClientConn>,
+    stream: TcpStream,
+    tls: Option<TlsTerminator>,
+) -> Result<(), ConnError> {
     stream.set_nodelay(true)?;
-    let (early, is_http2) = {
-        let spoken = tokio::time::timeout(client.proxy.settings.header_timeout, detect_protocol(&mut stream));
-        tokio::pin!(spoken);
-        let watch = &client.slot.state;
-        let spoken = std::future::poll_fn(|cx| {
-            watch.register_waker(cx);
-            if watch.is_draining() || watch.is_force_closed() {
-                return Poll::Ready(None);
-            }
-            spoken.as_mut().poll(cx).map(Some)
-        });
-        match spoken.await {
-            Some(spoken) => spoken??,
-            None => return Ok(()),
+    let Some(tls) = tls else {
+        return serve_connection(client, stream).await;
+    };
+    match wait_for_client(&client, tls.accept_stream(stream)).await? {
+        // Boxed, so that connections without TLS do not pay for its size.
+        Some(Some(stream)) => Box::pin(serve_connection(client, stream)).await,
+        Some(None) | None => Ok(()),
+    }
+}
+
+/// Waits until a client has begun: for its handshake, or for its first bytes. `None`: the proxy is stopping.
+async fn wait_for_client<T>(
+    client: &ClientConn,
+    begun: impl Future<Output = io::Result<T>>,
+) -> Result<Option<T>, ConnError> {
+    let begun = tokio::time::timeout(client.proxy.settings.header_timeout, begun);
+    tokio::pin!(begun);
+    let watch = &client.slot.state;
+    let begun = std::future::poll_fn(|cx| {
+        watch.register_waker(cx);
+        if watch.is_draining() || watch.is_force_closed() {
+            return Poll::Ready(None);
         }
+        begun.as_mut().poll(cx).map(Some)
+    });
+    match begun.await {
+        Some(begun) => Ok(Some(begun??)),
+        None => Ok(None),
+    }
+}
+
+async fn serve_connection<S>(client: Arc<ClientConn>, mut stream: S) -> Result<(), ConnError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Some((early, is_http2)) = wait_for_client(&client, detect_protocol(&mut stream)).await? else {
+        return Ok(());
     };
     if early.is_empty() {
         return Ok(());

@@ -27,7 +27,7 @@ use super::host_table::HostName;
 use super::response_body::UpstreamBody;
 use super::upstream_conn::{ResponseHead, UpstreamConn};
 use super::upstream_request::{UpstreamFailure, UpstreamRequest};
-use super::{ProxyInner, tunnel};
+use super::{ProxyInner, https, tunnel};
 
 /// What a request needs of its client connection.
 pub(super) struct ClientConn {
@@ -35,6 +35,8 @@ pub(super) struct ClientConn {
     pub(super) slot: Arc<ConnSlot>,
     /// The peer's IP address.
     pub(super) peer: String,
+    /// The connection is encrypted up to this proxy.
+    pub(super) is_tls: bool,
     pub(super) tunnels: TaskTracker,
 }
 
@@ -99,6 +101,7 @@ pub(super) async fn handle_request(
         let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);
         close_if_body_is_unread(&client.slot.state, is_chunked, &mut response);
     }
+    https::add_hsts(&client, &parts, &mut response);
     client.proxy.counters.count_response(status);
     if let Some(begun) = begun {
         debug!(
@@ -136,6 +139,9 @@ async fn route_request(
     }
     let raw_host = request_host(parts)?;
     let host = HostName::parse(raw_host).ok_or(ProxyError::InvalidHost)?;
+    if let Some(redirect) = https::redirect_to_https(client, parts, host.as_str()) {
+        return Ok((Arc::from("-"), redirect.map(|()| None)));
+    }
     let asking = ForwardedRequest {
         client,
         head: UpstreamHead {
@@ -144,6 +150,7 @@ async fn route_request(
             peer: &client.peer,
             id,
             upgrade: on_upgrade.as_ref().and_then(|_| parts.headers.get(UPGRADE)),
+            is_tls: client.is_tls,
             trusted: client.proxy.settings.trust_forwarded,
         },
         is_retryable: body.is_end_stream() && headers::is_idempotent(&parts.method),
@@ -170,7 +177,7 @@ async fn route_request(
 }
 
 /// Returns the host as the client sent it: from an absolute target (or HTTP/2), else from the Host header.
-fn request_host(parts: &Parts) -> Result<&[u8], ProxyError> {
+pub(super) fn request_host(parts: &Parts) -> Result<&[u8], ProxyError> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     match (parts.uri.authority(), hosts.next(), hosts.next()) {
         // Even with an absolute target: a proxy in front may have used either.

@@ -9,7 +9,7 @@ use crate::net::{ConnectionHeader, is_hop_by_hop, is_hop_by_hop_name, split_list
 
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
@@ -126,6 +126,7 @@ pub(super) struct UpstreamHead<'a> {
     pub(super) peer: &'a str,
     pub(super) id: &'a HeaderValue,
     pub(super) upgrade: Option<&'a HeaderValue>,
+    pub(super) is_tls: bool,
     pub(super) trusted: bool,
 }
 
@@ -200,7 +201,8 @@ impl UpstreamHead<'_> {
         let or = |value: Option<&HeaderValue>, other: &[u8], name: HeaderName, out: &mut Vec<u8>| {
             write_header_line(out, name.as_str(), value.map_or(other, HeaderValue::as_bytes));
         };
-        or(theirs(X_FORWARDED_PROTO), b"http", X_FORWARDED_PROTO, out);
+        let scheme: &[u8] = if self.is_tls { b"https" } else { b"http" };
+        or(theirs(X_FORWARDED_PROTO), scheme, X_FORWARDED_PROTO, out);
         or(theirs(X_FORWARDED_HOST), self.host, X_FORWARDED_HOST, out);
         or(theirs(X_REAL_IP), peer, X_REAL_IP, out);
     }

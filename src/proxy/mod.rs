@@ -23,6 +23,7 @@ mod error_pages;
 mod forward;
 mod headers;
 mod host_table;
+mod https;
 mod response_body;
 mod stats;
 #[cfg(test)]
@@ -41,10 +42,11 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::net::ConnectionShares;
+use crate::net::{ConnectionShares, TlsTerminator};
 use crate::telemetry::metrics::RouterStats;
 use backend::{Backend, LiveHost};
 pub use host_table::{BackendSet, HostName, HostRoute, HostRoutes, HostTable};
+pub use https::{HttpsHosts, HttpsPolicy};
 use stats::ProxyCounters;
 
 /// The time-outs and limits. The defaults suit a public edge.
@@ -71,6 +73,8 @@ pub struct ProxySettings {
     pub max_header_bytes: usize,
     /// Trust (and extend) the `X-Forwarded-*` headers of clients: only behind another proxy.
     pub trust_forwarded: bool,
+    /// The port to which clients are redirected for TLS.
+    pub https_port: u16,
 }
 
 impl Default for ProxySettings {
@@ -86,6 +90,7 @@ impl Default for ProxySettings {
             drain: Duration::from_secs(30),
             max_header_bytes: 32 * 1024,
             trust_forwarded: false,
+            https_port: 443,
         }
     }
 }
@@ -100,6 +105,7 @@ struct ProxyInner {
     settings: ProxySettings,
     shares: ConnectionShares,
     table: ArcSwap<HostTable<Arc<LiveHost>>>,
+    https_hosts: ArcSwap<HttpsHosts>,
     /// Locked only by a replacement of the table, the sweep, and `is_drained`.
     addresses: Mutex<BackendAddresses>,
     counters: ProxyCounters,
@@ -129,6 +135,7 @@ impl Proxy {
                 settings,
                 shares,
                 table: ArcSwap::default(),
+                https_hosts: ArcSwap::default(),
                 addresses: Mutex::default(),
                 counters: ProxyCounters::default(),
                 request_id_seed: uuid::Uuid::new_v4().as_u64_pair().0,
@@ -183,7 +190,22 @@ impl Proxy {
     /// Serves a listener until cancelled; then stops accepting, closes idle connections, lets requests in
     /// flight finish within `drain`, and closes the rest. May run for several listeners at once.
     pub async fn serve(&self, listener: TcpListener, cancel: CancellationToken) {
-        connections::serve_listener(&self.inner, listener, cancel).await;
+        connections::serve_listener(&self.inner, listener, None, cancel).await;
+    }
+
+    /// The same for a listener whose clients speak TLS.
+    pub(crate) async fn serve_tls(
+        &self,
+        listener: TcpListener,
+        tls: TlsTerminator,
+        cancel: CancellationToken,
+    ) {
+        connections::serve_listener(&self.inner, listener, Some(tls), cancel).await;
+    }
+
+    /// Replaces the hosts that have a certificate, and how each is served.
+    pub fn set_https_hosts(&self, hosts: HttpsHosts) {
+        self.inner.https_hosts.store(Arc::new(hosts));
     }
 
     /// Returns the counters.

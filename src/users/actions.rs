@@ -26,7 +26,7 @@ pub async fn create_user(
     password: &Secret,
 ) -> Result<(), Error> {
     let auth = &core.settings.auth;
-    if !auth.is_registration_open(core.settings.api.listen) {
+    if !auth.is_registration_open(&core.settings.api) {
         if call.actor == Actor::Nobody {
             return Err(Error::unauthenticated(
                 "Registration is closed: ask an administrator to create your user.",

@@ -3,6 +3,7 @@
 mod answers;
 mod framing;
 mod hosts;
+mod https;
 mod lifecycle;
 mod streams;
 
