@@ -33,7 +33,7 @@ pub struct CoreParts {
     pub db: Db,
     pub notices: NoticeHub,
     /// Encrypts and decrypts secrets at rest.
-    pub keys: Keyring,
+    pub keys: Arc<Keyring>,
     /// The id of this host in units and versions.
     pub host: String,
     /// The id of this run of Tancho, in leases.

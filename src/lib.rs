@@ -44,6 +44,7 @@ pub mod envs;
 
 pub mod apps;
 
+pub mod certificates;
 pub mod versions;
 
 pub mod releases;

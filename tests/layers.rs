@@ -34,7 +34,7 @@ const ROWS: &[&[&str]] = &[
     &["teams", "plans", "pools", "platforms", "routers", "clusters"],
     &["envs"],
     &["apps"],
-    &["versions"],
+    &["versions", "certificates"],
     &["releases"],
     &["units", "routing"],
     &["services", "deploys", "exec", "webhooks"],
@@ -59,6 +59,7 @@ const SQL_TOO: &[&str] = &[
 /// The tables that each slice writes.
 const TABLES: &[(&str, &[&str])] = &[
     ("apps", &["app", "app_cname", "app_team", "process_plan"]),
+    ("certificates", &["app_https", "certificate"]),
     (
         "deploys",
         &["deploy", "uploaded_archive", "uploaded_archive_chunk"],

@@ -26,7 +26,7 @@ use crate::kernel::names::Email;
 use crate::kernel::secret::Secret;
 use crate::provisioners::ProvisionerRegistry;
 use crate::provisioners::registry::{PROVISIONERS, RunnerParts};
-use crate::server;
+use crate::server::{self, RouterHttps};
 use crate::telemetry::logs;
 use crate::{db, key_rotation, users, versions};
 
@@ -154,17 +154,24 @@ async fn run_router_alone(settings: Settings) -> Result<(), Error> {
     let address = listener.local_addr().map_err(Error::internal)?;
     let database = DatabaseServer::connect_running(&settings).await?;
     let db = database.open_pool(&settings).await?;
+    let https = open_router_https(&settings).await?;
+    let https_address = https.as_ref().map(RouterHttps::address);
     let stop = CancellationToken::new();
     let notices = NoticeHub::spawn_listener(db.clone(), stop.clone());
+    let listeners = (listener, https);
     let routing = server::run_router(
         settings,
         db.clone(),
         ReplicaId::new(),
         notices,
-        listener,
+        listeners,
         stop.clone(),
     );
-    print_line(&format!("tancho ready router=http://{address}"));
+    let https = https_address.map(|address| format!(" router_https=https://{address}"));
+    print_line(&format!(
+        "tancho ready router=http://{address}{}",
+        https.unwrap_or_default()
+    ));
     let signalled = async {
         wait_for_signal().await?;
         stop.cancel();
@@ -173,6 +180,19 @@ async fn run_router_alone(settings: Settings) -> Result<(), Error> {
     let (_, signalled) = tokio::join!(routing, signalled);
     db.close().await;
     signalled
+}
+
+/// Opens the listener of TLS, if there is to be one: with the keys that a Tancho has created or was given.
+async fn open_router_https(settings: &Settings) -> Result<Option<RouterHttps>, Error> {
+    let Some(address) = settings.router.https_listen else {
+        return Ok(None);
+    };
+    let dir = DataDir::open_unlocked(&settings.data_dir)?;
+    let keys = key_rotation::KeySource::new(&settings.secrets, &dir).load_keyring()?;
+    let listener = bind_listener("router", address).await?;
+    RouterHttps::open(listener, Arc::new(keys), &settings.tls)
+        .await
+        .map(Some)
 }
 
 async fn run_migrate(settings: Settings) -> Result<(), Error> {

@@ -32,10 +32,15 @@ pub(super) async fn run_serve(settings: Settings) -> Result<(), Error> {
         .as_ref()
         .map_or(Ok(settings.api.listen), TcpListener::local_addr)
         .map_err(Error::internal)?;
-    let ssh = match settings.ssh.listen {
-        Some(address) => bind_for_role(&settings, ServerRole::Api, "ssh", address).await?,
-        None => None,
-    };
+    let ssh = bind_if_set(&settings, ServerRole::Api, "ssh", settings.ssh.listen).await?;
+    let api_https = bind_if_set(&settings, ServerRole::Api, "api", settings.api.https_listen).await?;
+    let router_https = bind_if_set(
+        &settings,
+        ServerRole::Router,
+        "router",
+        settings.router.https_listen,
+    )
+    .await?;
     let router = bind_for_role(&settings, ServerRole::Router, "router", settings.router.listen).await?;
     let router_addr = router
         .as_ref()
@@ -64,9 +69,11 @@ pub(super) async fn run_serve(settings: Settings) -> Result<(), Error> {
         pass_env,
         host,
         api,
+        api_https,
         api_addr,
         ssh,
         router,
+        router_https,
         router_addr,
     };
     let running = server::start_server(parts).await?;
@@ -113,6 +120,19 @@ async fn bind_for_role(
     }
 }
 
+/// The same for an address that may be unset.
+async fn bind_if_set(
+    settings: &Settings,
+    role: ServerRole,
+    what: &str,
+    address: Option<SocketAddr>,
+) -> Result<Option<TcpListener>, Error> {
+    match address {
+        Some(address) => bind_for_role(settings, role, what, address).await,
+        None => Ok(None),
+    }
+}
+
 /// Prints the login of a new first administrator (once), warns of accounts that share an e-mail address, then
 /// prints the addresses of the server.
 async fn print_startup(running: &RunningServer) -> Result<(), Error> {
@@ -135,7 +155,17 @@ async fn print_startup(running: &RunningServer) -> Result<(), Error> {
         None => "none".to_owned(),
         Some(ssh) => format!("{}:{} host_key={}", ssh.host, ssh.port, ssh.fingerprint),
     };
-    print_line(&format!("tancho ready api={api} router={router} ssh={ssh}"));
+    let https = [
+        ("api_https", running.api_https_addr),
+        ("router_https", running.router_https_addr),
+    ];
+    let https: String = https
+        .iter()
+        .filter_map(|(name, address)| Some(format!(" {name}=https://{}", (*address)?)))
+        .collect();
+    print_line(&format!(
+        "tancho ready api={api} router={router} ssh={ssh}{https}"
+    ));
     Ok(())
 }
 

@@ -3,8 +3,8 @@
 use crate::http::health;
 use crate::web::route_table::RouteTable;
 use crate::{
-    apps, clusters, deploys, events, exec, forges, lifecycle, plans, platforms, pools, releases,
-    repositories, routers, routing, sagas, services, teams, units, users, webhooks,
+    apps, certificates, clusters, deploys, events, exec, forges, lifecycle, plans, platforms, pools,
+    releases, repositories, routers, routing, sagas, services, teams, units, users, webhooks,
 };
 
 /// Returns all modern routes, each with its version in the API.
@@ -30,6 +30,7 @@ pub fn modern_routes() -> RouteTable {
         pools::modern::routes,
         platforms::modern::routes,
         clusters::modern::routes,
+        certificates::modern::routes,
         routers::modern::routes,
         routing::modern::routes,
         services::instances::modern::routes,

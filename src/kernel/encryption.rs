@@ -82,6 +82,8 @@ sealed_columns! {
     WEBHOOK_REQUEST = "webhook": "webhook"."sealed" by ["webhook_id"];
     /// Configurations of routers, whose headers may be secret.
     ROUTER_CONFIG = "router.config": "router"."config" by ["router_id"];
+    /// Private keys of the certificates of hosts.
+    CERTIFICATE_KEY = "certificate.key": "certificate"."key" by ["host"];
 }
 
 /// The associated data of an encrypted value: `AssociatedData::new(SealedColumn::ENV_VAR, &[&app, &name])`.

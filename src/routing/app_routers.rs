@@ -1,7 +1,8 @@
 //! The routers of an app: the built-in one, which every app has. The others are not driven yet, so none can be
-//! added, and nothing of the built-in one can be changed for a single app.
+//! added. Of the built-in one an app may choose how its hosts with a certificate are served.
 
 use crate::apps::find_authorized_app;
+use crate::certificates::{self, HttpsOptions};
 use crate::core::Core;
 use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, RouterName};
@@ -31,18 +32,23 @@ pub(super) async fn add_app_router(
     }
 }
 
-/// Changes a router of an app. Errors: `NotFound`, `Forbidden`; `Invalid` for the built-in router.
+/// Changes the options of a router of an app. Errors: `NotFound`, `Forbidden`; `Invalid` without an option that
+/// the built-in router has.
 pub(super) async fn update_app_router(
     core: &Core,
     call: &RequestContext,
     app: &AppName,
     router: &RouterName,
+    options: HttpsOptions,
 ) -> Result<(), Error> {
     find_authorized_app(core, call, app, Permission::APP_UPDATE_ROUTER_UPDATE).await?;
     check_built_in(router)?;
-    Err(Error::invalid(format!(
-        "The router {BUILT_IN} has no options that an app may change."
-    )))
+    if options.redirects.is_none() && options.hsts_seconds.is_none() {
+        return Err(Error::invalid(format!(
+            "The router {BUILT_IN} has the options https-redirect (true or false) and hsts (a number of seconds)."
+        )));
+    }
+    certificates::set_https_options(core, call, app, options).await
 }
 
 /// Removes a router from an app. Errors: `NotFound`, `Forbidden`; `Invalid` for the built-in router.

@@ -4,6 +4,8 @@ use axum::Json;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::certificates::HttpsOptions;
+use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, RouterName};
 use crate::routing::{self, app_routers};
 use crate::web::errors::modern::ModernResult;
@@ -44,9 +46,23 @@ pub async fn add_app_router(ctx: Ctx, Path(app): Path<AppName>, params: Params) 
     Ok(app_routers::add_app_router(&ctx.core, &ctx.request, &app, &router).await?)
 }
 
-/// `PUT /1.5/apps/{app}/routers/{router}`: form `Opts.k`.
-pub async fn update_app_router(ctx: Ctx, Path((app, router)): Path<(AppName, RouterName)>) -> ModernResult {
-    Ok(app_routers::update_app_router(&ctx.core, &ctx.request, &app, &router).await?)
+/// `PUT /1.5/apps/{app}/routers/{router}`: form `Opts.https-redirect`, `Opts.hsts`.
+pub async fn update_app_router(
+    ctx: Ctx,
+    Path((app, router)): Path<(AppName, RouterName)>,
+    params: Params,
+) -> ModernResult {
+    let options = read_options(&params.get_object("opts")?)?;
+    Ok(app_routers::update_app_router(&ctx.core, &ctx.request, &app, &router, options).await?)
+}
+
+/// Reads the options of the built-in router.
+fn read_options(given: &Params) -> Result<HttpsOptions, Error> {
+    let seconds = given.get_integer("hsts")?.map(i32::try_from).transpose();
+    Ok(HttpsOptions {
+        redirects: given.get_optional_bool("https-redirect")?,
+        hsts_seconds: seconds.map_err(|_| Error::invalid("The option hsts is too large."))?,
+    })
 }
 
 /// `DELETE /1.5/apps/{app}/routers/{router}`

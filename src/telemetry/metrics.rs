@@ -26,6 +26,8 @@ const ROUTER_CONNECTIONS: &str = "tancho_router_connections_total";
 const ROUTER_RETRIES: &str = "tancho_router_retries_total";
 const ROUTER_REQUESTS_IN_FLIGHT: &str = "tancho_router_requests_in_flight";
 const ROUTER_TUNNELS: &str = "tancho_router_tunnels";
+const CERTIFICATES: &str = "tancho_certificates";
+const CERTIFICATE_EXPIRY_SECONDS: &str = "tancho_certificate_expiry_seconds";
 
 /// Histogram buckets for the durations of requests and calls; deploys take minutes.
 const DURATION_BUCKETS: [f64; 12] = [
@@ -72,6 +74,11 @@ fn describe_metrics() {
     metrics::describe_counter!(ROUTER_RETRIES, "Retries with another unit.");
     metrics::describe_gauge!(ROUTER_REQUESTS_IN_FLIGHT, "Requests to apps in progress.");
     metrics::describe_gauge!(ROUTER_TUNNELS, "Open tunnels (WebSockets and other upgrades).");
+    metrics::describe_gauge!(CERTIFICATES, "Certificates of hosts of apps.");
+    metrics::describe_gauge!(
+        CERTIFICATE_EXPIRY_SECONDS,
+        "Seconds until the first of these certificates expires; negative: it has."
+    );
 }
 
 /// Enables the metrics and maintains them until `stop` is cancelled.
@@ -129,6 +136,15 @@ pub fn record_db_connections(idle: usize, all: u32) {
     let idle = u32::try_from(idle).unwrap_or(u32::MAX);
     gauge!(DB_CONNECTIONS, "state" => "idle").set(idle);
     gauge!(DB_CONNECTIONS, "state" => "busy").set(all.saturating_sub(idle));
+}
+
+/// Records how many certificates there are, and when the first of them expires.
+#[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 certificates")]
+pub fn record_certificates(count: usize, seconds_left: Option<f64>) {
+    gauge!(CERTIFICATES).set(count as f64);
+    if let Some(seconds) = seconds_left {
+        gauge!(CERTIFICATE_EXPIRY_SECONDS).set(seconds);
+    }
 }
 
 /// The counters of a router since it started.

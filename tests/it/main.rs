@@ -10,6 +10,7 @@ mod apps;
 mod attacks;
 mod audit;
 mod catalog;
+mod certificates;
 mod classic;
 mod deadlock;
 mod deploy_edges;

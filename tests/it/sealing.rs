@@ -210,6 +210,15 @@ async fn seal_every_column(tancho: &TestServer) -> TestUser {
         .execute(db)
         .await
         .unwrap();
+    sqlx::query(
+        "insert into certificate (host, app_id, label, chain, key, not_before, not_after)
+         select 'shop.localhost', $1, 'shop', '', $2, now(), now() + interval '1 day'",
+    )
+    .bind(app)
+    .bind(seal(SealedColumn::CERTIFICATE_KEY, &[&"shop.localhost"]))
+    .execute(db)
+    .await
+    .unwrap();
     let found = list_sealed_values(tancho).await;
     for column in SealedColumn::ALL {
         assert!(

@@ -18,7 +18,7 @@ const SWAPS: usize = 21;
 
 /// Creates an app with one unit that returns its name, on another host so that this host's reconciler leaves
 /// it alone.
-async fn app_with_unit(tancho: &TestServer, ana: &TestUser, name: &'static str) -> String {
+pub(crate) async fn app_with_unit(tancho: &TestServer, ana: &TestUser, name: &'static str) -> String {
     let body = json!({ "name": name, "platform": "go", "teamOwner": "red" });
     let (status, text) = tancho.send_json(ana, Method::POST, "/apps", Some(body)).await;
     assert_eq!(status, 200, "{text}");

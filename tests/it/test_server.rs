@@ -193,6 +193,10 @@ impl TestServer {
         change(&mut settings);
         let db = tancho::db::open_pool(database, &settings.database).await.unwrap();
         let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api_https = match settings.api.https_listen {
+            Some(address) => Some(TcpListener::bind(address).await.unwrap()),
+            None => None,
+        };
         let folder = TempDataFolder::new();
         let fake = FakeUnitRunner::default();
         let dirs = DataDir::open(&folder.0).unwrap();
@@ -217,8 +221,10 @@ impl TestServer {
             provisioners,
             api_addr: api.local_addr().unwrap(),
             api: Some(api),
+            api_https,
             ssh: None,
             router: None,
+            router_https: None,
             router_addr: "127.0.0.1:8888".parse().unwrap(),
         };
         let running = server::start_server(wanted).await.unwrap();

@@ -129,7 +129,7 @@ async fn app_keeps_the_built_in_router_and_gets_no_other() {
             format!("PUT {routers}/proxy"),
             json!({ "opts": { "a": "b" } }),
             400,
-            "no options",
+            "has the options",
         ),
         (
             format!("PUT {routers}/edge"),

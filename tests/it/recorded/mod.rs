@@ -158,6 +158,11 @@ async fn catalog_requests_match_the_recordings() {
 }
 
 #[tokio::test]
+async fn certificate_requests_match_the_recordings() {
+    replay(table::CERTIFICATES, RecordedFixture::with_apps().await).await;
+}
+
+#[tokio::test]
 async fn event_block_and_webhook_requests_match_the_recordings() {
     replay(table::EVENTS, RecordedFixture::with_users().await).await;
 }

@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 
 use super::record::RawReply;
 use super::types::{
-    AppInfo, AppItem, AppRouter, Constraint, Deploy, EnvVar, Event, EventBlock, Full, Id, Instance,
-    InstanceRow, Line, LogLine, Permission, Plan, Platform, PlatformInfo, Pool, Provisioner, Quota, Role,
-    Router, Scheme, Service, ServicePlan, Team, TeamItem, TeamToken, Texts, Token, User, Webhook,
+    AppInfo, AppItem, AppRouter, CertificateList, Constraint, Deploy, EnvVar, Event, EventBlock, Full, Id,
+    Instance, InstanceRow, Line, LogLine, Permission, Plan, Platform, PlatformInfo, Pool, Provisioner, Quota,
+    Role, Router, Scheme, Service, ServicePlan, Team, TeamItem, TeamToken, Texts, Token, User, Webhook,
 };
 
 /// The kinds of responses.
@@ -81,6 +81,9 @@ pub(super) enum AnswerShape {
     NoInstances,
     ServicePlans,
     Instance,
+    Certificates,
+    /// A list without certificates.
+    NoCertificates,
 }
 
 fn lowered(value: Value) -> Value {
@@ -320,6 +323,16 @@ impl AnswerShape {
             }
             AnswerShape::ServicePlans => some::<ServicePlan>(reply).map(drop),
             AnswerShape::Instance => one::<Instance>(reply).map(drop),
+            AnswerShape::Certificates => {
+                let list: CertificateList = one(reply)?;
+                let is_some = list.routers.values().any(|router| !router.cnames.is_empty());
+                ensure(is_some, "no certificate", reply)
+            }
+            AnswerShape::NoCertificates => {
+                let list: CertificateList = one(reply)?;
+                let is_none = list.routers.values().all(|router| router.cnames.is_empty());
+                ensure(is_none, "not empty", reply)
+            }
             other => Err(format!("{other:?} has no check")),
         }
     }

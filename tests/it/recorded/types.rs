@@ -558,3 +558,19 @@ pub(super) struct Instance {
     pub(super) tags: Vec<String>,
     pub(super) parameters: Option<Texts>,
 }
+
+#[derive(Debug, Deserialize)]
+pub(super) struct CertificateList {
+    pub(super) routers: BTreeMap<String, RouterCertificates>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RouterCertificates {
+    pub(super) cnames: BTreeMap<String, HostCertificate>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct HostCertificate {
+    certificate: String,
+    issuer: String,
+}

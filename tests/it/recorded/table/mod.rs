@@ -2,6 +2,7 @@
 
 mod apps;
 mod catalog;
+mod certificates;
 mod events;
 mod operator;
 mod running;
@@ -10,6 +11,7 @@ mod users;
 
 pub(super) use apps::APPS;
 pub(super) use catalog::CATALOG;
+pub(super) use certificates::CERTIFICATES;
 pub(super) use events::EVENTS;
 pub(super) use operator::OPERATOR;
 pub(super) use running::RUNNING;
@@ -20,9 +22,11 @@ use super::ReplayRow;
 
 /// Returns all rows of all chapters.
 pub(super) fn all() -> impl Iterator<Item = &'static ReplayRow> {
+    let certificates = CERTIFICATES.iter();
     [USERS, APPS, RUNNING, SERVICES, OPERATOR, CATALOG, EVENTS]
         .into_iter()
         .flatten()
+        .chain(certificates)
 }
 
 /// A lock on `shop` held by another event.
@@ -40,6 +44,7 @@ const ALWAYS_SOME: &str = "this list is never empty: the binary has built-in ent
 const NO_IMAGES: &str = "the local provisioner runs no images and builds no Dockerfiles";
 const ONE_ROUTER: &str = "every app has the built-in router and no other";
 const NO_CLUSTERS: &str = "no provisioner of this server uses clusters";
+const NO_ISSUERS: &str = "certificates are not ordered from authorities yet";
 const NO_RESET: &str = "passwords are not reset by mail yet";
 const NO_PLANS: &str =
     "a service whose plans request fails counts as one without plans: those of 2012 respond with anything";
@@ -86,6 +91,10 @@ pub(super) const NOT_REPLAYED: &[(&str, &str)] = &[
     ("service-plan-list-empty", ALWAYS_SOME),
     ("pool-list-forbidden", "every user may read this list"),
     ("router-list-forbidden", "every user may read this list"),
+    ("certificate-list-no-router", ALWAYS_SOME),
+    ("certificate-issuer-set", NO_ISSUERS),
+    ("certificate-issuer-set-refused", NO_ISSUERS),
+    ("certificate-issuer-unset", NO_ISSUERS),
     ("cluster-list", NO_CLUSTERS),
     ("cluster-list-json-filter", NO_CLUSTERS),
     ("cluster-update", NO_CLUSTERS),

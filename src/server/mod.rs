@@ -1,6 +1,10 @@
 //! The server: assembles what a process of Tancho runs, by its roles, from already bound listeners to the
 //! drain at the end. The command line and the tests start it alike.
 
+mod https;
+
+pub use https::RouterHttps;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::caller_limits::CallerLimits;
-use crate::config::{ServerRole, Settings};
+use crate::config::{RouterSettings, ServerRole, Settings};
 use crate::core::{AuthCache, Core, CoreParts, PublicAddresses, PublicSsh};
 use crate::datadir::DataDir;
 use crate::db::Db;
@@ -29,6 +33,7 @@ use crate::outbound::OutboundClient;
 use crate::provisioners::ProvisionerRegistry;
 use crate::proxy::{Proxy, ProxySettings};
 use crate::sagas::{self, Reconciler, SagaRegistry, SagaRunner, run_reconciler};
+use crate::server::https::ApiHttps;
 use crate::services::orphans::{self, OrphanReaper};
 use crate::services::{binds, instances};
 use crate::ssh::{self, HostKey};
@@ -54,12 +59,16 @@ pub struct ServerParts {
     pub provisioners: ProvisionerRegistry,
     /// Bound, if the process has the role.
     pub api: Option<TcpListener>,
+    /// Bound, if the process has the role and the API is to be served over TLS too.
+    pub api_https: Option<TcpListener>,
     /// Where the API listens or would listen, for its URLs.
     pub api_addr: SocketAddr,
     /// Bound, if `git` is to be spoken over SSH; served with the API.
     pub ssh: Option<TcpListener>,
     /// Bound, if the process has the role.
     pub router: Option<TcpListener>,
+    /// Bound, if the process has the role and apps are to be served over TLS too.
+    pub router_https: Option<TcpListener>,
     /// The actual or future listen address of the router, for the URLs of apps.
     pub router_addr: SocketAddr,
 }
@@ -71,6 +80,10 @@ pub struct RunningServer {
     pub api_addr: Option<SocketAddr>,
     /// `None` without the role.
     pub router_addr: Option<SocketAddr>,
+    /// `None` without the role or without TLS.
+    pub api_https_addr: Option<SocketAddr>,
+    /// `None` without the role or without TLS.
+    pub router_https_addr: Option<SocketAddr>,
 }
 
 /// Starts the components of the configured roles.
@@ -110,7 +123,7 @@ pub async fn start_server(parts: ServerParts) -> Result<RunningServer, Error> {
         settings,
         db: parts.db,
         notices: notices.clone(),
-        keys: parts.keys,
+        keys: Arc::new(parts.keys),
         host: parts.host,
         provisioners: parts.provisioners,
         router: router_addr,
@@ -134,21 +147,45 @@ pub async fn start_server(parts: ServerParts) -> Result<RunningServer, Error> {
     prepare_repositories(&core, api_addr, ssh.as_ref().map(|endpoint| endpoint.bound)).await;
     let healers = start_reconcilers(&core);
     let serves_api = parts.api.is_some();
+    let (api_https, router_https) = open_https(&core, parts.api_https, parts.router_https).await?;
+    let api_https_addr = api_https.as_ref().map(ApiHttps::address);
+    let router_https_addr = router_https.as_ref().map(RouterHttps::address);
     if let Some(listener) = parts.api {
-        tasks.spawn(serve_api(listener, core.clone(), healers));
+        tasks.spawn(serve_api(listener, api_https, core.clone(), healers));
         if let Some(door) = ssh {
             tasks.spawn(ssh::serve_connections(door.listener, core.clone(), door.key));
         }
     }
     if let Some(listener) = parts.router {
         let (settings, db) = (core.settings.clone(), core.db.clone());
-        tasks.spawn(run_router(settings, db, core.replica, notices, listener, stop));
+        let listeners = (listener, router_https);
+        tasks.spawn(run_router(settings, db, core.replica, notices, listeners, stop));
     }
     Ok(RunningServer {
         core,
         api_addr: serves_api.then_some(api_addr),
         router_addr,
+        api_https_addr,
+        router_https_addr,
     })
+}
+
+/// Prepares the listeners of TLS. Errors: `Invalid` for a certificate of the operator that cannot be served.
+async fn open_https(
+    core: &Core,
+    api: Option<TcpListener>,
+    router: Option<TcpListener>,
+) -> Result<(Option<ApiHttps>, Option<RouterHttps>), Error> {
+    let settings = &core.settings.tls;
+    let api = match api {
+        Some(listener) => Some(ApiHttps::open(listener, settings).await?),
+        None => None,
+    };
+    let router = match router {
+        Some(listener) => Some(RouterHttps::open(listener, Arc::clone(&core.keys), settings).await?),
+        None => None,
+    };
+    Ok((api, router))
 }
 
 /// Sets up the repositories on a host that serves the API. If that fails, the rest of the server works.
@@ -312,25 +349,24 @@ pub async fn run_router(
     db: Db,
     replica: ReplicaId,
     notices: NoticeHub,
-    listener: TcpListener,
+    (listener, https): (TcpListener, Option<RouterHttps>),
     stop: CancellationToken,
 ) {
     let platform = PlatformHosts::new(&settings.router.domain, &settings.api.public_url);
-    let settings = settings.router;
-    let proxy = Proxy::new(ProxySettings {
-        first_byte_timeout: settings.first_byte_timeout,
-        idle_timeout: settings.idle_timeout,
-        max_connections: settings.max_connections,
-        max_connections_per_address: settings.connections_per_address(),
-        drain: settings.drain_timeout,
-        trust_forwarded: settings.trust_forwarded,
-        ..ProxySettings::default()
-    });
+    let proxy = Proxy::new(proxy_settings(&settings.router, https.as_ref()));
     let loaded = CancellationToken::new();
+    let serving_tls = async {
+        if let Some(https) = https {
+            let database = (db.clone(), notices.clone());
+            https
+                .serve(proxy.clone(), database, &settings, loaded.clone(), stop.clone())
+                .await;
+        }
+    };
     let feed = routing::follow_routes(
-        db,
+        db.clone(),
         replica,
-        notices,
+        notices.clone(),
         platform,
         proxy.clone(),
         loaded.clone(),
@@ -339,7 +375,7 @@ pub async fn run_router(
     let serving = async {
         // Clients wait meanwhile: without a table they would get 404 for existing apps.
         tokio::select! {
-            () = loaded.cancelled() => proxy.serve(listener, stop).await,
+            () = loaded.cancelled() => proxy.serve(listener, stop.clone()).await,
             () = stop.cancelled() => {}
         }
     };
@@ -351,13 +387,34 @@ pub async fn run_router(
         }
     };
     tokio::select! {
-        _ = future::join(feed, serving) => {}
+        _ = future::join3(feed, serving, serving_tls) => {}
         () = counting => {}
     }
 }
 
-async fn serve_api(listener: TcpListener, core: Core, healers: HealerRegistry) {
+fn proxy_settings(settings: &RouterSettings, https: Option<&RouterHttps>) -> ProxySettings {
+    let defaults = ProxySettings::default();
+    ProxySettings {
+        first_byte_timeout: settings.first_byte_timeout,
+        idle_timeout: settings.idle_timeout,
+        max_connections: settings.max_connections,
+        max_connections_per_address: settings.connections_per_address(),
+        drain: settings.drain_timeout,
+        trust_forwarded: settings.trust_forwarded,
+        https_port: https.map_or(defaults.https_port, |https| {
+            settings.https_public_port(https.address())
+        }),
+        ..defaults
+    }
+}
+
+async fn serve_api(listener: TcpListener, https: Option<ApiHttps>, core: Core, healers: HealerRegistry) {
     let stop = core.stop.clone();
     let bounds = http::serve::ServerLimits::from_settings(&core.settings.api);
-    http::serve::serve_api(listener, http::build_api(core, healers), bounds, stop).await;
+    let app = http::build_api(core, healers);
+    let serving = http::serve::serve_api(listener, app.clone(), bounds.clone(), stop.clone());
+    match https {
+        Some(https) => drop(future::join(serving, https.serve(app, bounds, stop)).await),
+        None => serving.await,
+    }
 }

@@ -1,0 +1,112 @@
+//! The listeners whose clients speak TLS: of the API, with the operator's certificate, and of the router, with those
+//! of the apps too.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::future;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::certificates::{
+    CertificateFeed, OperatorCertificate, follow_certificates, follow_operator_certificate,
+};
+use crate::config::{Settings, TlsSettings};
+use crate::db::Db;
+use crate::db::notices::NoticeHub;
+use crate::http::serve::{ServerLimits, serve_api_tls};
+use crate::kernel::encryption::Keyring;
+use crate::kernel::error::Error;
+use crate::net::{CertificateTable, TlsTerminator};
+use crate::proxy::Proxy;
+
+/// A bound listener, and what its handshakes need.
+struct HttpsListener {
+    listener: TcpListener,
+    bound: SocketAddr,
+    tls: TlsTerminator,
+    table: Arc<CertificateTable>,
+    operator: OperatorCertificate,
+}
+
+impl HttpsListener {
+    async fn open(listener: TcpListener, settings: &TlsSettings) -> Result<Self, Error> {
+        let table = Arc::new(CertificateTable::default());
+        Ok(Self {
+            bound: listener.local_addr().map_err(Error::internal)?,
+            listener,
+            tls: TlsTerminator::new(Arc::clone(&table))?,
+            table,
+            operator: OperatorCertificate::load(settings).await?,
+        })
+    }
+}
+
+/// The API's listener.
+pub(super) struct ApiHttps(HttpsListener);
+
+impl ApiHttps {
+    /// Errors: `Invalid` for a certificate of the operator that cannot be served.
+    pub(super) async fn open(listener: TcpListener, settings: &TlsSettings) -> Result<Self, Error> {
+        HttpsListener::open(listener, settings).await.map(Self)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.0.bound
+    }
+
+    /// Serves the API until `stop`.
+    pub(super) async fn serve(self, app: axum::Router, bounds: ServerLimits, stop: CancellationToken) {
+        let https = self.0;
+        let following = follow_operator_certificate(https.operator, https.table, stop.clone());
+        let serving = serve_api_tls(https.listener, https.tls, app, bounds, stop);
+        future::join(following, serving).await;
+    }
+}
+
+/// The router's listener.
+pub struct RouterHttps {
+    https: HttpsListener,
+    keys: Arc<Keyring>,
+}
+
+impl RouterHttps {
+    /// Errors: `Invalid` for a certificate of the operator that cannot be served.
+    pub async fn open(
+        listener: TcpListener,
+        keys: Arc<Keyring>,
+        settings: &TlsSettings,
+    ) -> Result<Self, Error> {
+        let https = HttpsListener::open(listener, settings).await?;
+        Ok(Self { https, keys })
+    }
+
+    /// Returns the actual listen address.
+    pub fn address(&self) -> SocketAddr {
+        self.https.bound
+    }
+
+    /// Serves apps until `stop`, from the time that certificates and routes are loaded.
+    pub(super) async fn serve(
+        self,
+        proxy: Proxy,
+        (db, notices): (Db, NoticeHub),
+        settings: &Settings,
+        routes: CancellationToken,
+        stop: CancellationToken,
+    ) {
+        let (https, domain) = (self.https, &settings.router.domain);
+        let feed = CertificateFeed::new(db, self.keys, domain, https.operator, proxy.clone(), https.table);
+        let loaded = CancellationToken::new();
+        let following = follow_certificates(feed, notices, loaded.clone(), stop.clone());
+        let serving = async {
+            tokio::select! {
+                _ = future::join(loaded.cancelled(), routes.cancelled()) => {
+                    proxy.serve_tls(https.listener, https.tls, stop.clone()).await;
+                }
+                () = stop.cancelled() => {}
+            }
+        };
+        future::join(following, serving).await;
+    }
+}
