@@ -170,6 +170,15 @@ venv() {
     "$1/bin/pip" install --quiet --disable-pip-version-check --no-input -r "$2"
 }
 
+# need_pebble FOLDER: builds pebble, the test server of Let's Encrypt, and its DNS server into a folder, unless they are
+# in PATH.
+need_pebble() {
+    command -v pebble >/dev/null && command -v pebble-challtestsrv >/dev/null && return
+    command -v go >/dev/null || return 1
+    GOBIN=$1 GOFLAGS=-modcacherw go install github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.1 \
+        github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv@v2.10.1 >/dev/null 2>&1
+}
+
 need_rust() {
     command -v cargo >/dev/null || fail "A Rust toolchain is needed (cargo, 1.94 or later)."
     need cc gcc libc6-dev

@@ -59,7 +59,17 @@ const SQL_TOO: &[&str] = &[
 /// The tables that each slice writes.
 const TABLES: &[(&str, &[&str])] = &[
     ("apps", &["app", "app_cname", "app_team", "process_plan"]),
-    ("certificates", &["app_https", "certificate"]),
+    (
+        "certificates",
+        &[
+            "acme_account",
+            "app_https",
+            "certificate",
+            "certificate_challenge",
+            "certificate_order",
+            "certificate_router",
+        ],
+    ),
     (
         "deploys",
         &["deploy", "uploaded_archive", "uploaded_archive_chunk"],

@@ -1,6 +1,7 @@
 //! The actions on apps.
 
 use serde_json::json;
+use sqlx::PgConnection;
 
 use crate::apps::listing::AppScopes;
 use crate::apps::metadata::MetadataPatch;
@@ -139,6 +140,11 @@ pub async fn find_authorized_app(
         .ok_or_else(|| Error::app_not_found(name))?;
     allow_on(call, &app, permission)?;
     Ok(app)
+}
+
+/// Finds an app in a transaction, for what Tancho does by itself.
+pub async fn read_app(tx: &mut PgConnection, name: &AppName) -> Result<Option<App>, Error> {
+    Ok(store::find_app(tx, name).await?)
 }
 
 /// Like `find_authorized_app`, with everything that a description shows.

@@ -26,7 +26,7 @@ pub(crate) mod store;
 mod views;
 mod wire;
 
-pub use actions::{describe_authorized_app, ensure_live, find_authorized_app, visible_app_scopes};
+pub use actions::{describe_authorized_app, ensure_live, find_authorized_app, read_app, visible_app_scopes};
 pub use change::{AppChange, RestartScope, apply_change, check_change};
 pub use listing::{AppScopes, list_team_apps};
 pub use model::{App, AppDescription, AppState, BoundInstance, ProcessScale, UnitView};

@@ -1,20 +1,26 @@
 //! Use cases of certificates: set, unset, list; and how hosts with a certificate are served.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use crate::apps::{self, App};
 use crate::certificates::chain::CertificateChain;
-use crate::certificates::store::{self, CertificateRow, NewCertificate};
+use crate::certificates::orders::store::{self as orders, OrderRow};
+use crate::certificates::store::{self, NewCertificate};
+use crate::config::AcmeSettings;
 use crate::core::Core;
 use crate::db::{self, notices::NoticeChannel};
 use crate::events::{self, EventTarget, NewEvent};
 use crate::kernel::encryption::{AssociatedData, SealedColumn};
 use crate::kernel::error::Error;
+use crate::kernel::excerpt::quote_excerpt;
 use crate::kernel::names::{AppName, CName};
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
+use crate::pools::{self, ConstraintField};
 
 /// Two years, the longest that lists of browsers ask for.
 const MAX_HSTS_SECONDS: i32 = 63_072_000;
@@ -55,6 +61,7 @@ pub(super) async fn set_certificate(
     if !store::upsert_certificate(&mut tx, app.id, &core.public.domain, &new).await? {
         return Err(host_error(&app, &host));
     }
+    orders::delete_order(&mut tx, &host).await?;
     commit_change(tx).await
 }
 
@@ -83,17 +90,119 @@ pub(super) async fn unset_certificate(
             "App {name} has no certificate for {host}."
         )));
     }
+    // One that was ordered would be ordered again.
+    if orders::has_issuer(&mut *tx, app.id, &host).await? {
+        orders::set_issuer(&mut tx, app.id, &core.public.domain, &host, None).await?;
+    }
     commit_change(tx).await
 }
 
-/// Lists the certificates of an app.
+/// Sets the issuer from which the certificate of a host is ordered. Errors: `NotFound` for a host that the app does not
+/// have, `Invalid` for an issuer that this server or the app's pool does not have.
+pub(super) async fn set_issuer(
+    core: &Core,
+    call: &RequestContext,
+    name: &AppName,
+    cname: &CName,
+    issuer: &str,
+) -> Result<(), Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::CERTISSUER_SET).await?;
+    apps::ensure_live(&app)?;
+    let host = find_host(core, &app, cname)?;
+    pools::check_allowed(&core.db, app.pool.as_str(), ConstraintField::CertIssuer, issuer).await?;
+    let mut tx = core.db.begin().await?;
+    let data = json!({ "cname": host, "issuer": issuer });
+    record_change(&mut tx, call, &app, Permission::CERTISSUER_SET, data).await?;
+    check_issuer(&core.settings.acme, issuer, &host)?;
+    if !orders::set_issuer(&mut tx, app.id, &core.public.domain, &host, Some(issuer)).await? {
+        return Err(host_error(&app, &host));
+    }
+    commit_change(tx).await
+}
+
+/// Checks that a certificate for a host can be ordered from an issuer. Errors: `Invalid`.
+fn check_issuer(acme: &AcmeSettings, issuer: &str, host: &str) -> Result<(), Error> {
+    if !acme.is_enabled() {
+        return Err(Error::invalid(
+            "This server orders no certificates: set one with `tsuru certificate set`.",
+        ));
+    }
+    if issuer != acme.issuer {
+        return Err(Error::invalid(format!(
+            "This server has no certificate issuer {}: use {}.",
+            quote_excerpt(issuer),
+            acme.issuer
+        )));
+    }
+    if host.starts_with("*.") {
+        return Err(Error::invalid(
+            "A certificate for a wildcard cannot be ordered: set one with `tsuru certificate set`.",
+        ));
+    }
+    Ok(())
+}
+
+/// Ends the orders for a host, and removes the certificate that was ordered. Errors: `NotFound` if it has no issuer.
+pub(super) async fn unset_issuer(
+    core: &Core,
+    call: &RequestContext,
+    name: &AppName,
+    cname: &CName,
+) -> Result<(), Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::CERTISSUER_UNSET).await?;
+    apps::ensure_live(&app)?;
+    let host = find_host(core, &app, cname)?;
+    let mut tx = core.db.begin().await?;
+    let data = json!({ "cname": host });
+    record_change(&mut tx, call, &app, Permission::CERTISSUER_UNSET, data).await?;
+    if !orders::has_issuer(&mut *tx, app.id, &host).await? {
+        return Err(Error::not_found(format!("App {name} has no issuer for {host}.")));
+    }
+    orders::set_issuer(&mut tx, app.id, &core.public.domain, &host, None).await?;
+    store::delete_ordered(&mut tx, &host).await?;
+    commit_change(tx).await
+}
+
+/// The certificate of a host for display, or its order.
+#[derive(Clone, Debug)]
+pub(super) struct HostCertificate {
+    pub(super) host: String,
+    /// Empty: ordered and not there yet.
+    pub(super) chain: String,
+    /// Empty: a user has given it.
+    pub(super) issuer: String,
+    /// Of the last order; empty: it did not fail.
+    pub(super) error: String,
+}
+
+/// Lists the certificates and orders of an app.
 pub(super) async fn list_certificates(
     core: &Core,
     call: &RequestContext,
     name: &AppName,
-) -> Result<Vec<CertificateRow>, Error> {
+) -> Result<Vec<HostCertificate>, Error> {
     let app = apps::find_authorized_app(core, call, name, Permission::APP_READ_CERTIFICATE).await?;
-    Ok(store::list_app_certificates(&core.db, app.id).await?)
+    let mut orders: BTreeMap<String, OrderRow> = BTreeMap::new();
+    for order in orders::list_app_orders(&core.db, app.id).await? {
+        orders.insert(order.host.clone(), order);
+    }
+    let mut list = Vec::new();
+    for row in store::list_app_certificates(&core.db, app.id).await? {
+        let order = orders.remove(&row.host);
+        list.push(HostCertificate {
+            host: row.host,
+            chain: row.chain,
+            issuer: row.issuer,
+            error: order.map(|order| order.error).unwrap_or_default(),
+        });
+    }
+    list.extend(orders.into_values().map(|order| HostCertificate {
+        host: order.host,
+        chain: String::new(),
+        issuer: order.issuer,
+        error: order.error,
+    }));
+    Ok(list)
 }
 
 /// How the hosts of an app that have a certificate are to be served; what is `None` stays.

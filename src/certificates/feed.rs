@@ -11,13 +11,17 @@ use tokio_util::sync::CancellationToken;
 use crate::certificates::actions::key_associated_data;
 use crate::certificates::chain::CertificateChain;
 use crate::certificates::operator::{FILE_CHECK_INTERVAL, OperatorCertificate};
+use crate::certificates::orders::proof::make_proof_certificate;
+use crate::certificates::orders::store::{self as orders, ChallengeRow};
 use crate::certificates::store::{self, CertificateVersion, HostOptions, SealedCertificate};
+use crate::config::Settings;
 use crate::db::Db;
 use crate::db::notices::{NoticeChannel, NoticeHub};
 use crate::kernel::encryption::Keyring;
 use crate::kernel::error::Error;
-use crate::net::CertificateTable;
-use crate::proxy::{HttpsHosts, HttpsPolicy, Proxy};
+use crate::kernel::ids::ReplicaId;
+use crate::net::{CertificateSet, CertificateTable};
+use crate::proxy::{ChallengeAnswer, HttpsHosts, HttpsPolicy, Proxy};
 use crate::telemetry::metrics;
 
 /// Minimum time between two rounds.
@@ -39,6 +43,10 @@ pub(crate) struct CertificateFeed {
     proxy: Proxy,
     table: Arc<CertificateTable>,
     served: HashMap<String, ServedCertificate>,
+    /// By host: the proof as text, and as a certificate.
+    proofs: HashMap<String, (String, Arc<CertifiedKey>)>,
+    /// This router, where certificates are ordered: orders wait until it has their proofs.
+    router: Option<ReplicaId>,
     /// What was last read, and when.
     version: Option<(i64, Instant)>,
     files_checked_at: Instant,
@@ -71,8 +79,12 @@ pub(crate) async fn follow_certificates(
         };
         tokio::select! {
             _ = next => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
         }
+    }
+    if let Some(router) = feed.router {
+        // If this fails, orders wait for this router until their timeout.
+        let _ = orders::forget_router(&feed.db, router).await;
     }
 }
 
@@ -80,19 +92,21 @@ impl CertificateFeed {
     pub(crate) fn new(
         db: Db,
         keys: Arc<Keyring>,
-        domain: &str,
+        settings: &Settings,
+        router: ReplicaId,
         operator: OperatorCertificate,
-        proxy: Proxy,
-        table: Arc<CertificateTable>,
+        (proxy, table): (Proxy, Arc<CertificateTable>),
     ) -> Self {
         Self {
             db,
             keys,
-            domain: domain.to_owned(),
+            domain: settings.router.domain.clone(),
             operator,
             proxy,
             table,
             served: HashMap::new(),
+            proofs: HashMap::new(),
+            router: settings.acme.is_enabled().then_some(router),
             version: None,
             files_checked_at: Instant::now(),
         }
@@ -109,17 +123,48 @@ impl CertificateFeed {
             });
         }
         // Read before the certificates, so that a change in between is seen by the next poll.
-        let version = store::find_version(&self.db).await?;
+        let (version, read_at) = store::find_version(&self.db).await?;
         let is_known = |(known, at): &(i64, Instant)| *known == version && at.elapsed() < FULL_ROUND_INTERVAL;
         if is_changed || !self.version.as_ref().is_some_and(is_known) {
             let versions = store::list_versions(&self.db).await?;
             self.load_changed(&versions).await?;
+            self.load_proofs(orders::list_challenges(&self.db).await?);
             let options = store::list_host_options(&self.db, &self.domain).await?;
             self.publish(options);
             record_expiry(&versions);
             self.version = Some((version, Instant::now()));
         }
-        Ok(())
+        match self.router {
+            Some(router) => Ok(orders::record_router(&self.db, router, read_at).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the proofs that are new; the text of one names its order.
+    fn load_proofs(&mut self, rows: Vec<ChallengeRow>) {
+        let mut answers = HashMap::new();
+        let mut proofs = HashMap::new();
+        for row in rows {
+            let known = self
+                .proofs
+                .remove(&row.host)
+                .filter(|(text, _)| *text == row.key_authorization);
+            let made = match known {
+                Some((_, key)) => Ok(key),
+                None => make_proof_certificate(&row.host, &row.key_authorization),
+            };
+            match made {
+                Ok(key) => drop(proofs.insert(row.host.clone(), (row.key_authorization.clone(), key))),
+                Err(error) => tracing::warn!(host = row.host, error = %error.report(), "cannot make a proof"),
+            }
+            let answer = ChallengeAnswer {
+                host: row.host,
+                text: row.key_authorization,
+            };
+            answers.insert(row.token, answer);
+        }
+        self.proofs = proofs;
+        self.proxy.set_challenges(answers);
     }
 
     /// Reads the certificates with another revision than the served one; forgets those that are gone.
@@ -186,7 +231,15 @@ impl CertificateFeed {
             )
             .collect();
         self.proxy.set_https_hosts(policies);
-        self.table.replace_all(certificates, None);
+        let proofs = self
+            .proofs
+            .iter()
+            .map(|(host, (_, key))| (host.clone(), Arc::clone(key)));
+        self.table.replace_all(CertificateSet {
+            proofs: proofs.collect(),
+            certificates,
+            fallback: None,
+        });
     }
 }
 

@@ -8,6 +8,8 @@
 //! The operator may give one certificate in files, for the API and for the hosts of apps that it covers, such as
 //! `*.apps.example.com`. A host's own certificate has precedence.
 //!
+//! A certificate may be ordered from an authority, and is then renewed (`orders`).
+//!
 //! Plain requests to a host with a certificate are redirected to TLS, unless its app says otherwise; HSTS is the
 //! choice of the app.
 //!
@@ -19,8 +21,10 @@ mod chain;
 mod feed;
 pub mod modern;
 mod operator;
+mod orders;
 mod store;
 
 pub use actions::{HttpsOptions, set_https_options};
 pub(crate) use feed::{CertificateFeed, follow_certificates};
 pub(crate) use operator::{OperatorCertificate, follow_operator_certificate};
+pub use orders::{OrderCertificate, OrderDispatcher, forget_router};

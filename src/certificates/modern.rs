@@ -6,8 +6,7 @@ use axum::Json;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::certificates::actions;
-use crate::certificates::store::CertificateRow;
+use crate::certificates::actions::{self, HostCertificate};
 use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, CName};
 use crate::kernel::secret::Secret;
@@ -31,14 +30,18 @@ struct RouterCertificatesView {
 #[derive(Debug, JsonSchema, Serialize)]
 struct HostCertificateView {
     certificate: String,
+    /// Why the last order failed; the client does not show it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    error: String,
     issuer: String,
 }
 
 impl CertificateListView {
-    fn new(rows: Vec<CertificateRow>) -> Self {
-        let view = |row: CertificateRow| {
+    fn new(rows: Vec<HostCertificate>) -> Self {
+        let view = |row: HostCertificate| {
             let view = HostCertificateView {
                 certificate: row.chain,
+                error: row.error,
                 issuer: row.issuer,
             };
             (row.host, view)
@@ -69,7 +72,11 @@ pub async fn list_certificate_texts(
     Path(app): Path<AppName>,
 ) -> ModernResult<Json<BTreeMap<&'static str, BTreeMap<String, String>>>> {
     let rows = actions::list_certificates(&ctx.core, &ctx.request, &app).await?;
-    let texts = rows.into_iter().map(|row| (row.host, row.chain)).collect();
+    let texts = rows
+        .into_iter()
+        .filter(|row| !row.chain.is_empty())
+        .map(|row| (row.host, row.chain))
+        .collect();
     Ok(Json(BTreeMap::from([(BUILT_IN, texts)])))
 }
 
@@ -85,6 +92,17 @@ pub async fn unset_certificate(ctx: Ctx, Path(app): Path<AppName>, params: Param
     Ok(actions::unset_certificate(&ctx.core, &ctx.request, &app, &require_cname(&params)?).await?)
 }
 
+/// `PUT /1.24/apps/{app}/certissuer`: form `cname`, `issuer`.
+pub async fn set_issuer(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult {
+    let (cname, issuer) = (require_cname(&params)?, params.require_string("issuer")?);
+    Ok(actions::set_issuer(&ctx.core, &ctx.request, &app, &cname, &issuer).await?)
+}
+
+/// `DELETE /1.24/apps/{app}/certissuer?cname=…`
+pub async fn unset_issuer(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult {
+    Ok(actions::unset_issuer(&ctx.core, &ctx.request, &app, &require_cname(&params)?).await?)
+}
+
 /// The modern routes of this slice.
 #[rustfmt::skip]
 pub fn routes(table: RouteTable) -> RouteTable {
@@ -93,4 +111,6 @@ pub fn routes(table: RouteTable) -> RouteTable {
         .add_versioned_route("1.2", PUT, "/apps/{app}/certificate", UserToken, set_certificate)
         .add_versioned_route("1.2", DELETE, "/apps/{app}/certificate", UserToken, unset_certificate)
         .add_versioned_route("1.24", GET, "/apps/{app}/certificate", UserToken, list_certificates)
+        .add_versioned_route("1.24", PUT, "/apps/{app}/certissuer", UserToken, set_issuer)
+        .add_versioned_route("1.24", DELETE, "/apps/{app}/certissuer", UserToken, unset_issuer)
 }

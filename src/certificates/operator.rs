@@ -13,7 +13,7 @@ use crate::config::TlsSettings;
 use crate::kernel::error::Error;
 use crate::kernel::host_clock::host_now;
 use crate::kernel::secret::Secret;
-use crate::net::CertificateTable;
+use crate::net::{CertificateSet, CertificateTable};
 
 /// How often the files are read.
 pub(super) const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -109,7 +109,11 @@ pub(crate) async fn follow_operator_certificate(
     stop: CancellationToken,
 ) {
     loop {
-        table.replace_all(operator.list_hosts(), operator.certified_key());
+        table.replace_all(CertificateSet {
+            certificates: operator.list_hosts().collect(),
+            fallback: operator.certified_key(),
+            ..CertificateSet::default()
+        });
         tokio::select! {
             () = tokio::time::sleep(FILE_CHECK_INTERVAL) => {}
             () = stop.cancelled() => return,

@@ -111,11 +111,22 @@ pub(super) async fn list_app_certificates(
     .await
 }
 
-/// A number that grows with each change of certificates, of hosts and of how they are served.
-pub(super) async fn find_version(db: impl PgExecutor<'_>) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(r#"select sum(version)::bigint as "version!" from routes_version"#)
-        .fetch_one(db)
+/// A number that grows with each change of certificates, of hosts and of how they are served; and when it was read.
+pub(super) async fn find_version(db: impl PgExecutor<'_>) -> sqlx::Result<(i64, DateTime<Utc>)> {
+    let row = sqlx::query!(
+        r#"select sum(version)::bigint as "version!", statement_timestamp() as "at!" from routes_version"#
+    )
+    .fetch_one(db)
+    .await?;
+    Ok((row.version, row.at))
+}
+
+/// Deletes the certificate of a host if it was ordered.
+pub(super) async fn delete_ordered(tx: &mut PgConnection, host: &str) -> sqlx::Result<()> {
+    sqlx::query!("delete from certificate where host = $1 and issuer <> ''", host)
+        .execute(tx)
         .await
+        .map(drop)
 }
 
 /// All certificates, without what is large in them.

@@ -33,14 +33,7 @@ pub(super) async fn run_serve(settings: Settings) -> Result<(), Error> {
         .map_or(Ok(settings.api.listen), TcpListener::local_addr)
         .map_err(Error::internal)?;
     let ssh = bind_if_set(&settings, ServerRole::Api, "ssh", settings.ssh.listen).await?;
-    let api_https = bind_if_set(&settings, ServerRole::Api, "api", settings.api.https_listen).await?;
-    let router_https = bind_if_set(
-        &settings,
-        ServerRole::Router,
-        "router",
-        settings.router.https_listen,
-    )
-    .await?;
+    let (api_https, router_https) = bind_https(&settings).await?;
     let router = bind_for_role(&settings, ServerRole::Router, "router", settings.router.listen).await?;
     let router_addr = router
         .as_ref()
@@ -131,6 +124,16 @@ async fn bind_if_set(
         Some(address) => bind_for_role(settings, role, what, address).await,
         None => Ok(None),
     }
+}
+
+/// The listeners of TLS.
+async fn bind_https(settings: &Settings) -> Result<(Option<TcpListener>, Option<TcpListener>), Error> {
+    let (api, router) = (settings.api.https_listen, settings.router.https_listen);
+    let api = bind_if_set(settings, ServerRole::Api, "api", api).await?;
+    Ok((
+        api,
+        bind_if_set(settings, ServerRole::Router, "router", router).await?,
+    ))
 }
 
 /// Prints the login of a new first administrator (once), warns of accounts that share an e-mail address, then

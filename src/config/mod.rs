@@ -9,6 +9,7 @@
 //! Secrets are `Secret`; no error and no `Debug` output of this module shows one.
 
 mod docker;
+mod acme;
 mod layers;
 mod router;
 mod ssh;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use self::docker::{ContainerCapabilities, DockerProvisionerSettings};
+pub use self::acme::AcmeSettings;
 pub use self::layers::{ConfigLayers, process_variable, tancho_environment};
 pub use self::router::RouterSettings;
 pub use self::ssh::SshSettings;
@@ -52,6 +54,8 @@ pub struct Settings {
     pub router: RouterSettings,
     /// The operator's certificate.
     pub tls: TlsSettings,
+    /// Ordered certificates.
+    pub acme: AcmeSettings,
     /// The database.
     pub database: DatabaseSettings,
     /// Users, tokens, passwords.

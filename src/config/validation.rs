@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{DockerProvisionerSettings, MailSettings, Settings, SshSettings};
+use super::{AcmeSettings, DockerProvisionerSettings, MailSettings, Settings, SshSettings};
 use crate::kernel::error::Error;
+use crate::kernel::names::Email;
 
 /// Validates all settings; returns the first error.
 pub(super) fn check_settings(settings: &Settings) -> Result<(), Error> {
@@ -23,6 +24,7 @@ pub(super) fn check_settings(settings: &Settings) -> Result<(), Error> {
     check_hosts(&settings.api.hosts)?;
     check_ssh(&settings.ssh)?;
     check_tls(settings)?;
+    check_acme(&settings.acme)?;
     check_domain(&settings.router.domain)?;
     check_database_url(settings.database.url.expose_secret())?;
     check_mail(&settings.mail)?;
@@ -118,6 +120,27 @@ fn check_tls(settings: &Settings) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+fn check_acme(acme: &AcmeSettings) -> Result<(), Error> {
+    let is_https = |url: Url| url.scheme() == "https" && url.has_host();
+    if acme.is_enabled() && !Url::parse(&acme.directory_url).is_ok_and(is_https) {
+        return Err(invalid_setting(
+            "acme.directory_url",
+            "give a URL such as https://acme.example.com/directory",
+        ));
+    }
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    if !(1..=63).contains(&acme.issuer.len()) || !acme.issuer.bytes().all(is_name) {
+        return Err(invalid_setting(
+            "acme.issuer",
+            "give a name of letters, digits, dashes and dots, such as letsencrypt",
+        ));
+    }
+    match acme.contact.is_empty() || Email::parse(&acme.contact).is_ok() {
+        true => Ok(()),
+        false => Err(invalid_setting("acme.contact", "give an e-mail address")),
+    }
 }
 
 fn check_ssh(ssh: &SshSettings) -> Result<(), Error> {

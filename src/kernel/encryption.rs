@@ -84,6 +84,10 @@ sealed_columns! {
     ROUTER_CONFIG = "router.config": "router"."config" by ["router_id"];
     /// Private keys of the certificates of hosts.
     CERTIFICATE_KEY = "certificate.key": "certificate"."key" by ["host"];
+    /// Private keys of certificates that have been ordered and not received yet.
+    CERTIFICATE_ORDER_KEY = "certificate_order.key": "certificate_order"."key" by ["host"];
+    /// Keys of accounts at authorities.
+    ACME_ACCOUNT_KEY = "acme_account.key": "acme_account"."key" by ["directory_url"];
 }
 
 /// The associated data of an encrypted value: `AssociatedData::new(SealedColumn::ENV_VAR, &[&app, &name])`.

@@ -20,5 +20,5 @@ pub(crate) use hop_by_hop::{ConnectionHeader, is_hop_by_hop, is_hop_by_hop_name,
 pub(crate) use protocol::detect_protocol;
 #[cfg(test)]
 pub(crate) use tls::tests::certified_key;
-pub(crate) use tls::{CertificateTable, TlsTerminator};
+pub(crate) use tls::{CertificateSet, CertificateTable, TlsTerminator};
 pub(crate) use watchdog::{ConnTimeouts, ConnWatchdog};

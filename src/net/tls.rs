@@ -1,7 +1,8 @@
 //! TLS in front of the API and of the router: which certificate a client gets, and the handshake.
 //!
 //! The certificate is chosen by the host that the client names (SNI). An unknown host, or none, gets no
-//! certificate but the fallback, and only the API has one. Versions 1.2 and 1.3, HTTP/1.1 and HTTP/2 by ALPN;
+//! certificate but the fallback, and only the API has one. An authority that asks for the proof of a host (TLS-ALPN-01,
+//! RFC 8737) gets the proof, and nothing else. Versions 1.2 and 1.3, HTTP/1.1 and HTTP/2 by ALPN;
 //! no renegotiation, no early data, no client certificates.
 
 use std::collections::HashMap;
@@ -23,6 +24,9 @@ use crate::kernel::error::Error;
 /// The first byte of every TLS connection: a record of the type handshake.
 const HANDSHAKE_RECORD: u8 = 0x16;
 
+/// The protocol of authorities that ask for a proof.
+const ACME_PROTOCOL: &[u8] = b"acme-tls/1";
+
 /// For a client that speaks plain HTTP to the port of TLS.
 const PLAIN_HTTP_RESPONSE: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-type: text/plain; charset=utf-8\r\ncontent-length: 59\r\nconnection: close\r\n\r\n\
@@ -38,21 +42,29 @@ struct CertificateMap {
     /// `*.x.y` is stored as `x.y`.
     wildcard: HashMap<Box<str>, Arc<CertifiedKey>>,
     fallback: Option<Arc<CertifiedKey>>,
+    proofs: HashMap<String, Arc<CertifiedKey>>,
+}
+
+/// What a table consists of.
+#[derive(Debug, Default)]
+pub(crate) struct CertificateSet {
+    /// By host, in lower case; `*.x.y` stands for every host one label below `x.y`. The first of two for one host counts.
+    pub(crate) certificates: Vec<(String, Arc<CertifiedKey>)>,
+    /// For any other host, and for clients that name none.
+    pub(crate) fallback: Option<Arc<CertifiedKey>>,
+    /// The proofs for authorities, by host.
+    pub(crate) proofs: HashMap<String, Arc<CertifiedKey>>,
 }
 
 impl CertificateTable {
-    /// Replaces all certificates. A host is in lower case; `*.x.y` stands for every host one label below
-    /// `x.y`. The first of two certificates for one host counts.
-    pub(crate) fn replace_all(
-        &self,
-        certificates: impl IntoIterator<Item = (String, Arc<CertifiedKey>)>,
-        fallback: Option<Arc<CertifiedKey>>,
-    ) {
+    /// Replaces all certificates.
+    pub(crate) fn replace_all(&self, set: CertificateSet) {
         let mut map = CertificateMap {
-            fallback,
+            fallback: set.fallback,
+            proofs: set.proofs,
             ..CertificateMap::default()
         };
-        for (host, key) in certificates {
+        for (host, key) in set.certificates {
             match host.strip_prefix("*.") {
                 Some(suffix) => map.wildcard.entry(suffix.into()).or_insert(key),
                 None => map.exact.entry(host.into()).or_insert(key),
@@ -82,7 +94,11 @@ impl CertificateMap {
 
 impl ResolvesServerCert for CertificateTable {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.find_certificate(hello.server_name())
+        let mut protocols = hello.alpn().into_iter().flatten();
+        match protocols.any(|protocol| protocol == ACME_PROTOCOL) {
+            true => self.0.load().proofs.get(hello.server_name()?).cloned(),
+            false => self.find_certificate(hello.server_name()),
+        }
     }
 }
 
@@ -100,7 +116,7 @@ impl TlsTerminator {
             .map_err(Error::internal)?
             .with_no_client_auth()
             .with_cert_resolver(certificates);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_PROTOCOL.to_vec()];
         config.ticketer = ring::Ticketer::new().map_err(Error::internal)?;
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
@@ -118,7 +134,13 @@ impl TlsTerminator {
             return Ok(None);
         }
         if first[0] == HANDSHAKE_RECORD {
-            return self.acceptor.accept(stream).await.map(Some);
+            let mut stream = self.acceptor.accept(stream).await?;
+            if stream.get_ref().1.alpn_protocol() == Some(ACME_PROTOCOL) {
+                // The certificate was all that is asked for.
+                stream.shutdown().await?;
+                return Ok(None);
+            }
+            return Ok(Some(stream));
         }
         if first[0].is_ascii_uppercase() {
             // Read first: closing a socket with unread bytes would reset the connection.
@@ -153,7 +175,12 @@ pub(crate) mod tests {
             ("a.x.y".to_owned(), Arc::clone(&exact)),
             ("*.x.y".to_owned(), Arc::clone(&wildcard)),
         ];
-        table.replace_all(certificates.clone(), None);
+        let set = |fallback| CertificateSet {
+            certificates: certificates.to_vec(),
+            fallback,
+            ..CertificateSet::default()
+        };
+        table.replace_all(set(None));
         let is = |host: &str, wanted: &Arc<CertifiedKey>| {
             let found = table.find_certificate(Some(host));
             found.is_some_and(|found| Arc::ptr_eq(&found, wanted))
@@ -164,7 +191,7 @@ pub(crate) mod tests {
         }
         assert!(table.find_certificate(None).is_none());
         let fallback = certified_key(&["api.test"]);
-        table.replace_all(certificates, Some(Arc::clone(&fallback)));
+        table.replace_all(set(Some(Arc::clone(&fallback))));
         assert!(is("x.y", &fallback) && is("a.x.y", &exact));
         assert!(table.find_certificate(None).is_some());
     }

@@ -76,15 +76,25 @@ pub(super) async fn handle_request(
     let is_http1 = request.version() < Version::HTTP_2;
     let on_upgrade = wants_upgrade(&request, is_http1).then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
-    let (app, mut response) = match route_request(&client, &parts, body, &id, on_upgrade).await {
-        Ok((app, response)) => {
+    let challenge = https::answer_challenge(&client, &parts);
+    let routed = match challenge {
+        Some(_) => None,
+        None => Some(route_request(&client, &parts, body, &id, on_upgrade).await),
+    };
+    let (app, mut response) = match routed {
+        None => {
+            let (head, page) = challenge.unwrap_or_default().into_parts();
+            reply.kind = ReplyKind::Page(page);
+            (Arc::from("-"), Response::from_parts(head, reply))
+        }
+        Some(Ok((app, response))) => {
             let (head, body) = response.into_parts();
             if let Some(body) = body {
                 reply.kind = ReplyKind::Unit(body);
             }
             (app, Response::from_parts(head, reply))
         }
-        Err(refusal) => {
+        Some(Err(refusal)) => {
             let (head, page) = refusal.to_response(&parts.headers, &id, is_http1).into_parts();
             reply.kind = ReplyKind::Page(page);
             (Arc::from(refusal.app_name()), Response::from_parts(head, reply))

@@ -1,7 +1,10 @@
-//! Hosts that have a certificate: plain requests are redirected to TLS, and responses over TLS may tell
+//! Proofs of hosts for certificate authorities (HTTP-01). Hosts that have a certificate: plain requests are redirected to TLS, and responses over TLS may tell
 //! browsers to use nothing else (HSTS).
 
-use http::header::{HeaderName, LOCATION, STRICT_TRANSPORT_SECURITY};
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, LOCATION, STRICT_TRANSPORT_SECURITY};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 
@@ -11,6 +14,29 @@ use super::host_table::{HostName, HostTable};
 
 /// Where certificate authorities ask for proofs over plain HTTP: never redirected.
 const WELL_KNOWN_ACME: &str = "/.well-known/acme-challenge/";
+
+/// The answer to an authority that asks for the proof of a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChallengeAnswer {
+    /// In lower case.
+    pub host: String,
+    pub text: String,
+}
+
+/// All answers by token, swapped in by [`super::Proxy::set_challenges`].
+pub type ChallengeAnswers = HashMap<String, ChallengeAnswer>;
+
+/// Returns the answer to a request of an authority for the proof of a host.
+pub(super) fn answer_challenge(client: &ClientConn, parts: &Parts) -> Option<Response<Bytes>> {
+    let token = parts.uri.path().strip_prefix(WELL_KNOWN_ACME)?;
+    let host = request_host(parts).ok().and_then(HostName::parse)?;
+    let answers = client.proxy.challenges.load();
+    let answer = answers.get(token).filter(|answer| answer.host == host.as_str())?;
+    let mut response = Response::new(Bytes::from(answer.text.clone()));
+    let kind = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    Some(response)
+}
 
 /// How a host with a certificate is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

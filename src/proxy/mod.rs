@@ -46,7 +46,7 @@ use crate::net::{ConnectionShares, TlsTerminator};
 use crate::telemetry::metrics::RouterStats;
 use backend::{Backend, LiveHost};
 pub use host_table::{BackendSet, HostName, HostRoute, HostRoutes, HostTable};
-pub use https::{HttpsHosts, HttpsPolicy};
+pub use https::{ChallengeAnswer, ChallengeAnswers, HttpsHosts, HttpsPolicy};
 use stats::ProxyCounters;
 
 /// The time-outs and limits. The defaults suit a public edge.
@@ -106,6 +106,7 @@ struct ProxyInner {
     shares: ConnectionShares,
     table: ArcSwap<HostTable<Arc<LiveHost>>>,
     https_hosts: ArcSwap<HttpsHosts>,
+    challenges: ArcSwap<ChallengeAnswers>,
     /// Locked only by a replacement of the table, the sweep, and `is_drained`.
     addresses: Mutex<BackendAddresses>,
     counters: ProxyCounters,
@@ -136,6 +137,7 @@ impl Proxy {
                 shares,
                 table: ArcSwap::default(),
                 https_hosts: ArcSwap::default(),
+                challenges: ArcSwap::default(),
                 addresses: Mutex::default(),
                 counters: ProxyCounters::default(),
                 request_id_seed: uuid::Uuid::new_v4().as_u64_pair().0,
@@ -206,6 +208,11 @@ impl Proxy {
     /// Replaces the hosts that have a certificate, and how each is served.
     pub fn set_https_hosts(&self, hosts: HttpsHosts) {
         self.inner.https_hosts.store(Arc::new(hosts));
+    }
+
+    /// Replaces the answers to authorities that ask for the proof of a host.
+    pub fn set_challenges(&self, answers: ChallengeAnswers) {
+        self.inner.challenges.store(Arc::new(answers));
     }
 
     /// Returns the counters.

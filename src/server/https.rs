@@ -14,9 +14,9 @@ use crate::certificates::{
 use crate::config::{Settings, TlsSettings};
 use crate::db::Db;
 use crate::db::notices::NoticeHub;
-use crate::http::serve::{ServerLimits, serve_api_tls};
 use crate::kernel::encryption::Keyring;
 use crate::kernel::error::Error;
+use crate::kernel::ids::ReplicaId;
 use crate::net::{CertificateTable, TlsTerminator};
 use crate::proxy::Proxy;
 
@@ -55,12 +55,14 @@ impl ApiHttps {
         self.0.bound
     }
 
-    /// Serves the API until `stop`.
-    pub(super) async fn serve(self, app: axum::Router, bounds: ServerLimits, stop: CancellationToken) {
+    /// Returns what serves the API, and what keeps its certificate up to date until `stop`.
+    pub(super) fn into_parts(
+        self,
+        stop: CancellationToken,
+    ) -> (TcpListener, TlsTerminator, impl Future<Output = ()>) {
         let https = self.0;
-        let following = follow_operator_certificate(https.operator, https.table, stop.clone());
-        let serving = serve_api_tls(https.listener, https.tls, app, bounds, stop);
-        future::join(following, serving).await;
+        let following = follow_operator_certificate(https.operator, https.table, stop);
+        (https.listener, https.tls, following)
     }
 }
 
@@ -90,13 +92,14 @@ impl RouterHttps {
     pub(super) async fn serve(
         self,
         proxy: Proxy,
-        (db, notices): (Db, NoticeHub),
+        (db, notices, replica): (Db, NoticeHub, ReplicaId),
         settings: &Settings,
         routes: CancellationToken,
         stop: CancellationToken,
     ) {
-        let (https, domain) = (self.https, &settings.router.domain);
-        let feed = CertificateFeed::new(db, self.keys, domain, https.operator, proxy.clone(), https.table);
+        let https = self.https;
+        let into = (proxy.clone(), https.table);
+        let feed = CertificateFeed::new(db, self.keys, settings, replica, https.operator, into);
         let loaded = CancellationToken::new();
         let following = follow_certificates(feed, notices, loaded.clone(), stop.clone());
         let serving = async {

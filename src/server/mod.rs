@@ -2,8 +2,10 @@
 //! drain at the end. The command line and the tests start it alike.
 
 mod https;
+mod router;
 
 pub use https::RouterHttps;
+pub use router::run_router;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::caller_limits::CallerLimits;
-use crate::config::{RouterSettings, ServerRole, Settings};
+use crate::config::{ServerRole, Settings};
 use crate::core::{AuthCache, Core, CoreParts, PublicAddresses, PublicSsh};
 use crate::datadir::DataDir;
 use crate::db::Db;
@@ -27,11 +29,9 @@ use crate::http;
 use crate::kernel::encryption::Keyring;
 use crate::kernel::error::Error;
 use crate::kernel::ids::ReplicaId;
-use crate::kernel::public_hosts::PlatformHosts;
 use crate::mail::Mailer;
 use crate::outbound::OutboundClient;
 use crate::provisioners::ProvisionerRegistry;
-use crate::proxy::{Proxy, ProxySettings};
 use crate::sagas::{self, Reconciler, SagaRegistry, SagaRunner, run_reconciler};
 use crate::server::https::ApiHttps;
 use crate::services::orphans::{self, OrphanReaper};
@@ -40,7 +40,9 @@ use crate::ssh::{self, HostKey};
 use crate::telemetry::metrics;
 use crate::versions::VersionHealer;
 use crate::webhooks::{DeliverWebhook, WebhookDispatcher};
-use crate::{deploys, forges, key_rotation, lifecycle, releases, repositories, routing, units, users};
+use crate::{
+    certificates, deploys, forges, key_rotation, lifecycle, releases, repositories, routing, units, users,
+};
 
 /// The inputs of `start_server`; all of them are ready to use.
 pub struct ServerParts {
@@ -91,8 +93,7 @@ pub async fn start_server(parts: ServerParts) -> Result<RunningServer, Error> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let api_addr = parts.api_addr;
-    let router_addr = parts.router.as_ref().map(TcpListener::local_addr).transpose();
-    let router_addr = router_addr.map_err(Error::internal)?;
+    let router_addr = bound_address(parts.router.as_ref())?;
     let notices = NoticeHub::spawn_listener(parts.db.clone(), stop.clone());
     tasks.spawn(metrics::maintain_metrics(stop.clone()));
     let settings = parts.settings;
@@ -148,8 +149,9 @@ pub async fn start_server(parts: ServerParts) -> Result<RunningServer, Error> {
     let healers = start_reconcilers(&core);
     let serves_api = parts.api.is_some();
     let (api_https, router_https) = open_https(&core, parts.api_https, parts.router_https).await?;
-    let api_https_addr = api_https.as_ref().map(ApiHttps::address);
-    let router_https_addr = router_https.as_ref().map(RouterHttps::address);
+    let https = (api_https.as_ref(), router_https.as_ref());
+    let (api_https_addr, router_https_addr) =
+        (https.0.map(ApiHttps::address), https.1.map(RouterHttps::address));
     if let Some(listener) = parts.api {
         tasks.spawn(serve_api(listener, api_https, core.clone(), healers));
         if let Some(door) = ssh {
@@ -168,6 +170,11 @@ pub async fn start_server(parts: ServerParts) -> Result<RunningServer, Error> {
         api_https_addr,
         router_https_addr,
     })
+}
+
+fn bound_address(listener: Option<&TcpListener>) -> Result<Option<SocketAddr>, Error> {
+    let address = listener.map(TcpListener::local_addr).transpose();
+    address.map_err(Error::internal)
 }
 
 /// Prepares the listeners of TLS. Errors: `Invalid` for a certificate of the operator that cannot be served.
@@ -204,6 +211,7 @@ async fn release_predecessor_claims(core: &Core) -> Result<(), Error> {
         sagas::release_claims(&core.db, dead).await?;
         orphans::release_claims(&core.db, dead).await?;
         routing::forget_router(&core.db, dead).await?;
+        certificates::forget_router(&core.db, dead).await?;
         binds::repeat_unit_calls(&core.db).await?;
         exec::end_lost_sessions(core, dead).await?;
     }
@@ -279,6 +287,7 @@ pub fn register_sagas(core: &Core) -> SagaRegistry {
         .with_saga(binds::UnbindSaga::new(core))
         .with_saga(forges::DeployFromForge::new(core))
         .with_saga(DeliverWebhook::new(core))
+        .with_saga(certificates::OrderCertificate::new(core))
 }
 
 /// Starts the reconcilers of this host's disk, and the others if the process has the worker role. Returns all that can
@@ -314,6 +323,7 @@ pub fn list_reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
         Arc::new(SagaLeaseHealer::new(core)),
         Arc::new(ExecSessionHealer::new(core)),
         Arc::new(WebhookDispatcher::new(core)),
+        Arc::new(certificates::OrderDispatcher::new(core)),
         // Storage in the database.
         Arc::new(EventRetentionHealer::new(core)),
         Arc::new(ArchiveHealer::new(core)),
@@ -343,78 +353,17 @@ impl RunningServer {
     }
 }
 
-/// Runs the router until `stop` is cancelled, with the routes in the database.
-pub async fn run_router(
-    settings: Settings,
-    db: Db,
-    replica: ReplicaId,
-    notices: NoticeHub,
-    (listener, https): (TcpListener, Option<RouterHttps>),
-    stop: CancellationToken,
-) {
-    let platform = PlatformHosts::new(&settings.router.domain, &settings.api.public_url);
-    let proxy = Proxy::new(proxy_settings(&settings.router, https.as_ref()));
-    let loaded = CancellationToken::new();
-    let serving_tls = async {
-        if let Some(https) = https {
-            let database = (db.clone(), notices.clone());
-            https
-                .serve(proxy.clone(), database, &settings, loaded.clone(), stop.clone())
-                .await;
-        }
-    };
-    let feed = routing::follow_routes(
-        db.clone(),
-        replica,
-        notices.clone(),
-        platform,
-        proxy.clone(),
-        loaded.clone(),
-        stop.clone(),
-    );
-    let serving = async {
-        // Clients wait meanwhile: without a table they would get 404 for existing apps.
-        tokio::select! {
-            () = loaded.cancelled() => proxy.serve(listener, stop.clone()).await,
-            () = stop.cancelled() => {}
-        }
-    };
-    let counting = async {
-        let mut ticks = tokio::time::interval(metrics::UPKEEP_INTERVAL);
-        loop {
-            ticks.tick().await;
-            metrics::record_router_stats(&proxy.read_stats());
-        }
-    };
-    tokio::select! {
-        _ = future::join3(feed, serving, serving_tls) => {}
-        () = counting => {}
-    }
-}
-
-fn proxy_settings(settings: &RouterSettings, https: Option<&RouterHttps>) -> ProxySettings {
-    let defaults = ProxySettings::default();
-    ProxySettings {
-        first_byte_timeout: settings.first_byte_timeout,
-        idle_timeout: settings.idle_timeout,
-        max_connections: settings.max_connections,
-        max_connections_per_address: settings.connections_per_address(),
-        drain: settings.drain_timeout,
-        trust_forwarded: settings.trust_forwarded,
-        https_port: https.map_or(defaults.https_port, |https| {
-            settings.https_public_port(https.address())
-        }),
-        ..defaults
-    }
-}
-
 async fn serve_api(listener: TcpListener, https: Option<ApiHttps>, core: Core, healers: HealerRegistry) {
     let stop = core.stop.clone();
     let bounds = http::serve::ServerLimits::from_settings(&core.settings.api);
     let app = http::build_api(core, healers);
     let serving = http::serve::serve_api(listener, app.clone(), bounds.clone(), stop.clone());
     match https {
-        Some(https) => drop(future::join(serving, https.serve(app, bounds, stop)).await),
+        Some(https) => {
+            let (listener, tls, following) = https.into_parts(stop.clone());
+            let serving_tls = http::serve::serve_api_tls(listener, tls, app, bounds, stop);
+            future::join3(serving, serving_tls, following).await;
+        }
         None => serving.await,
     }
 }

@@ -25,6 +25,8 @@ mod keys;
 mod load;
 mod ordinary_user;
 mod paused_replica;
+#[path = "../it/pebble.rs"]
+mod pebble;
 mod processes;
 mod push;
 mod push_attacks;

@@ -91,6 +91,8 @@ pub(crate) struct TestInstance {
     pub(crate) data: PathBuf,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) args: Vec<String>,
+    /// Where its router listens.
+    pub(crate) router_listen: String,
     pub(crate) program: Option<RunningTancho>,
     pub(crate) token: String,
     pub(crate) http: reqwest::Client,
@@ -124,6 +126,7 @@ impl TestInstance {
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
             args: Vec::new(),
+            router_listen: "127.0.0.1:0".to_owned(),
             program: None,
             token: String::new(),
             // Without kept connections: the server behind the address is killed and started again.
@@ -260,7 +263,7 @@ impl TestInstance {
     /// The same, with an API at this URL.
     pub(crate) fn serve_at(&mut self, api: &str) {
         let api = api.trim_start_matches("http://");
-        let program = self.try_start(&["serve", "--api", api, "--router", "127.0.0.1:0"]);
+        let program = self.try_start(&["serve", "--api", api, "--router", &self.router_listen]);
         self.program = Some(program.unwrap());
     }
 

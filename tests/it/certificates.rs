@@ -21,17 +21,17 @@ use crate::swap::app_with_unit;
 use crate::test_server::{TestServer, TestUser};
 
 /// An authority that clients trust.
-struct TestAuthority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct TestAuthority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, both PEM.
 #[derive(Clone)]
-struct IssuedPair {
-    chain: String,
-    key: String,
+pub(crate) struct IssuedPair {
+    pub(crate) chain: String,
+    pub(crate) key: String,
 }
 
 impl TestAuthority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
@@ -50,20 +50,25 @@ impl TestAuthority {
         }
     }
 
-    fn issue(&self, hosts: &[&str]) -> IssuedPair {
+    pub(crate) fn issue(&self, hosts: &[&str]) -> IssuedPair {
         self.issue_with(hosts, |_| {})
     }
 
-    fn connector(&self) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let config = config.with_root_certificates(roots).with_no_client_auth();
-        TlsConnector::from(Arc::new(config))
+    pub(crate) fn connector(&self) -> TlsConnector {
+        connector(self.0.der().clone())
     }
+}
+
+/// Makes a client that trusts one root.
+pub(crate) fn connector(root: CertificateDer<'static>) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(root).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
 }
 
 /// A server with the apps `shop` and `blog` of ana, and a router with TLS beside it.
@@ -212,12 +217,22 @@ async fn get(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), host: &st
 
 /// Starts a router on the database of a server; returns its addresses without and with TLS.
 async fn start_router(tancho: &TestServer, operator: Option<TlsSettings>) -> (SocketAddr, SocketAddr) {
-    let core = &tancho.running.core;
-    let mut settings = core.settings.clone();
-    settings.tls = operator.unwrap_or(settings.tls);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let tls = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addresses = (listener.local_addr().unwrap(), tls.local_addr().unwrap());
+    start_router_on(tancho, operator, (listener, tls)).await;
+    addresses
+}
+
+/// The same on two listeners.
+pub(crate) async fn start_router_on(
+    tancho: &TestServer,
+    operator: Option<TlsSettings>,
+    (listener, tls): (TcpListener, TcpListener),
+) {
+    let core = &tancho.running.core;
+    let mut settings = core.settings.clone();
+    settings.tls = operator.unwrap_or(settings.tls);
     let https = RouterHttps::open(tls, Arc::clone(&core.keys), &settings.tls)
         .await
         .unwrap();
@@ -229,7 +244,6 @@ async fn start_router(tancho: &TestServer, operator: Option<TlsSettings>) -> (So
         (listener, Some(https)),
         core.stop.clone(),
     ));
-    addresses
 }
 
 #[tokio::test]
@@ -399,15 +413,18 @@ async fn certificate_goes_with_its_host() {
         json!({}),
         "another owner of the name has no certificate"
     );
-    let done = fixture
-        .tancho
-        .request_as(&fixture.ana, Method::DELETE, "/1.0/apps/blog")
-        .send()
-        .await
-        .unwrap();
-    let text = done.text().await.unwrap();
-    assert!(!text.contains("\"Error\""), "{text}");
-    fixture.wait_for_certificate("shop.localhost", None).await;
+    let (status, text) = fixture
+        .send(Method::POST, "/1.0/apps", "name=third&platform=go&teamOwner=red")
+        .await;
+    assert_eq!(status, 201, "{text}");
+    let third = fixture.authority.issue(&["third.localhost"]);
+    fixture.set_well("third", "third.localhost", &third).await;
+    fixture
+        .wait_for_certificate("third.localhost", Some(&third))
+        .await;
+    let (status, text) = fixture.send(Method::DELETE, "/1.0/apps/third", "").await;
+    assert!(status == 200 && !text.contains("\"Error\""), "{status} {text}");
+    fixture.wait_for_certificate("third.localhost", None).await;
     fixture.end().await;
 }
 

@@ -5,6 +5,7 @@
 
 mod access_matrix;
 mod accounts;
+mod acme;
 mod app_changes;
 mod apps;
 mod attacks;
@@ -23,6 +24,7 @@ mod hostile_input;
 mod import;
 mod input_validation;
 mod log_posts;
+mod pebble;
 mod permission_tree;
 mod pools;
 mod recorded;

@@ -219,6 +219,17 @@ async fn seal_every_column(tancho: &TestServer) -> TestUser {
     .execute(db)
     .await
     .unwrap();
+    sqlx::query("insert into certificate_order (host, app_id, label, issuer, key) values ('shop.localhost', $1, 'shop', 'ca', $2)")
+        .bind(app)
+        .bind(seal(SealedColumn::CERTIFICATE_ORDER_KEY, &[&"shop.localhost"]))
+        .execute(db)
+        .await
+        .unwrap();
+    sqlx::query("insert into acme_account (directory_url, key) values ('https://ca.test', $1)")
+        .bind(seal(SealedColumn::ACME_ACCOUNT_KEY, &[&"https://ca.test"]))
+        .execute(db)
+        .await
+        .unwrap();
     let found = list_sealed_values(tancho).await;
     for column in SealedColumn::ALL {
         assert!(

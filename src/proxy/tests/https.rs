@@ -5,9 +5,9 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::super::{HttpsHosts, HttpsPolicy};
+use super::super::{ChallengeAnswer, HttpsHosts, HttpsPolicy};
 use super::*;
-use crate::net::{CertificateTable, TlsTerminator, certified_key};
+use crate::net::{CertificateSet, CertificateTable, TlsTerminator, certified_key};
 
 struct TlsProxy {
     plain: RunningProxy,
@@ -34,7 +34,10 @@ async fn start_tls_proxy(settings: ProxySettings, routes: HostRoutes) -> TlsProx
     );
     let mut roots = RootCertStore::empty();
     roots.add(key.cert[0].clone()).unwrap();
-    table.replace_all([("blog.test".to_owned(), key)], None);
+    table.replace_all(CertificateSet {
+        certificates: vec![("blog.test".to_owned(), key)],
+        ..CertificateSet::default()
+    });
     let tls = TlsTerminator::new(Arc::clone(&table)).unwrap();
     let (proxy, cancel) = (plain.proxy.clone(), plain.cancel.clone());
     let serving = tokio::spawn(async move { proxy.serve_tls(listener, tls, cancel).await });
@@ -47,7 +50,23 @@ async fn start_tls_proxy(settings: ProxySettings, routes: HostRoutes) -> TlsProx
     }
 }
 
-impl TlsProxy {
+/// A client that trusts these certificates.
+struct TlsProxyClient {
+    roots: RootCertStore,
+}
+
+impl TlsProxyClient {
+    async fn connect(
+        &self,
+        addr: SocketAddr,
+        host: &str,
+        protocol: &str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let name = ServerName::try_from(host.to_owned()).unwrap();
+        within_deadline(self.connector(&[protocol]).connect(name, stream)).await
+    }
+
     fn connector(&self, protocols: &[&str]) -> TlsConnector {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -57,6 +76,13 @@ impl TlsProxy {
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsConnector::from(Arc::new(config))
+    }
+}
+
+impl TlsProxy {
+    fn connector(&self, protocols: &[&str]) -> TlsConnector {
+        let roots = self.roots.clone();
+        TlsProxyClient { roots }.connector(protocols)
     }
 
     async fn try_connect(&self, host: &str, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
@@ -195,7 +221,7 @@ async fn connections_survive_a_change_of_certificates() {
     let unit = fixed_unit("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let rig = start_tls_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
     let mut client = rig.connect("blog.test").await;
-    rig.table.replace_all([], None);
+    rig.table.replace_all(CertificateSet::default());
     client
         .write_all(b"GET / HTTP/1.1\r\nHost: blog.test\r\nConnection: close\r\n\r\n")
         .await
@@ -315,4 +341,49 @@ async fn handshakes_end_when_the_proxy_stops() {
     wait_until(|| rig.plain.proxy.read_stats().connections == 1).await;
     rig.plain.cancel.cancel();
     assert_eq!(within_deadline(waiting.read(&mut [0; 8])).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn authority_gets_proofs_and_only_for_their_host() {
+    let unit = fixed_unit("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\napp").await;
+    let rig = start_tls_proxy(ProxySettings::default(), blog_routes([unit.addr])).await;
+    let answer = ChallengeAnswer {
+        host: "blog.test".to_owned(),
+        text: "x.proof".to_owned(),
+    };
+    rig.plain.proxy.set_challenges([("x".to_owned(), answer)].into());
+    let ask = async |host: &str, token: &str| {
+        let line = format!(
+            "GET /.well-known/acme-challenge/{token} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        );
+        send_raw(rig.plain.addr, &line).await
+    };
+    assert!(ask("Blog.test", "x").await.ends_with("x.proof"));
+    assert!(
+        ask("blog.test", "y").await.ends_with("app"),
+        "an app may prove its hosts itself"
+    );
+    assert_eq!(status_of(&ask("other.test", "x").await), "404");
+    let proof = certified_key(&["blog.test"]);
+    rig.table.replace_all(CertificateSet {
+        proofs: [("blog.test".to_owned(), proof.clone())].into(),
+        ..CertificateSet::default()
+    });
+    let mut roots = RootCertStore::empty();
+    roots.add(proof.cert[0].clone()).unwrap();
+    let asking = TlsProxyClient { roots };
+    let mut stream = asking.connect(rig.addr, "blog.test", "acme-tls/1").await.unwrap();
+    let mut rest = Vec::new();
+    assert_eq!(
+        within_deadline(stream.read_to_end(&mut rest)).await.unwrap(),
+        0,
+        "nothing else is served"
+    );
+    assert!(
+        asking
+            .connect(rig.addr, "other.test", "acme-tls/1")
+            .await
+            .is_err()
+    );
+    assert!(asking.connect(rig.addr, "blog.test", "http/1.1").await.is_err());
 }

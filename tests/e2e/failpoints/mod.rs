@@ -6,6 +6,7 @@
 
 mod apps;
 mod binds;
+mod certificates;
 mod failpoint;
 mod forge;
 mod instances;
@@ -29,7 +30,7 @@ use crate::test_instance::{TestInstance, list_names, seconds, wait_for};
 use failpoint::{FAULTS, FailPointCase, KILLS, ReachedPoint};
 
 /// All kinds that have a scenario.
-const COVERED_KINDS: [&str; 13] = [
+const COVERED_KINDS: [&str; 14] = [
     apps::DeployScenario::KIND,
     apps::RemoveAppScenario::KIND,
     apps::RollbackScenario::KIND,
@@ -37,6 +38,7 @@ const COVERED_KINDS: [&str; 13] = [
     binds::BindScenario::KIND,
     binds::DeleteInstanceScenario::KIND,
     binds::UnbindScenario::KIND,
+    certificates::OrderCertificateScenario::KIND,
     forge::ForgeDeployScenario::KIND,
     instances::CreateInstanceScenario::KIND,
     instances::UpdateInstanceScenario::KIND,
@@ -116,7 +118,11 @@ struct FailpointFixture {
 
 impl FailpointFixture {
     async fn start() -> Self {
-        let mut tancho = TestInstance::new_empty();
+        Self::start_on(TestInstance::new_empty()).await
+    }
+
+    /// Starts on an instance that was configured, and not started yet.
+    async fn start_on(mut tancho: TestInstance) -> Self {
         let folder = tancho.root.join("failpoints");
         for name in ["wait", "struck", "held"] {
             fs::create_dir_all(folder.join(name)).unwrap();
@@ -533,5 +539,17 @@ async fn scale_and_app_removal_sagas_survive_repetition_failure_and_kill_at_each
     }
     fixture.run_scenario(apps::RolloutScenario).await;
     fixture.run_scenario(apps::RemoveAppScenario::default()).await;
+    fixture.finish();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_orders_survive_repetition_failure_and_kill_at_each_step() {
+    let mut tancho = TestInstance::new_empty();
+    let Some(scenario) = certificates::OrderCertificateScenario::start(&mut tancho).await else {
+        return;
+    };
+    let mut fixture = FailpointFixture::start_on(tancho).await;
+    fixture.tancho.create_app("app0").await;
+    fixture.run_scenario(scenario).await;
     fixture.finish();
 }

@@ -12,7 +12,7 @@ use crate::test_server::TestServer;
 const NUMBERED_STEPS: i64 = 140;
 
 /// Kinds of sagas that the old schema did not have.
-const NEWER_KINDS: [&str; 1] = ["webhook.deliver"];
+const NEWER_KINDS: [&str; 2] = ["webhook.deliver", "certificate.order"];
 
 /// The steps of each kind in their numbered order, by their present names.
 const STEPS: [(&str, &[&str]); 12] = [

@@ -44,7 +44,7 @@ const ALWAYS_SOME: &str = "this list is never empty: the binary has built-in ent
 const NO_IMAGES: &str = "the local provisioner runs no images and builds no Dockerfiles";
 const ONE_ROUTER: &str = "every app has the built-in router and no other";
 const NO_CLUSTERS: &str = "no provisioner of this server uses clusters";
-const NO_ISSUERS: &str = "certificates are not ordered from authorities yet";
+const NO_ISSUERS: &str = "needs an authority: the tests of orders send the same requests";
 const NO_RESET: &str = "passwords are not reset by mail yet";
 const NO_PLANS: &str =
     "a service whose plans request fails counts as one without plans: those of 2012 respond with anything";
