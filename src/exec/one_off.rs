@@ -8,7 +8,7 @@ use crate::exec::store::OneOffRow;
 use crate::exec::targets::{ExecTarget, error_for_user, on_another_host};
 use crate::kernel::error::Error;
 use crate::kernel::names::ProcessName;
-use crate::provisioners::{Runner, UnitApp, UnitId, UnitRef, UnitSpec};
+use crate::provisioners::{RestartPolicy, Runner, UnitApp, UnitId, UnitRef, UnitSpec};
 use crate::units::model::new_unit_id;
 use crate::{releases, units, versions};
 
@@ -95,6 +95,7 @@ impl OneOffPlan {
             memory_bytes: self.row.memory_bytes.try_into().unwrap_or(0),
             cpu_milli: self.row.cpu_milli.try_into().unwrap_or(0),
             grace: STOP_GRACE,
+            restart: RestartPolicy::Always,
         })
     }
 }

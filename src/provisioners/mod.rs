@@ -30,7 +30,7 @@ pub use images::{ImageDetails, ImageOwner, ImageStore, PullProgress};
 pub use registry::ProvisionerRegistry;
 pub use runner::{Runner, UnitRef};
 pub use unit_log::{LogLine, LogPosition, LogStream};
-pub use units::{UnitApp, UnitId, UnitReport, UnitRunner, UnitSpec, UnitState};
+pub use units::{RestartPolicy, UnitApp, UnitId, UnitReport, UnitRunner, UnitSpec, UnitState};
 pub use workloads::{
     Placement, VolumeMount, Workload, WorkloadId, WorkloadOwner, WorkloadProbe, WorkloadReport,
     WorkloadRunner,

@@ -8,7 +8,7 @@ use super::{
     UnitState, WorkloadId, WorkloadOwner, WorkloadRunner,
 };
 use crate::kernel::error::Error;
-use crate::kernel::ids::AppId;
+use crate::kernel::ids::{AppId, JobId};
 use crate::kernel::names::ProcessName;
 
 /// A unit, and the workload that it is one of.
@@ -25,6 +25,16 @@ impl UnitRef {
             owner: WorkloadOwner::App(app),
             process: ProcessName::parse(process)?,
             release,
+        };
+        Ok(Self { workload, unit })
+    }
+
+    /// Names the unit of a run of a job. Errors: as `for_app`.
+    pub fn for_job(job: JobId, version: i32, unit: UnitId) -> Result<Self, Error> {
+        let workload = WorkloadId {
+            owner: WorkloadOwner::Job(job),
+            process: ProcessName::parse("job")?,
+            release: version.into(),
         };
         Ok(Self { workload, unit })
     }

@@ -107,6 +107,19 @@ pub struct UnitSpec {
     pub cpu_milli: u32,
     /// How long it may take to exit after SIGTERM.
     pub grace: Duration,
+    /// What happens when its command ends.
+    pub restart: RestartPolicy,
+}
+
+/// What happens when the command of a unit ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RestartPolicy {
+    /// It is started again, after a pause that grows.
+    #[default]
+    Always,
+    /// The unit is `stopped`, with the exit status. It is reported until it is removed, and never started again.
+    Never,
 }
 
 /// The states of a unit, as in tsuru.
@@ -166,8 +179,8 @@ pub struct UnitReport {
 /// Runs units on this host; see the module.
 #[async_trait::async_trait]
 pub trait UnitRunner: Send + Sync {
-    /// Ensures that the unit runs. A unit that runs already is left alone, whatever the spec is. Errors:
-    /// `Permanent` for content that this runner cannot run.
+    /// Ensures that the unit runs. A unit that runs already is left alone, whatever the spec is, and so is one that
+    /// has run and is not to be restarted. Errors: `Permanent` for content that this runner cannot run.
     async fn ensure_unit(&self, spec: &UnitSpec) -> Result<(), ProvisionError>;
 
     /// Stops the unit (by SIGTERM, and by SIGKILL after its grace period) and removes its files. Returns when

@@ -16,7 +16,7 @@ use crate::kernel::fair_slots::{FairSlots, SlotLimits};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, EnvName, ProcessName};
 use crate::kernel::secret::Secret;
-use crate::provisioners::{ProvisionError, UnitApp, UnitId, UnitRunner, UnitSpec};
+use crate::provisioners::{ProvisionError, RestartPolicy, UnitApp, UnitId, UnitRunner, UnitSpec};
 use crate::releases;
 use crate::units::logs::LogCollector;
 use crate::units::store;
@@ -227,6 +227,7 @@ async fn build_spec(core: &Core, unit: &UnitId) -> Result<Option<UnitSpec>, Erro
         memory_bytes: row.memory_bytes.try_into().unwrap_or(0),
         cpu_milli: row.cpu_milli.try_into().unwrap_or(0),
         grace: core.settings.apps.stop_grace,
+        restart: RestartPolicy::Always,
     }))
 }
 

@@ -16,8 +16,8 @@ use tancho::kernel::names::{AppName, EnvName, ProcessName};
 use tancho::kernel::secret::Secret;
 use tancho::provisioners::local::{LocalRunner, LocalRunnerConfig, UnitLimits};
 use tancho::provisioners::{
-    ExecRequest, LogPosition, LogStream, ProvisionError, UnitApp, UnitId, UnitReport, UnitRunner, UnitSpec,
-    UnitState,
+    ExecRequest, LogPosition, LogStream, ProvisionError, RestartPolicy, UnitApp, UnitId, UnitReport,
+    UnitRunner, UnitSpec, UnitState,
 };
 use tancho::sandbox::SandboxPolicy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

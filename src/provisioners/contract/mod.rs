@@ -4,9 +4,9 @@ pub(crate) mod units;
 pub(crate) mod workloads;
 
 use super::{
-    ExecRequest, LogPosition, Placement, ProvisionError, UnitApp, UnitId, UnitReport, UnitRunner, UnitSpec,
-    UnitState, VolumeMount, Workload, WorkloadId, WorkloadOwner, WorkloadProbe, WorkloadReport,
-    WorkloadRunner,
+    ExecRequest, LogPosition, Placement, ProvisionError, RestartPolicy, UnitApp, UnitId, UnitReport,
+    UnitRunner, UnitSpec, UnitState, VolumeMount, Workload, WorkloadId, WorkloadOwner, WorkloadProbe,
+    WorkloadReport, WorkloadRunner,
 };
 use crate::kernel::artifact::Artifact;
 use crate::kernel::ids::AppId;

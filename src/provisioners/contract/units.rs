@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
 use super::{
-    AppId, AppName, Artifact, EnvName, ExecRequest, LogPosition, ProcessName, ProvisionError, Secret,
-    UnitApp, UnitId, UnitReport, UnitRunner, UnitSpec, UnitState,
+    AppId, AppName, Artifact, EnvName, ExecRequest, LogPosition, ProcessName, ProvisionError, RestartPolicy,
+    Secret, UnitApp, UnitId, UnitReport, UnitRunner, UnitSpec, UnitState,
 };
 
 /// One runner under test. Its host is `test`, and has the files of every version.
@@ -43,6 +43,7 @@ pub(crate) fn sample_spec(unit: &str, command: &str) -> UnitSpec {
         memory_bytes: 0,
         cpu_milli: 0,
         grace: Duration::from_secs(5),
+        restart: RestartPolicy::Always,
     }
 }
 
@@ -85,6 +86,7 @@ pub(crate) async fn check_contract(fixture: &dyn UnitRunnerFixture) {
     exec_runs_a_command_in_a_unit(fixture).await;
     changes_are_notified(fixture).await;
     stopped_units_are_reported_and_start_again(fixture).await;
+    unit_without_restarts_runs_once(fixture).await;
 }
 
 async fn unknown_units_are_gone(fixture: &dyn UnitRunnerFixture) {
@@ -212,5 +214,27 @@ async fn stopped_units_are_reported_and_start_again(fixture: &dyn UnitRunnerFixt
         })
         .await;
         it.remove_unit(&spec.unit).await.unwrap();
+    }
+}
+
+async fn unit_without_restarts_runs_once(fixture: &dyn UnitRunnerFixture) {
+    let it = fixture.open_runner();
+    for (unit, command, status) in [
+        ("contract-once-0", "echo done; exit 0", 0),
+        ("contract-once-7", "echo done; exit 7", 7),
+    ] {
+        let mut spec = sample_spec(unit, command);
+        spec.restart = RestartPolicy::Never;
+        it.ensure_unit(&spec).await.unwrap();
+        let ended = wait_for_report(&*it, &spec.unit, "ended", |r| r.state == UnitState::Stopped).await;
+        assert_eq!((ended.exit, ended.restarts), (Some(status), 0), "{ended:?}");
+        // Neither this process nor the next one starts it again.
+        it.ensure_unit(&spec).await.unwrap();
+        fixture.open_successor().ensure_unit(&spec).await.unwrap();
+        assert_eq!(find_report(&*it, &spec.unit).await, Some(ended));
+        let (lines, _) = it.read_log(&spec.unit, LogPosition::START, 10).await.unwrap();
+        assert_eq!(lines.first().map(|line| line.message.as_str()), Some("done"));
+        it.remove_unit(&spec.unit).await.unwrap();
+        assert_eq!(find_report(&*it, &spec.unit).await, None);
     }
 }

@@ -1,8 +1,8 @@
 //! Runners that keep what they run in memory only, for tests of their callers: they script failures and
 //! inspect the recorded calls. Clones share their units, so a clone acts as the next Tancho process.
 //!
-//! A command that begins with `echo WORDS;` writes those words to the log of its unit; nothing else of a command
-//! is interpreted. Of what is run in a unit, `exit N` and `false` end with a status, `sleep` does not end, an interactive
+//! A command that begins with `echo WORDS;` writes those words to the log of its unit, and one that ends with `exit N`
+//! ends a unit that is not restarted; nothing else of a command is interpreted. Of what is run in a unit, `exit N` and `false` end with a status, `sleep` does not end, an interactive
 //! shell sends back what it gets, and anything else is printed.
 
 mod units;
@@ -64,6 +64,18 @@ impl FakeUnit {
             started.write_line(LogStream::Stdout, text);
         }
         started
+    }
+
+    /// Ends at once with the status N of a command that ends with `exit N`.
+    fn end_by_command(&mut self, command: &str) {
+        let status = command
+            .rsplit_once("exit ")
+            .and_then(|(_, status)| status.parse().ok());
+        if let Some(status) = status {
+            self.report.state = UnitState::Stopped;
+            self.report.exit = Some(status);
+            self.report.reason = Some(format!("exited with status {status}"));
+        }
     }
 
     fn crash(&mut self, exit: i32) {

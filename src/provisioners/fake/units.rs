@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use super::{FakeCall, FakeUnit, command_words, run_command, unit_gone};
 use crate::provisioners::{
-    ExecRequest, ExecSession, LogLine, LogPosition, LogStream, ProvisionError, UnitId, UnitReport,
-    UnitRunner, UnitSpec, UnitState,
+    ExecRequest, ExecSession, LogLine, LogPosition, LogStream, ProvisionError, RestartPolicy, UnitId,
+    UnitReport, UnitRunner, UnitSpec, UnitState,
 };
 
 /// A runner of units in memory; see the module above.
@@ -125,13 +125,18 @@ impl UnitRunner for FakeUnitRunner {
     async fn ensure_unit(&self, spec: &UnitSpec) -> Result<(), ProvisionError> {
         {
             let mut inner = self.record_call(FakeCall::Ensure(spec.unit.clone()))?;
-            let runs = |(_, unit): &(UnitSpec, FakeUnit)| unit.report.state != UnitState::Stopped;
-            if inner.units.get(&spec.unit).is_some_and(runs) {
+            let is_left_alone = |(spec, unit): &(UnitSpec, FakeUnit)| {
+                unit.report.state != UnitState::Stopped || spec.restart == RestartPolicy::Never
+            };
+            if inner.units.get(&spec.unit).is_some_and(is_left_alone) {
                 return Ok(());
             }
             inner.last_number += 1;
             let state = inner.initial_state.unwrap_or(UnitState::Started);
-            let unit = FakeUnit::start(spec.unit.clone(), state, inner.last_number, &spec.command);
+            let mut unit = FakeUnit::start(spec.unit.clone(), state, inner.last_number, &spec.command);
+            if spec.restart == RestartPolicy::Never {
+                unit.end_by_command(&spec.command);
+            }
             inner.units.insert(spec.unit.clone(), (spec.clone(), unit));
         }
         self.notify_change();

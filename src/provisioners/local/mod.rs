@@ -42,8 +42,8 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     ExecProgram, ExecRequest, ExecSession, ExecStreams, ExecTerminal, LogLine, LogPosition, LogStream,
-    ProvisionError, ResizeTerminal, Runner, TerminalSize, UnitId, UnitReport, UnitRunner, UnitSpec,
-    UnitState,
+    ProvisionError, ResizeTerminal, RestartPolicy, Runner, TerminalSize, UnitId, UnitReport, UnitRunner,
+    UnitSpec, UnitState,
 };
 use crate::sandbox::proc;
 pub use config::{LocalRunnerConfig, open_runner};

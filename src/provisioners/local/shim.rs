@@ -5,7 +5,7 @@
 //! Standard input is the spec (see `spec_transfer`), standard output the held lock of the folder. Until it is
 //! asked to stop (SIGTERM; SIGQUIT means at once), the unit runs its hooks, its command, and the hooks after
 //! the start. When the command ends, the remaining processes are killed, and after a pause the command runs
-//! again.
+//! again, unless the unit is not to be restarted: then it is stopped, with the exit status.
 
 use std::io;
 use std::process::ExitCode;
@@ -25,7 +25,7 @@ use super::launch::{shorten_line, spawn_thread};
 use super::log::LogWriter;
 use super::processes::{ShimEvent, UnitProcesses};
 use super::spec_transfer::ShimSpec;
-use super::{UnitState, scratch_limit};
+use super::{RestartPolicy, UnitState, scratch_limit};
 use crate::kernel::byte_size::ByteSize;
 use crate::kernel::host_clock::host_now;
 use crate::sandbox::cgroup;
@@ -33,6 +33,8 @@ use crate::sandbox::exec_stage::close_inherited;
 use crate::sandbox::proc::ProcessHandle;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Between two attempts to write the last state of a unit.
+const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// After a run of this length the pauses start from the first again.
 const HEALTHY_RUN: Duration = Duration::from_secs(60);
@@ -187,6 +189,9 @@ impl UnitShim {
             };
             let RunEnd::Failed(reason, exit) = end else { break };
             self.kill_leftovers();
+            if self.spec.restart == RestartPolicy::Never {
+                return self.end_for_good(reason, exit);
+            }
             if std::mem::take(&mut self.scratch_full) {
                 let _seen_again = self.folder.empty_home();
             }
@@ -322,6 +327,21 @@ impl UnitShim {
             format!("killed: its scratch folder exceeded {limit} and was emptied"),
             None,
         )
+    }
+
+    /// Reports the end of a unit that is not restarted. It is written however long that takes: without it, the unit
+    /// would count as killed.
+    fn end_for_good(&mut self, reason: String, exit: Option<i32>) {
+        for cgroup in self.state.cgroup_paths() {
+            let _killed_above = cgroup::kill_and_remove(cgroup);
+        }
+        self.state.state = UnitState::Stopped;
+        self.state.child = None;
+        (self.state.reason, self.state.exit) = (Some(reason), exit);
+        self.save_state();
+        while self.unsaved && !self.state.stopping {
+            let _saves_again = self.wait_for_event(Instant::now() + SAVE_INTERVAL, |_| None::<()>);
+        }
     }
 
     /// Signals all processes to end, kills the rest after the grace period, and saves the state.

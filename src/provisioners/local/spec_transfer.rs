@@ -11,7 +11,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::{LocalRunnerConfig, ProvisionError, UnitId, UnitLimits, UnitSpec};
+use super::{LocalRunnerConfig, ProvisionError, RestartPolicy, UnitId, UnitLimits, UnitSpec};
 use crate::kernel::artifact::Artifact;
 use crate::kernel::names::{AppName, EnvName, ProcessName};
 use crate::kernel::secret::Secret;
@@ -46,6 +46,9 @@ pub(super) struct ShimSpec {
     pub(super) limits: UnitLimits,
     /// The parent cgroup of the unit's; `None` = Tancho's own.
     pub(super) cgroup: Option<PathBuf>,
+    /// What happens when the command ends.
+    #[serde(default)]
+    pub(super) restart: RestartPolicy,
 }
 
 impl ShimSpec {
@@ -82,6 +85,7 @@ impl ShimSpec {
             grace: spec.grace,
             limits: settings.limits.clone(),
             cgroup: settings.cgroup.clone(),
+            restart: spec.restart,
         })
     }
 

@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use super::folder::{ShimState, UnitFolder, UnitLock};
 use super::spec_transfer::ShimSpec;
-use super::{LOCK_TIMEOUT, LocalRunnerConfig, ProvisionError, UnitId, UnitSpec};
+use super::{LOCK_TIMEOUT, LocalRunnerConfig, ProvisionError, RestartPolicy, UnitId, UnitSpec};
 
 /// Takes the lock of a unit to start; `None` if it runs already.
 fn claim_unit(folder: &UnitFolder, unit: &UnitId) -> Result<Option<UnitLock>, ProvisionError> {
@@ -56,6 +56,10 @@ pub(super) fn start_unit(settings: &LocalRunnerConfig, spec: &UnitSpec) -> Resul
         return Ok(());
     };
     if let Ok(left) = folder.read_state() {
+        // A shim was started for it once: what is left of that is reported as it ended.
+        if spec.restart == RestartPolicy::Never && left.shim.is_some() {
+            return Ok(());
+        }
         left.kill_leftovers();
     }
     let refused = |error: io::Error| {

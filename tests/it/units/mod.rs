@@ -21,7 +21,7 @@ use tancho::kernel::names::{AppName, ProcessName};
 use tancho::kernel::public_hosts::PlatformHosts;
 use tancho::kernel::secret::Secret;
 use tancho::provisioners::fake::{FakeCall, FakeUnitRunner};
-use tancho::provisioners::{LogStream, UnitApp, UnitId, UnitRunner, UnitSpec};
+use tancho::provisioners::{LogStream, RestartPolicy, UnitApp, UnitId, UnitRunner, UnitSpec};
 use tancho::proxy::{BackendSet, HostRoutes};
 use tancho::routing;
 use tancho::sagas::Reconciler;
@@ -414,6 +414,7 @@ async fn units_without_a_row_are_removed() {
         memory_bytes: 0,
         cpu_milli: 0,
         grace: Duration::ZERO,
+        restart: RestartPolicy::Always,
     };
     fixture.fake().ensure_unit(&spec).await.unwrap();
     spec.unit = one_off.clone();
