@@ -65,6 +65,8 @@ pub mod ssh;
 pub mod healers;
 pub mod lifecycle;
 
+pub mod jobs;
+
 pub mod http;
 
 pub mod server;

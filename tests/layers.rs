@@ -41,6 +41,7 @@ const ROWS: &[&[&str]] = &[
     &["repositories"],
     &["ssh", "forges"],
     &["lifecycle", "healers"],
+    &["jobs"],
     &["editions"],
     &["http"],
     &["server"],
@@ -78,6 +79,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("events", &["event", "event_block", "event_line", "event_lock"]),
     ("exec", &["exec_session"]),
     ("forges", &["forge", "forge_delivery"]),
+    ("jobs", &["job", "job_run"]),
     (
         "key_rotation",
         &["encryption_key", "encryption_replica", "encryption_state"],

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use crate::apps::listing::AppScopes;
 use crate::apps::metadata::MetadataPatch;
-use crate::apps::model::{App, AppDescription, AppState};
+use crate::apps::model::{App, AppDescription, AppKind, AppState};
 use crate::apps::processes::ProcessChange;
 use crate::apps::store::{self, NewApp};
 use crate::apps::{change, processes};
@@ -56,6 +56,7 @@ pub(super) async fn create_app(core: &Core, call: &RequestContext, request: Crea
     let id = AppId::new();
     let new = NewApp {
         id,
+        kind: AppKind::App,
         name: &request.name,
         platform: &request.platform,
         plan: &plan,
@@ -174,7 +175,7 @@ fn allow_on(call: &RequestContext, app: &App, permission: Permission) -> Result<
 pub fn ensure_live(app: &App) -> Result<(), Error> {
     match app.state {
         AppState::Live => Ok(()),
-        AppState::Removing => Err(Error::conflict(format!("App {} is being removed.", app.name))),
+        AppState::Removing => Err(Error::conflict(format!("{} is being removed.", app.title()))),
     }
 }
 

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 
 use crate::apps::actions::{choice_just_removed, ensure_live, find_authorized_app, is_missing_choice};
 use crate::apps::metadata::{AppMetadata, MetadataChange, MetadataPatch};
-use crate::apps::model::{App, AppDescription};
+use crate::apps::model::{App, AppDescription, AppKind};
 use crate::apps::plan_override::PlanOverrideChange;
 use crate::apps::processes::{self, ProcessChange};
 use crate::apps::store::{self, AppPatch, NewApp};
@@ -84,20 +84,33 @@ pub async fn check_change(
     change: &AppChange,
 ) -> Result<App, Error> {
     let app = find_authorized_app(core, call, name, Permission::APP_READ_INFO).await?;
-    ensure_live(&app)?;
-    if change.pool.as_ref().is_some_and(|pool| *pool != app.pool) {
-        return Err(Error::invalid(
-            "Moving an app to another pool is no longer supported: create a new app in that pool.",
-        ));
-    }
     let permissions = change.required_permissions();
+    check_values(core, call, &app, change, &permissions).await?;
+    Ok(app)
+}
+
+/// Checks a change of an app or a job, for which the caller must hold these permissions. Errors: as `check_change`.
+pub async fn check_values(
+    core: &Core,
+    call: &RequestContext,
+    app: &App,
+    change: &AppChange,
+    permissions: &[Permission],
+) -> Result<(), Error> {
+    ensure_live(app)?;
+    if change.pool.as_ref().is_some_and(|pool| *pool != app.pool) {
+        return Err(Error::invalid(format!(
+            "Moving to another pool is no longer supported: create a new {} in that pool.",
+            app.kind.as_str()
+        )));
+    }
     if permissions.is_empty() {
         return Err(Error::invalid(
             "There is nothing to change: provide at least one field.",
         ));
     }
     for permission in permissions {
-        call.authorize(permission, &app.permission_contexts())?;
+        call.authorize(*permission, &app.permission_contexts())?;
     }
     if let Some(text) = &change.description {
         check_description(text)?;
@@ -122,7 +135,7 @@ pub async fn check_change(
         }
         pools::check_allowed(&core.db, app.pool.as_str(), ConstraintField::Team, team.as_str()).await?;
     }
-    Ok(app)
+    Ok(())
 }
 
 /// Changes an app that this transaction has locked. Errors: `NotFound` if it is gone, `Conflict` if it is
@@ -133,17 +146,18 @@ pub async fn apply_change(
     change: AppChange,
 ) -> Result<RestartScope, Error> {
     // Read under the lock, so that neither of two concurrent changes is lost.
-    let full = store::find_app_description(&mut *tx, &app.name)
+    let full = store::find_description_of_kind(&mut *tx, app.kind, &app.name)
         .await?
         .filter(|full| full.app.id == app.id)
-        .ok_or_else(|| Error::app_not_found(&app.name))?;
+        .ok_or_else(|| Error::not_found(format!("{} not found.", app.title())))?;
     ensure_live(&full.app)?;
     processes::check_known(&full, &change.processes)?;
     let metadata = merge_metadata(&full, &change)?;
-    if let Some(team) = change
-        .team_owner
-        .as_ref()
-        .filter(|team| **team != full.app.team_owner)
+    if app.kind == AppKind::App
+        && let Some(team) = change
+            .team_owner
+            .as_ref()
+            .filter(|team| **team != full.app.team_owner)
     {
         quotas::check_app_quota(tx, QuotaSubject::Team(team)).await?;
     }
@@ -202,7 +216,7 @@ pub(super) async fn save_first_settings(
     if metadata.is_empty() && processes.is_empty() {
         return Ok(());
     }
-    let full = store::find_app_description(&mut *tx, new.name)
+    let full = store::find_description_of_kind(&mut *tx, new.kind, new.name)
         .await?
         .ok_or_else(|| Error::internal("the app just created was not found"))?;
     processes::check_known(&full, processes)?;

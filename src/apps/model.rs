@@ -4,10 +4,30 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use crate::apps::plan_override::PlanOverride;
+use crate::events::{EventTarget, EventTargetKind};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
 use crate::kernel::permission::{ContextKind, PermissionContext};
 use crate::plans::PlanBurst;
+
+/// What a row of an app is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum AppKind {
+    App,
+    /// A job shares with apps what is deployed, configured and bound.
+    Job,
+}
+
+impl AppKind {
+    /// Returns the word in the database and in sentences.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AppKind::App => "app",
+            AppKind::Job => "job",
+        }
+    }
+}
 
 /// The life cycle of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -21,6 +41,7 @@ pub enum AppState {
 #[derive(Clone, Debug)]
 pub struct App {
     pub id: AppId,
+    pub kind: AppKind,
     /// A small number that is never reused; the uid of its units is derived from it.
     pub number: i32,
     pub name: AppName,
@@ -46,10 +67,30 @@ pub struct App {
 }
 
 impl App {
+    /// Returns the target of events about it.
+    pub fn event_target(&self) -> EventTarget {
+        match self.kind {
+            AppKind::App => EventTarget::for_app(&self.name),
+            AppKind::Job => EventTarget::new(EventTargetKind::Job, &self.name),
+        }
+    }
+
+    /// Returns what it is and its name, for sentences.
+    pub fn title(&self) -> String {
+        match self.kind {
+            AppKind::App => format!("App {}", self.name),
+            AppKind::Job => format!("Job {}", self.name),
+        }
+    }
+
     /// Returns the contexts on which a permission for this app may be held.
     pub fn permission_contexts(&self) -> Vec<PermissionContext> {
+        let own = match self.kind {
+            AppKind::App => ContextKind::App,
+            AppKind::Job => ContextKind::Job,
+        };
         let mut contexts = vec![
-            PermissionContext::new(ContextKind::App, &self.name),
+            PermissionContext::new(own, &self.name),
             PermissionContext::new(ContextKind::Pool, &self.pool),
             PermissionContext::for_team(&self.team_owner),
         ];

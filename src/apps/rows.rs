@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::apps::model::{App, AppDescription, AppState, BoundInstance, ProcessScale, UnitView};
+use crate::apps::model::{App, AppDescription, AppKind, AppState, BoundInstance, ProcessScale, UnitView};
 use crate::apps::plan_override::PlanOverride;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
@@ -38,6 +38,7 @@ impl From<UnitRecord> for UnitView {
 /// A row of the one query that describes apps.
 pub(super) struct AppDescriptionRow {
     pub(super) app_id: AppId,
+    pub(super) kind: AppKind,
     pub(super) number: i32,
     pub(super) name: AppName,
     pub(super) label: String,
@@ -75,6 +76,7 @@ impl From<AppDescriptionRow> for AppDescription {
     fn from(row: AppDescriptionRow) -> Self {
         let app = App {
             id: row.app_id,
+            kind: row.kind,
             number: row.number,
             name: row.name,
             label: row.label,

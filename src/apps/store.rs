@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, PgExecutor};
 
-use crate::apps::model::{App, AppDescription, AppState};
+use crate::apps::model::{App, AppDescription, AppKind, AppState};
 use crate::apps::plan_override::PlanOverrideChange;
 use crate::apps::rows::{AppDescriptionRow, UnitRecord};
 use crate::kernel::ids::AppId;
@@ -10,16 +10,43 @@ use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
 
 /// An app by name.
 pub(crate) async fn find_app(db: impl PgExecutor<'_>, name: &AppName) -> sqlx::Result<Option<App>> {
+    find_app_of_kind(db, AppKind::App, name).await
+}
+
+/// An app or a job by name.
+pub(super) async fn find_app_of_kind(
+    db: impl PgExecutor<'_>,
+    kind: AppKind,
+    name: &AppName,
+) -> sqlx::Result<Option<App>> {
     sqlx::query_as!(
         App,
-        r#"select a.app_id as "id: AppId", number, a.name as "name: AppName", label,
+        r#"select a.app_id as "id: AppId", kind as "kind: AppKind", number, a.name as "name: AppName", label,
                   platform as "platform: PlatformName", plan as "plan: PlanName", pool as "pool: PoolName",
                   team_owner as "team_owner: TeamName", owner, description, tags, metadata,
                   state as "state: AppState", quota_limit, deploys, current_release, created_at,
                   array(select team from app_team t where t.app_id = a.app_id order by team) as "teams!: Vec<TeamName>",
                   array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!"
-           from app a where a.name = $1"#,
+           from app a where a.name = $1 and a.kind = $2"#,
         name.as_str(),
+        kind.as_str(),
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// An app or a job by its id, for sagas.
+pub(crate) async fn find_app_by_id(db: impl PgExecutor<'_>, id: AppId) -> sqlx::Result<Option<App>> {
+    sqlx::query_as!(
+        App,
+        r#"select a.app_id as "id: AppId", kind as "kind: AppKind", number, a.name as "name: AppName", label,
+                  platform as "platform: PlatformName", plan as "plan: PlanName", pool as "pool: PoolName",
+                  team_owner as "team_owner: TeamName", owner, description, tags, metadata,
+                  state as "state: AppState", quota_limit, deploys, current_release, created_at,
+                  array(select team from app_team t where t.app_id = a.app_id order by team) as "teams!: Vec<TeamName>",
+                  array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!"
+           from app a where a.app_id = $1"#,
+        id.0,
     )
     .fetch_optional(db)
     .await
@@ -40,9 +67,18 @@ pub(crate) async fn find_app_description(
     db: impl PgExecutor<'_>,
     name: &AppName,
 ) -> sqlx::Result<Option<AppDescription>> {
+    find_description_of_kind(db, AppKind::App, name).await
+}
+
+/// An app or a job by name with all that its description shows.
+pub(super) async fn find_description_of_kind(
+    db: impl PgExecutor<'_>,
+    kind: AppKind,
+    name: &AppName,
+) -> sqlx::Result<Option<AppDescription>> {
     sqlx::query_as!(
         AppDescriptionRow,
-        r#"select a.app_id as "app_id: AppId", number, a.name as "name: AppName", label,
+        r#"select a.app_id as "app_id: AppId", kind as "kind: AppKind", number, a.name as "name: AppName", label,
                   platform as "platform: PlatformName", plan as "plan: PlanName", a.pool as "pool: PoolName",
                   team_owner as "team_owner: TeamName", owner, description, tags, metadata, state as "state: AppState",
                   quota_limit, deploys, current_release, created_at,
@@ -62,8 +98,9 @@ pub(crate) async fn find_app_description(
                         where b.app_id = a.app_id and b.state <> 'binding' order by b.seq)
                       as "binds!: Vec<(String, String, String)>"
            from app a join plan p on p.name = a.plan join pool l on l.name = a.pool
-           where a.name = $1"#,
+           where a.name = $1 and a.kind = $2"#,
         name.as_str(),
+        kind.as_str(),
     )
     .fetch_optional(db)
     .await
@@ -74,6 +111,7 @@ pub(crate) async fn find_app_description(
 #[derive(Clone, Debug)]
 pub(super) struct NewApp<'a> {
     pub(super) id: AppId,
+    pub(super) kind: AppKind,
     pub(super) name: &'a AppName,
     pub(super) platform: &'a PlatformName,
     pub(super) plan: &'a PlanName,
@@ -88,8 +126,8 @@ pub(super) struct NewApp<'a> {
 pub(super) async fn insert_app(tx: &mut PgConnection, new: &NewApp<'_>) -> sqlx::Result<()> {
     sqlx::query!(
         "with made as (
-             insert into app (app_id, name, label, platform, plan, pool, team_owner, owner, description, tags, quota_limit)
-             values ($1, $2, $2, $3, $4, $5, $6, $7, $8, $9, $10))
+             insert into app (app_id, name, label, platform, plan, pool, team_owner, owner, description, tags, quota_limit, kind)
+             values ($1, $2, case $11 when 'job' then 'job/' else '' end || $2, $3, $4, $5, $6, $7, $8, $9, $10, $11))
          insert into app_team (app_id, team) values ($1, $6)",
         new.id.0,
         new.name.as_str(),
@@ -101,6 +139,7 @@ pub(super) async fn insert_app(tx: &mut PgConnection, new: &NewApp<'_>) -> sqlx:
         new.description,
         new.tags,
         new.quota_limit,
+        new.kind.as_str(),
     )
     .execute(tx)
     .await

@@ -66,6 +66,8 @@ pub struct Settings {
     pub quota: QuotaSettings,
     /// Units and their logs.
     pub apps: AppsSettings,
+    /// Runs of jobs.
+    pub jobs: JobsSettings,
     /// Builds.
     pub builds: BuildsSettings,
     /// The repositories of apps.
@@ -245,6 +247,18 @@ pub struct AppsSettings {
     /// The maximum that a version may request instead.
     #[serde(rename = "max_deploy_timeout_seconds", deserialize_with = "values::seconds")]
     pub max_deploy_timeout: Duration,
+}
+
+/// `[jobs]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobsSettings {
+    /// Concurrent runs on a host, at least 1.
+    pub max_running: u32,
+    /// Concurrent runs of the jobs of one team, at least 1.
+    pub max_running_per_team: u32,
+    /// Ended runs kept per job, at least 1.
+    pub keep_runs: u32,
 }
 
 /// `[builds]`

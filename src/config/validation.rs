@@ -239,6 +239,9 @@ fn check_numbers(s: &Settings) -> Result<(), Error> {
         ("auth.hash_concurrency", count(s.auth.hash_concurrency), 1),
         ("quota.apps_per_user", s.quota.apps_per_user.into(), -1),
         ("quota.units_per_app", s.quota.units_per_app.into(), -1),
+        ("jobs.max_running", s.jobs.max_running.into(), 1),
+        ("jobs.max_running_per_team", s.jobs.max_running_per_team.into(), 1),
+        ("jobs.keep_runs", s.jobs.keep_runs.into(), 1),
         ("builds.max_output_bytes", size(s.builds.max_output_bytes.0), 1024),
         (
             "builds.max_unpacked_bytes",

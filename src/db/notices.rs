@@ -34,10 +34,12 @@ pub enum NoticeChannel {
     Versions,
     /// Webhooks have something to deliver. Payload: empty.
     Webhooks,
+    /// Runs of jobs were planned, or are to be stopped. Payload: empty.
+    Jobs,
 }
 
 impl NoticeChannel {
-    const ALL: [NoticeChannel; 10] = [
+    const ALL: [NoticeChannel; 11] = [
         NoticeChannel::Event,
         NoticeChannel::Saga,
         NoticeChannel::Routes,
@@ -48,6 +50,7 @@ impl NoticeChannel {
         NoticeChannel::Keys,
         NoticeChannel::Versions,
         NoticeChannel::Webhooks,
+        NoticeChannel::Jobs,
     ];
 
     /// Returns the name of the Postgres channel.
@@ -63,6 +66,7 @@ impl NoticeChannel {
             NoticeChannel::Keys => "tancho_keys",
             NoticeChannel::Versions => "tancho_versions",
             NoticeChannel::Webhooks => "tancho_webhooks",
+            NoticeChannel::Jobs => "tancho_jobs",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::json;
 
-use crate::apps::{self, App};
+use crate::apps::{self, App, AppKind};
 use crate::config::ServerRole;
 use crate::core::Core;
 use crate::deploys::archive_transfer;
@@ -14,7 +14,7 @@ use crate::deploys::saga::{DeployData, DeploySaga};
 use crate::deploys::store::{self, DeployRow};
 use crate::deploys::upload::ArchiveUpload;
 use crate::deploys::version_changes::version_not_found;
-use crate::events::{self, EventTarget, NewEvent};
+use crate::events::{self, NewEvent};
 use crate::kernel::artifact::ImageName;
 use crate::kernel::error::Error;
 use crate::kernel::ids::EventId;
@@ -25,8 +25,9 @@ use crate::kernel::request_context::RequestContext;
 use crate::sagas;
 use crate::versions::{self, VersionUse};
 
-const ORIGINS: [&str; 6] = [
+const ORIGINS: [&str; 7] = [
     "app-deploy",
+    "job-deploy",
     "git",
     "rollback",
     "drag-and-drop",
@@ -40,6 +41,9 @@ const MAX_NAME: usize = 200;
 const REPLACES_NOTICE: &str =
     " !     Versions do not run side by side here yet: this one replaces the one that runs.";
 
+/// What is said to who sends a Dockerfile where none is built.
+const NO_DOCKERFILE_NOTICE: &str = " !     This pool builds no Dockerfiles: the files are built for the job's platform, and its Procfile says what runs.";
+
 /// What a deploy says of itself.
 #[derive(Clone, Debug, Default)]
 pub struct DeployOptions {
@@ -50,6 +54,8 @@ pub struct DeployOptions {
     pub author: String,
     /// The caller wants it beside the version that runs, which it replaces all the same.
     pub new_version: bool,
+    /// The caller has sent a Dockerfile, which is not used.
+    pub ignores_dockerfile: bool,
 }
 
 /// What is deployed.
@@ -88,7 +94,7 @@ pub async fn deploy_app(
     core: &Core,
     call: &RequestContext,
     name: &AppName,
-    mut order: DeployOptions,
+    order: DeployOptions,
     source: DeploySource,
 ) -> Result<EventId, Error> {
     let permission = match (&source, order.origin.as_str()) {
@@ -97,7 +103,18 @@ pub async fn deploy_app(
         _ => Permission::APP_DEPLOY_UPLOAD,
     };
     let app = apps::find_authorized_app(core, call, name, permission).await?;
-    apps::ensure_live(&app)?;
+    deploy_to(core, call, &app, order, source).await
+}
+
+/// Deploys to an app or a job of a caller who may do so. Answers the event to follow.
+pub async fn deploy_to(
+    core: &Core,
+    call: &RequestContext,
+    app: &App,
+    mut order: DeployOptions,
+    source: DeploySource,
+) -> Result<EventId, Error> {
+    apps::ensure_live(app)?;
     check_origin(&order.origin)?;
     check_source(core, &app, &source).await?;
     if order.origin.is_empty() {
@@ -117,11 +134,11 @@ pub async fn deploy_app(
     }
     let archive = upload.finish().await?;
     if !archive_transfer::hands_over_archives(core) {
-        return begin_deploy(core, call, &app, &order, (archive, Some(upload))).await;
+        return begin_deploy(core, call, app, &order, (archive, Some(upload))).await;
     }
     archive_transfer::store_archive(core, &archive).await?;
     drop(upload);
-    let begun = begin_deploy(core, call, &app, &order, (archive.clone(), None)).await;
+    let begun = begin_deploy(core, call, app, &order, (archive.clone(), None)).await;
     if begun.is_err() {
         archive_transfer::discard_archive(core, &archive).await;
     }
@@ -143,6 +160,9 @@ async fn begin_deploy(
         store::insert_deploy(tx, event, app.id, None, order, &owner).await?;
         if order.new_version {
             events::append_log(&mut *tx, event, REPLACES_NOTICE).await?;
+        }
+        if order.ignores_dockerfile {
+            events::append_log(&mut *tx, event, NO_DOCKERFILE_NOTICE).await?;
         }
         let Some(upload) = upload else {
             if !store::assign_archive(tx, &archive, event).await? {
@@ -184,13 +204,11 @@ async fn begin_image_deploy(
 }
 
 fn new_deploy_event(app: &App, data: serde_json::Value) -> NewEvent {
-    NewEvent::new(
-        EventTarget::for_app(&app.name),
-        Permission::APP_DEPLOY,
-        app.permission_contexts(),
-        data,
-    )
-    .allow_cancel()
+    let permission = match app.kind {
+        AppKind::App => Permission::APP_DEPLOY,
+        AppKind::Job => Permission::JOB_DEPLOY,
+    };
+    NewEvent::new(app.event_target(), permission, app.permission_contexts(), data).allow_cancel()
 }
 
 /// What a caller or a commit says, as it is kept and shown in terminals: its first characters, line by line.

@@ -29,7 +29,8 @@ mod upload;
 mod version_changes;
 
 pub use actions::{
-    DeployOptions, DeploySource, authorize_deploy, deploy_app, list_deploys, rebuild_app, rollback_app,
+    DeployOptions, DeploySource, authorize_deploy, deploy_app, deploy_to, list_deploys, rebuild_app,
+    rollback_app,
 };
 pub use archive_transfer::ArchiveHealer;
 pub use leftovers::remove_leftovers;

@@ -8,12 +8,15 @@ use futures_util::StreamExt;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::apps;
 use crate::core::Core;
 use crate::deploys::{self, ArchiveUpload, DeployOptions, DeployRow, DeploySource, UploadPermit};
 use crate::events;
+use crate::jobs;
 use crate::kernel::artifact::ImageName;
 use crate::kernel::error::{Error, ErrorKind};
-use crate::kernel::names::AppName;
+use crate::kernel::names::{AppName, JobName};
+use crate::kernel::permission::Permission;
 use crate::web::answers::{EventStream, TextStream};
 use crate::web::errors::modern::ModernResult;
 use crate::web::form_parts::{self, FormPart, PartReader};
@@ -26,16 +29,21 @@ use crate::web::{self, Ctx, Params, Path};
 const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 /// The end of the answer that the client takes for success, to the byte.
 const SUCCESS_MARK: &str = "\nOK\n";
+const JOB_SUCCESS_MARK: &str = "\nDeploy finished with success!\n";
 
 /// `POST /1.0/apps/{app}/deploy`, and `POST /1.0/apps/{app}/repository/clone` of older clients: a multipart body with the
 /// archive as `file`, the archive alone, or a form that names an `image`.
 pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -> ModernResult<TextStream> {
     if web::content_type(request.headers()).starts_with(FORM_TYPE) {
-        return deploy_form(ctx, &name, request).await;
+        let (order, source) = receive_form(&ctx.core, request).await?;
+        let event = deploys::deploy_app(&ctx.core, &ctx.request, &name, order, source).await?;
+        return Ok(ctx
+            .stream_event(&event, StreamFormat::Text { mark: SUCCESS_MARK })
+            .await?);
     }
     let app = deploys::authorize_deploy(&ctx.core, &ctx.request, &name).await?;
     let permit = deploys::admit_upload(&ctx.core, &ctx.request, &app).await?;
-    let (order, source) = receive_source(&ctx.core, &permit, request).await?;
+    let (order, source) = receive_source(&ctx.core, &permit, DockerfileUse::Refused, request).await?;
     let event = deploys::deploy_app(&ctx.core, &ctx.request, &name, order, source).await?;
     drop(permit);
     Ok(ctx
@@ -43,30 +51,52 @@ pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -
         .await?)
 }
 
-/// The deploy of an image, which a form names.
-async fn deploy_form(ctx: Ctx, name: &AppName, request: Request) -> ModernResult<TextStream> {
-    let most = usize::try_from(ctx.core.settings.api.max_body_bytes.0).unwrap_or(usize::MAX);
+/// Reads the deploy of an image, which a form names.
+async fn receive_form(core: &Core, request: Request) -> Result<(DeployOptions, DeploySource), Error> {
+    let most = usize::try_from(core.settings.api.max_body_bytes.0).unwrap_or(usize::MAX);
     let (head, body) = request.into_parts();
     let raw = axum::body::to_bytes(body, most).await.map_err(unreadable_form)?;
     let fields = Params::parse_request(&head.uri, FORM_TYPE, raw)?;
-    check_sources(&fields, false)?;
+    check_sources(&fields, false, DockerfileUse::Refused)?;
     let image = fields.get_string("image")?.ok_or_else(missing_source)?;
     let source = DeploySource::Image(ImageName::parse(&image)?);
-    let order = parse_deploy_options(&fields)?;
-    let event = deploys::deploy_app(&ctx.core, &ctx.request, name, order, source).await?;
-    Ok(ctx
-        .stream_event(&event, StreamFormat::Text { mark: SUCCESS_MARK })
-        .await?)
+    Ok((parse_deploy_options(&fields)?, source))
+}
+
+/// `POST /1.23/jobs/{job}/deploy`: as of an app. Clients send a Dockerfile beside the files.
+pub async fn deploy_job(ctx: Ctx, Path(name): Path<JobName>, request: Request) -> ModernResult<TextStream> {
+    let job = jobs::find_authorized_job(&ctx.core, &ctx.request, &name, Permission::JOB_DEPLOY).await?;
+    apps::ensure_live(&job)?;
+    let permit = deploys::admit_upload(&ctx.core, &ctx.request, &job).await?;
+    let (mut order, source) = receive_source(&ctx.core, &permit, DockerfileUse::Ignored, request).await?;
+    if order.origin.is_empty() {
+        order.origin = "job-deploy".into();
+    }
+    let event = deploys::deploy_to(&ctx.core, &ctx.request, &job, order, source).await?;
+    drop(permit);
+    let format = StreamFormat::Text {
+        mark: JOB_SUCCESS_MARK,
+    };
+    Ok(ctx.stream_event(&event, format).await?)
+}
+
+/// What becomes of a Dockerfile that a client sends for files that are built without it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum DockerfileUse {
+    Refused,
+    /// Not used, which the event says: today's client can send the files of a job in no other way.
+    Ignored,
 }
 
 async fn receive_source(
     core: &Core,
     permit: &UploadPermit,
+    dockerfile: DockerfileUse,
     request: Request,
 ) -> Result<(DeployOptions, DeploySource), Error> {
     let content_type = web::content_type(request.headers());
     if form_parts::is_multipart(&content_type) {
-        return receive_parts(core, permit, request).await;
+        return receive_parts(core, permit, dockerfile, request).await;
     }
     match content_type.split(';').next().unwrap_or_default().trim() {
         "application/json" => Err(Error::invalid(
@@ -92,6 +122,7 @@ async fn receive_file(core: &Core, permit: &UploadPermit, body: Body) -> Result<
 async fn receive_parts(
     core: &Core,
     permit: &UploadPermit,
+    dockerfile: DockerfileUse,
     request: Request,
 ) -> Result<(DeployOptions, DeploySource), Error> {
     let (mut parts, mut upload) = (PartReader::open(request, "file").await?, None);
@@ -106,13 +137,15 @@ async fn receive_parts(
         upload = Some(file);
     }
     let fields = parts.into_fields()?;
-    check_sources(&fields, upload.is_some())?;
+    check_sources(&fields, upload.is_some(), dockerfile)?;
     let source = match (upload, fields.get_string("image")?) {
         (Some(upload), _) => DeploySource::Archive(upload),
         (None, Some(image)) => DeploySource::Image(ImageName::parse(&image)?),
         (None, None) => return Err(missing_source()),
     };
-    Ok((parse_deploy_options(&fields)?, source))
+    let mut order = parse_deploy_options(&fields)?;
+    order.ignores_dockerfile = fields.get_string("dockerfile")?.is_some();
+    Ok((order, source))
 }
 
 fn unreadable_form(error: axum::Error) -> Error {
@@ -126,7 +159,7 @@ fn missing_source() -> Error {
 }
 
 /// Refuses more than one source, and those that are not deployed here.
-fn check_sources(fields: &Params, has_file: bool) -> Result<(), Error> {
+fn check_sources(fields: &Params, has_file: bool, dockerfile: DockerfileUse) -> Result<(), Error> {
     let has_url = fields.get_string("archive-url")?.is_some();
     let has_image = fields.get_string("image")?.is_some();
     if (has_file && has_url) || (has_image && (has_file || has_url)) {
@@ -134,7 +167,8 @@ fn check_sources(fields: &Params, has_file: bool) -> Result<(), Error> {
             "Name one source of the deploy: a file, an archive-url or an image, and not two of them.",
         ));
     }
-    if fields.get_string("dockerfile")?.is_some() {
+    let has_dockerfile = fields.get_string("dockerfile")?.is_some();
+    if has_dockerfile && dockerfile == DockerfileUse::Refused {
         return Err(Error::invalid(
             "Dockerfiles are not built here yet: build the image elsewhere and deploy it by its name.",
         ));
@@ -315,6 +349,8 @@ pub fn routes(table: RouteTable) -> RouteTable {
         .add_versioned_route("1.0", POST, "/apps/{app}/deploy", UserToken, deploy_app)
         .accept_uploads()
         .add_versioned_route("1.0", POST, "/apps/{app}/repository/clone", UserToken, deploy_app)
+        .accept_uploads()
+        .add_versioned_route("1.23", POST, "/jobs/{job}/deploy", UserToken, deploy_job)
         .accept_uploads()
         .add_versioned_route("1.0", POST, "/apps/{app}/deploy/rollback", UserToken, rollback_app)
         .add_versioned_route("1.4", PUT, "/apps/{app}/deploy/rollback/update", UserToken, change_rollback)

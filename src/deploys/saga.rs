@@ -114,11 +114,7 @@ impl DeploySaga {
     }
 
     async fn find_app(&self, id: AppId) -> Result<App, StepError> {
-        let name = apps::store::find_app_name(&self.core.db, id).await?;
-        let app = match name {
-            Some(name) => apps::store::find_app(&self.core.db, &name).await?,
-            None => None,
-        };
+        let app = apps::store::find_app_by_id(&self.core.db, id).await?;
         app.ok_or_else(|| StepError::GiveUp(Error::not_found("The app is gone.")))
     }
 

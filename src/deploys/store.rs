@@ -91,7 +91,7 @@ pub(super) async fn list_deploys(
                   coalesce(v.state = 'ready' and v.disabled_reason = '' and d.error = '', false) as "can_rollback!"
            from deploy d join app a using (app_id)
            left join version v on v.app_id = d.app_id and v.version = d.version
-           where ($1 = '' or a.name = $1) and ($2 = '' or d.event_id = $2)
+           where a.kind = 'app' and ($1 = '' or a.name = $1) and ($2 = '' or d.event_id = $2)
              and ($3 or a.name = any($5) or a.pool = any($6)
                   or exists(select 1 from app_team t where t.app_id = a.app_id and t.team = any($4)))
            order by d.started_at desc, d.event_id desc limit $7"#,

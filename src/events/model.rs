@@ -11,6 +11,7 @@ use crate::kernel::permission::{Permission, PermissionContext};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventTargetKind {
     App,
+    Job,
     Service,
     ServiceInstance,
     Team,
@@ -26,8 +27,9 @@ pub enum EventTargetKind {
 }
 
 impl EventTargetKind {
-    pub(super) const ALL: [EventTargetKind; 13] = [
+    pub(super) const ALL: [EventTargetKind; 14] = [
         EventTargetKind::App,
+        EventTargetKind::Job,
         EventTargetKind::Service,
         EventTargetKind::ServiceInstance,
         EventTargetKind::Team,
@@ -51,6 +53,7 @@ impl EventTargetKind {
     pub fn as_str(self) -> &'static str {
         match self {
             EventTargetKind::App => "app",
+            EventTargetKind::Job => "job",
             EventTargetKind::Service => "service",
             EventTargetKind::ServiceInstance => "service-instance",
             EventTargetKind::Team => "team",

@@ -73,6 +73,7 @@ impl EventReadScope {
 pub fn read_permission(target: EventTargetKind) -> Option<Permission> {
     match target {
         EventTargetKind::App => Some(Permission::APP_READ_EVENTS),
+        EventTargetKind::Job => Some(Permission::JOB_READ_EVENTS),
         EventTargetKind::Service => Some(Permission::SERVICE_READ_EVENTS),
         EventTargetKind::ServiceInstance => Some(Permission::SERVICE_INSTANCE_READ_EVENTS),
         EventTargetKind::Team => Some(Permission::TEAM_READ_EVENTS),

@@ -3,7 +3,7 @@
 use crate::http::health;
 use crate::web::route_table::RouteTable;
 use crate::{
-    apps, certificates, clusters, deploys, events, exec, forges, lifecycle, plans, platforms, pools,
+    apps, certificates, clusters, deploys, events, exec, forges, jobs, lifecycle, plans, platforms, pools,
     releases, repositories, routers, routing, sagas, services, teams, units, users, webhooks,
 };
 
@@ -26,6 +26,7 @@ pub fn modern_routes() -> RouteTable {
         exec::modern::routes,
         deploys::modern::routes,
         forges::modern::routes,
+        jobs::modern::routes,
         plans::modern::routes,
         pools::modern::routes,
         platforms::modern::routes,

@@ -127,6 +127,7 @@ macro_rules! missing_things {
 impl Error {
     missing_things! {
         app_not_found => "App";
+        job_not_found => "Job";
         team_not_found => "Team";
         user_not_found => "User";
         role_not_found => "Role";

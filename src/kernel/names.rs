@@ -86,6 +86,13 @@ name!(
 );
 
 name!(
+    /// A job. The rule is that of apps, whose machinery builds and binds jobs.
+    JobName,
+    "job name",
+    |text| AppName::parse(text).map(drop).map_err(|_| DNS_LABEL_RULE)
+);
+
+name!(
     /// A team. Spaces are allowed (classic 3.1); names that are path segments of the API are not.
     TeamName,
     "team name",
@@ -333,6 +340,9 @@ name!(
     }
 );
 
+const DNS_LABEL_RULE: &str =
+    "use 1 to 63 lower-case letters, digits and dashes, a letter first and no dash last";
+
 fn check_dns_label(text: &str) -> Result<(), &'static str> {
     let fits = (1..=63).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_lowercase())
@@ -340,8 +350,7 @@ fn check_dns_label(text: &str) -> Result<(), &'static str> {
         && text
             .chars()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    fits.then_some(())
-        .ok_or("use 1 to 63 lower-case letters, digits and dashes, a letter first and no dash last")
+    fits.then_some(()).ok_or(DNS_LABEL_RULE)
 }
 
 fn is_plain_name(text: &str, at_least: usize, also: &str) -> bool {

@@ -8,5 +8,5 @@ mod store;
 mod token;
 mod update;
 
-pub use remove::{RemoveAppSaga, remove_app};
+pub use remove::{RemoveAppSaga, remove_app, remove_app_of};
 pub use update::update_app;

@@ -12,10 +12,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::apps::App;
 use crate::core::Core;
 use crate::db;
 use crate::db::notices::NoticeChannel;
-use crate::events::{EventTarget, NewEvent};
+use crate::events::NewEvent;
 use crate::kernel::error::Error;
 use crate::kernel::ids::{AppId, EventId};
 use crate::kernel::names::AppName;
@@ -48,15 +49,25 @@ pub struct RemoveAppData {
 /// Removes an app. Returns the event to follow.
 pub async fn remove_app(core: &Core, call: &RequestContext, name: &AppName) -> Result<EventId, Error> {
     let app = apps::find_authorized_app(core, call, name, Permission::APP_DELETE).await?;
+    remove_app_of(core, call, &app, Permission::APP_DELETE).await
+}
+
+/// Removes an app or a job on which the caller holds the permission. Returns the event to follow.
+pub async fn remove_app_of(
+    core: &Core,
+    call: &RequestContext,
+    app: &App,
+    permission: Permission,
+) -> Result<EventId, Error> {
     let new = NewEvent::new(
-        EventTarget::for_app(name),
-        Permission::APP_DELETE,
+        app.event_target(),
+        permission,
         app.permission_contexts(),
         json!({}),
     );
     sagas::start_saga::<RemoveAppSaga>(&core.db, call, &new, async |tx, _| {
         if !apps::store::begin_removal(tx, app.id).await? {
-            return Err(Error::conflict(format!("App {name} is being removed.")));
+            return Err(Error::conflict(format!("{} is being removed.", app.title())));
         }
         Ok(RemoveAppData { app: app.id })
     })
@@ -78,6 +89,7 @@ impl RemoveAppSaga {
         ctx.write_fenced(async |tx| {
             store::clear_desired_state(tx, data.app).await?;
             db::send_notice(tx, NoticeChannel::Units, &data.app.to_string()).await?;
+            db::send_notice(tx, NoticeChannel::Jobs, "").await?;
             db::send_notice(tx, NoticeChannel::Routes, "").await?;
             Ok(())
         })
@@ -104,7 +116,7 @@ impl RemoveAppSaga {
     }
 
     async fn delete_app(&self, data: &RemoveAppData, ctx: &StepContext) -> Result<(), StepError> {
-        let name = apps::store::find_app_name(&self.core.db, data.app).await?;
+        let app = apps::store::find_app_by_id(&self.core.db, data.app).await?;
         ctx.write_fenced(async |tx| {
             if apps::store::delete_app(tx, data.app).await? {
                 db::send_notice(tx, NoticeChannel::Auth, "").await?;
@@ -115,16 +127,25 @@ impl RemoveAppSaga {
         })
         .await?;
         self.core.auth_cache.invalidate_all();
-        if let Some(name) = name {
-            ctx.append_log(&format!("\nThe app \"{name}\" is removed.")).await;
+        if let Some(app) = app {
+            ctx.append_log(&format!(
+                "\nThe {} \"{}\" is removed.",
+                app.kind.as_str(),
+                app.name
+            ))
+            .await;
         }
         Ok(())
     }
 
     async fn unbind(&self, data: &RemoveAppData, ctx: &StepContext) -> Result<(), StepError> {
-        if let Some(name) = apps::store::find_app_name(&self.core.db, data.app).await? {
-            ctx.append_log(&format!("---- Removing the app \"{name}\" ----"))
-                .await;
+        if let Some(app) = apps::store::find_app_by_id(&self.core.db, data.app).await? {
+            ctx.append_log(&format!(
+                "---- Removing the {} \"{}\" ----",
+                app.kind.as_str(),
+                app.name
+            ))
+            .await;
         }
         services::unbind_all_instances(&self.core, ctx, data.app).await
     }

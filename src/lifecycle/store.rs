@@ -20,7 +20,8 @@ pub(super) async fn clear_desired_state(tx: &mut PgConnection, app: AppId) -> sq
 /// Units of the app that are there in any phase.
 pub(super) async fn count_units(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
-        r#"select count(*) as "count!" from unit where app_id = $1"#,
+        r#"select (select count(*) from unit where app_id = $1)
+                + (select count(*) from job_run where app_id = $1 and state = 'started') as "count!""#,
         app.0
     )
     .fetch_one(db)

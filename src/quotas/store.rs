@@ -10,7 +10,7 @@ pub(super) async fn find_user_quota(db: impl PgExecutor<'_>, email: &Email) -> s
     sqlx::query_as!(
         Quota,
         r#"select u.quota_limit as "limit",
-                  (select count(*)::integer from app a where a.owner_id = u.user_id) as "in_use!"
+                  (select count(*)::integer from app a where a.owner_id = u.user_id and a.kind = 'app') as "in_use!"
            from user_account u where u.user_id = find_user($1)"#,
         email.as_str(),
     )
@@ -22,7 +22,7 @@ pub(super) async fn find_team_quota(db: impl PgExecutor<'_>, team: &TeamName) ->
     sqlx::query_as!(
         Quota,
         r#"select t.quota_limit as "limit",
-                  (select count(*)::integer from app a where a.team_owner = t.name) as "in_use!"
+                  (select count(*)::integer from app a where a.team_owner = t.name and a.kind = 'app') as "in_use!"
            from team t where t.name = $1"#,
         team.as_str(),
     )
@@ -149,7 +149,7 @@ pub(super) async fn find_app_contexts(
 ) -> sqlx::Result<Option<(AppId, Vec<String>, String)>> {
     sqlx::query!(
         r#"select a.app_id as "id: AppId", a.pool, array(select t.team from app_team t where t.app_id = a.app_id union select a.team_owner) as "teams!"
-           from app a where a.name = $1"#,
+           from app a where a.name = $1 and a.kind = 'app'"#,
         app.as_str(),
     )
     .fetch_optional(db)

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use sqlx::PgConnection;
 
-use crate::apps::{self, App};
+use crate::apps::{self, App, AppKind};
 use crate::core::Core;
 use crate::envs::{self, EnvVar, Environment, RESERVED_NAMES, VarSource};
-use crate::events::{self, EventOutcome, EventTarget, NewEvent};
+use crate::events::{self, EventOutcome, NewEvent};
 use crate::kernel::error::Error;
 use crate::kernel::ids::EventId;
 use crate::kernel::names::{AppName, EnvName, ProcessName};
@@ -46,6 +46,11 @@ pub async fn read_environment(
     name: &AppName,
 ) -> Result<Environment, Error> {
     let app = apps::find_authorized_app(core, call, name, Permission::APP_READ_ENV).await?;
+    read_environment_of(core, &app).await
+}
+
+/// Returns the present environment of an app or a job that the caller may read.
+pub async fn read_environment_of(core: &Core, app: &App) -> Result<Environment, Error> {
     let mut conn = core.db.acquire().await?;
     envs::effective_environment(core, &mut conn, app.id, &app.name).await
 }
@@ -58,7 +63,18 @@ pub async fn set_env(
     change: EnvChange,
 ) -> Result<EventId, Error> {
     let app = apps::find_authorized_app(core, call, name, Permission::APP_UPDATE_ENV_SET).await?;
-    apps::ensure_live(&app)?;
+    set_env_of(core, call, &app, Permission::APP_UPDATE_ENV_SET, change).await
+}
+
+/// Sets variables of an app or a job on which the caller holds the permission. Returns the event to follow.
+pub async fn set_env_of(
+    core: &Core,
+    call: &RequestContext,
+    app: &App,
+    permission: Permission,
+    change: EnvChange,
+) -> Result<EventId, Error> {
+    apps::ensure_live(app)?;
     for (name, value, _) in &change.vars {
         check_var(name, value)?;
     }
@@ -66,7 +82,7 @@ pub async fn set_env(
     let mut tx = core.db.begin().await?;
     let names: Vec<&EnvName> = change.vars.iter().map(|(name, ..)| name).collect();
     let data = json!({ "names": names, "private": change.private, "noRestart": change.no_restart });
-    let new = new_app_event(&app, Permission::APP_UPDATE_ENV_SET, data);
+    let new = new_app_event(app, permission, data);
     let event = events::begin_event(&mut tx, call, &new).await?;
     let before = envs::effective_environment(core, &mut tx, app.id, &app.name).await?;
     let upserts = build_upserts(&before, &change)?;
@@ -83,7 +99,7 @@ pub async fn set_env(
     let after = envs::effective_environment(core, &mut tx, app.id, &app.name).await?;
     refuse_growth(&before, &after)?;
     events::append_log_lines(&mut *tx, &event, &lines).await?;
-    roll_out_or_end(&mut tx, &event, &app, change.no_restart || lines.is_empty()).await?;
+    roll_out_or_end(&mut tx, &event, app, change.no_restart || lines.is_empty()).await?;
     tx.commit().await?;
     Ok(event)
 }
@@ -191,11 +207,24 @@ pub async fn unset_env(
     no_restart: bool,
     public_only: bool,
 ) -> Result<EventId, Error> {
-    let app = apps::find_authorized_app(core, call, name, Permission::APP_UPDATE_ENV_UNSET).await?;
-    apps::ensure_live(&app)?;
+    let permission = Permission::APP_UPDATE_ENV_UNSET;
+    let app = apps::find_authorized_app(core, call, name, permission).await?;
+    unset_env_of(core, call, (&app, permission), names, no_restart, public_only).await
+}
+
+/// Removes variables of an app or a job on which the caller holds the permission. Returns the event to follow.
+pub async fn unset_env_of(
+    core: &Core,
+    call: &RequestContext,
+    (app, permission): (&App, Permission),
+    names: &[String],
+    no_restart: bool,
+    public_only: bool,
+) -> Result<EventId, Error> {
+    apps::ensure_live(app)?;
     let mut tx = core.db.begin().await?;
     let data = json!({ "names": names, "noRestart": no_restart });
-    let new = new_app_event(&app, Permission::APP_UPDATE_ENV_UNSET, data);
+    let new = new_app_event(app, permission, data);
     let event = events::begin_event(&mut tx, call, &new).await?;
     let set = envs::store::list_app_vars(&mut *tx, &core.keys, app.id).await?;
     let gone: Vec<String> = set
@@ -207,7 +236,7 @@ pub async fn unset_env(
     envs::store::delete_user_vars(&mut tx, app.id, &gone).await?;
     let lines: Vec<String> = gone.iter().map(|name| format!(" ---> {name} is unset")).collect();
     events::append_log_lines(&mut *tx, &event, &lines).await?;
-    roll_out_or_end(&mut tx, &event, &app, no_restart || gone.is_empty()).await?;
+    roll_out_or_end(&mut tx, &event, app, no_restart || gone.is_empty()).await?;
     tx.commit().await?;
     Ok(event)
 }
@@ -277,13 +306,7 @@ async fn check_target(
 }
 
 fn new_app_event(app: &App, permission: Permission, data: serde_json::Value) -> NewEvent {
-    NewEvent::new(
-        EventTarget::for_app(&app.name),
-        permission,
-        app.permission_contexts(),
-        data,
-    )
-    .allow_cancel()
+    NewEvent::new(app.event_target(), permission, app.permission_contexts(), data).allow_cancel()
 }
 
 /// Hands the event to a rollout, or ends it here if `skip_rollout`.
@@ -293,7 +316,8 @@ pub async fn roll_out_or_end(
     app: &App,
     skip_rollout: bool,
 ) -> Result<(), Error> {
-    if skip_rollout {
+    // The next run of a job begins with what is set then.
+    if skip_rollout || app.kind == AppKind::Job {
         return events::end_event(tx, event, &EventOutcome::Done, None).await;
     }
     let data = RolloutData::new(app.id, None);

@@ -25,8 +25,8 @@ pub(crate) mod store;
 mod wire;
 
 pub use actions::{
-    EnvChange, RestartTarget, read_environment, restart_app, roll_out_or_end, roll_out_processes, set_env,
-    unset_env,
+    EnvChange, RestartTarget, read_environment, read_environment_of, restart_app, roll_out_or_end,
+    roll_out_processes, set_env, set_env_of, unset_env, unset_env_of,
 };
 pub use notes::append_environment_notes;
 pub use rollout::{

@@ -165,8 +165,10 @@ async fn check_readiness(
             "Release {release} of app {app} no longer exists."
         ))));
     }
-    let progress = format!(" ---> {}", describe_progress(&processes));
-    ctx.report_progress(&[progress]).await;
+    if processes.iter().any(|p| p.wanted > 0) {
+        let progress = format!(" ---> {}", describe_progress(&processes));
+        ctx.report_progress(&[progress]).await;
+    }
     if processes.iter().all(|p| p.ready >= p.wanted) {
         return Ok(Some(()));
     }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::envs::EnvVar;
+use crate::envs::{EnvVar, Environment};
 use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, EnvName};
 use crate::kernel::secret::Secret;
@@ -33,10 +33,15 @@ impl From<EnvVar> for EnvVarView {
     }
 }
 
-/// Returns the variables that a request names, or all.
+/// Returns the variables of an app that a request names, or all.
 pub(super) async fn list_vars(ctx: &Ctx, app: &AppName, params: &Params) -> Result<Vec<EnvVarView>, Error> {
-    let names = params.get_names("env")?;
     let env = releases::read_environment(&ctx.core, &ctx.request, app).await?;
+    select_vars(&env, params)
+}
+
+/// Returns the variables that a request names, or all.
+pub(super) fn select_vars(env: &Environment, params: &Params) -> Result<Vec<EnvVarView>, Error> {
+    let names = params.get_names("env")?;
     let wanted = |var: &&EnvVar| names.is_empty() || names.iter().any(|name| name == var.name.as_str());
     Ok(env.iter().filter(wanted).cloned().map(EnvVarView::from).collect())
 }

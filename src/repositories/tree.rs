@@ -216,6 +216,7 @@ impl DeployableTree<'_> {
             commit: commit.to_owned(),
             author: author.chars().take(200).collect(),
             new_version: false,
+            ignores_dockerfile: false,
         };
         let archive = tokio::time::timeout(GIT_TIMEOUT, self.create_archive(commit));
         let source = DeploySource::Archive(archive.await.map_err(|_| timeout_error())??);

@@ -26,7 +26,8 @@ pub(super) async fn list_app_routes(db: impl PgExecutor<'_>) -> sqlx::Result<Vec
            from app a
            left join release r on r.release_id = a.current_release
            left join web_process main on main.app_id = r.app_id and main.version = r.version
-           left join wanted_process w on w.release_id = r.release_id and w.process = main.process"#
+           left join wanted_process w on w.release_id = r.release_id and w.process = main.process
+           where a.kind = 'app'"#
     )
     .fetch_all(db)
     .await

@@ -75,8 +75,8 @@ pub(super) async fn find_event_share_key(
                       end,
                       'user/' || lower(a.owner), e.target_kind || '/' || e.target_value) as "key!"
            from event e
-           left join app a on (e.owner_kind = 'app' and a.name = e.owner_name)
-                           or (e.owner_kind <> 'app' and e.target_kind = 'app' and a.name = e.target_value)
+           left join app a on (e.owner_kind = 'app' and a.name = e.owner_name and a.kind = 'app')
+                           or (e.owner_kind <> 'app' and a.kind = e.target_kind and a.name = e.target_value)
            where e.event_id = $1"#,
         event.as_str(),
     )

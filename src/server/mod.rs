@@ -26,6 +26,7 @@ use crate::deploys::ArchiveHealer;
 use crate::exec::{self, ExecSessionHealer};
 use crate::healers::{self, EventRetentionHealer, HealerRegistry, SagaLeaseHealer};
 use crate::http;
+use crate::jobs::{JobPlanner, JobRunner};
 use crate::kernel::encryption::Keyring;
 use crate::kernel::error::Error;
 use crate::kernel::ids::ReplicaId;
@@ -324,6 +325,9 @@ pub fn list_reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
         Arc::new(ExecSessionHealer::new(core)),
         Arc::new(WebhookDispatcher::new(core)),
         Arc::new(certificates::OrderDispatcher::new(core)),
+        // Jobs.
+        Arc::new(JobPlanner::new(core)),
+        Arc::new(JobRunner::new(core)),
         // Storage in the database.
         Arc::new(EventRetentionHealer::new(core)),
         Arc::new(ArchiveHealer::new(core)),

@@ -18,6 +18,7 @@ const API_REQUESTS: &str = "tancho_http_requests_total";
 const API_REQUEST_SECONDS: &str = "tancho_http_request_duration_seconds";
 const SERVICE_CALL_SECONDS: &str = "tancho_service_call_duration_seconds";
 const SAGA_STEPS: &str = "tancho_saga_steps_total";
+const JOB_RUNS: &str = "tancho_job_runs_total";
 const TRANSACTION_RETRIES: &str = "tancho_database_transaction_retries_total";
 const DB_CONNECTIONS: &str = "tancho_database_connections";
 const ROUTER_REQUESTS: &str = "tancho_router_requests_total";
@@ -59,6 +60,7 @@ fn describe_metrics() {
     metrics::describe_counter!(API_REQUESTS, "Requests to the API, by route, method and status.");
     metrics::describe_histogram!(API_REQUEST_SECONDS, "Time until the head of an API response.");
     metrics::describe_histogram!(SERVICE_CALL_SECONDS, "Calls to services, by outcome.");
+    metrics::describe_counter!(JOB_RUNS, "Attempts of runs of jobs that have ended, by outcome.");
     metrics::describe_counter!(SAGA_STEPS, "Saga steps, by kind, step, direction and outcome.");
     metrics::describe_counter!(
         TRANSACTION_RETRIES,
@@ -124,6 +126,12 @@ pub fn record_saga_step(kind: &'static str, step: &'static str, undoing: bool, o
     let direction = if undoing { "undo" } else { "forward" };
     counter!(SAGA_STEPS, "kind" => kind, "step" => step, "direction" => direction, "outcome" => outcome)
         .increment(1);
+}
+
+/// Records the end of an attempt of a run of a job.
+pub fn record_job_run(is_success: bool) {
+    let outcome = if is_success { "succeeded" } else { "failed" };
+    counter!(JOB_RUNS, "outcome" => outcome).increment(1);
 }
 
 /// Records a transaction retry.

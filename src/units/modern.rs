@@ -5,7 +5,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 
 use crate::kernel::error::Error;
-use crate::kernel::names::AppName;
+use crate::kernel::names::{AppName, JobName};
 use crate::units::scale::{self, ScaleRequest};
 use crate::units::wire::{self, LogLineView};
 use crate::web::answers::{EventStream, LogLists, ShapedAnswer};
@@ -70,6 +70,13 @@ pub async fn get_log(
     Ok((kind, Body::from_stream(lines)).into_response().into())
 }
 
+/// `GET /1.13/jobs/{job}/log`: query `lines`, `unit`, `follow`.
+pub async fn get_job_log(ctx: Ctx, Path(job): Path<JobName>, params: Params) -> ModernResult<Response> {
+    let lines = wire::stream_job_log(ctx.core, &ctx.request, &job, &params).await?;
+    let kind = [(header::CONTENT_TYPE, "application/x-json-stream")];
+    Ok((kind, Body::from_stream(lines)).into_response())
+}
+
 /// `POST /apps/{app}/log`: a JSON list of strings, or form `message`; query or form `source`, `unit`.
 pub async fn add_log(ctx: Ctx, Path(app): Path<AppName>, params: Params) -> ModernResult<Bytes> {
     let messages = match params.get_body_strings()? {
@@ -91,4 +98,5 @@ pub fn routes(table: RouteTable) -> RouteTable {
         .add_versioned_route("1.0", POST, "/apps/{app}/stop", UserToken, stop_app)
         .add_versioned_route("1.0", GET, "/apps/{app}/log", UserToken, get_log)
         .add_versioned_route("1.0", POST, "/apps/{app}/log", UserOrAppToken, add_log)
+        .add_versioned_route("1.13", GET, "/jobs/{job}/log", UserToken, get_job_log)
 }

@@ -205,10 +205,11 @@ pub(super) async fn list_units(
     Ok(rows.into_iter().map(read).collect())
 }
 
-/// The ids of the units that were started on this host for a command or shell that runs still.
+/// The ids of the units that were started on this host for a command, a shell or the run of a job that runs still.
 pub(super) async fn list_one_off_ids(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
-        r#"select unit_id as "unit_id!" from exec_session where host = $1 and unit_id is not null"#,
+        r#"select unit_id as "unit_id!" from exec_session where host = $1 and unit_id is not null
+           union all select unit_id from job_run where host = $1 and state = 'started'"#,
         host
     )
     .fetch_all(db)

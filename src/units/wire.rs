@@ -9,12 +9,13 @@ use futures_util::{Stream, stream};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::apps;
+use crate::apps::{self, App};
 use crate::caller_limits::{MAX_FOLLOWERS_PER_CALLER, caller_key};
 use crate::core::Core;
+use crate::jobs;
 use crate::kernel::error::Error;
 use crate::kernel::log_text::LogEntry;
-use crate::kernel::names::AppName;
+use crate::kernel::names::{AppName, JobName};
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::{Actor, RequestContext};
 use crate::units::logs::{self, LogQuery, PostLogRequest};
@@ -62,16 +63,16 @@ pub struct LogLineView<'a> {
     unit: &'a str,
 }
 
-fn render_lines(app: &AppName, lines: &[LogEntry]) -> Bytes {
+fn render_lines(app: &App, lines: &[LogEntry]) -> Bytes {
     let lines: Vec<LogLineView<'_>> = lines
         .iter()
         .map(|line| LogLineView {
             date: line.at.to_rfc3339_opts(SecondsFormat::Millis, true),
             message: &line.message,
             source: &line.source,
-            name: app.as_str(),
-            app_name: app.as_str(),
-            r#type: "app",
+            name: app.name.as_str(),
+            app_name: app.name.as_str(),
+            r#type: app.kind.as_str(),
             unit: &line.unit,
         })
         .collect();
@@ -94,6 +95,29 @@ pub(super) async fn stream_log(
         .flatten()
         .filter(|lines| *lines >= 0)
         .ok_or_else(|| Error::invalid(r#"Parameter "lines" is mandatory and must be a whole number."#))?;
+    stream_log_of(core, call, app, lines, params).await
+}
+
+/// Streams the log of a job, all that is kept of it unless the request names a number of lines.
+pub(super) async fn stream_job_log(
+    core: Core,
+    call: &RequestContext,
+    job: &JobName,
+    params: &Params,
+) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, Error> {
+    let job = jobs::find_authorized_job(&core, call, job, Permission::JOB_READ_LOGS).await?;
+    let lines = params.get_integer("lines")?.filter(|lines| *lines >= 0);
+    stream_log_of(core, call, job, lines.unwrap_or(i64::MAX), params).await
+}
+
+/// Streams the log of an app or a job that the caller may read.
+async fn stream_log_of(
+    core: Core,
+    call: &RequestContext,
+    app: App,
+    lines: i64,
+    params: &Params,
+) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, Error> {
     let follows = params.get_bool("follow")?;
     let slot = match follows {
         true => Some(core.caller_limits.log_followers.try_acquire(&caller_key(call)).ok_or_else(|| {
@@ -112,9 +136,9 @@ pub(super) async fn stream_log(
     let mut follower = logs::follow_log(app.id, query);
     // A failure before the first byte is an ordinary error response.
     let first = follower.next(&core).await?.unwrap_or_default();
-    let first = render_lines(&app.name, &first);
+    let first = render_lines(&app, &first);
     // Dropping the stream frees the slot.
-    let rest = slot.map(|slot| (core, follower, app.name, slot));
+    let rest = slot.map(|slot| (core, follower, app, slot));
     Ok(stream::unfold((Some(first), rest), async |(first, rest)| {
         if let Some(first) = first {
             return Some((Ok(first), (None, rest)));

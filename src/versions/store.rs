@@ -110,7 +110,8 @@ pub(crate) async fn retire_versions(tx: &mut PgConnection, app: AppId, keep: i64
            and not exists (select 1 from app a join release r on r.release_id in (a.current_release, a.candidate_release)
                            where a.app_id = $1 and r.version = v.version)
            and not exists (select 1 from unit u where u.app_id = $1 and u.version = v.version)
-           and not exists (select 1 from exec_session s where s.app_id = $1 and s.version = v.version)",
+           and not exists (select 1 from exec_session s where s.app_id = $1 and s.version = v.version)
+           and not exists (select 1 from job_run j where j.app_id = $1 and j.version = v.version and j.state = 'started')",
         app.0,
         keep,
     )
@@ -174,6 +175,7 @@ pub(super) async fn list_removed_versions(
            where v.host = $1 and v.state in ('removed', 'failed') and (v.app_id, v.version) > ($2, $3)
              and not exists (select from unit u where u.app_id = v.app_id and u.version = v.version)
              and not exists (select from exec_session s where s.app_id = v.app_id and s.version = v.version)
+             and not exists (select from job_run j where j.app_id = v.app_id and j.version = v.version and j.state = 'started')
            order by v.app_id, v.version limit $4"#,
         host,
         after.0.0,

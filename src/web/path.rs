@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::kernel::error::Error;
 use crate::kernel::ids::{EventBlockId, EventId, SagaId};
 use crate::kernel::names::{
-    AppName, ClusterName, Email, GroupName, InstanceName, PlanName, PlatformName, PoolName, RoleName,
-    RouterName, ServiceName, TeamName, TeamTokenName, WebhookName,
+    AppName, ClusterName, Email, GroupName, InstanceName, JobName, PlanName, PlatformName, PoolName,
+    RoleName, RouterName, ServiceName, TeamName, TeamTokenName, WebhookName,
 };
 use crate::web::errors::modern::ModernError;
 
@@ -68,6 +68,7 @@ macro_rules! name_params {
 
 name_params! {
     AppName => app_not_found;
+    JobName => job_not_found;
     TeamName => team_not_found;
     ServiceName => service_not_found;
     InstanceName => instance_not_found;

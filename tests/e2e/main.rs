@@ -21,6 +21,7 @@ mod fleet;
 mod forge;
 mod forge_ssh;
 mod git_client;
+mod jobs;
 mod keys;
 mod load;
 mod ordinary_user;

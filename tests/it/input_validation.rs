@@ -11,8 +11,9 @@ use tancho::web::route_table::{RouteInfo, full_path};
 use crate::test_server::{TestServer, TestUser};
 
 /// A valid value for each path parameter, of a resource that does not exist.
-const PARAMS: [(&str, &str); 27] = [
+const PARAMS: [(&str, &str); 28] = [
     ("app", "nothing"),
+    ("job", "nothing"),
     ("team", "nothing"),
     ("service", "nothing"),
     ("instance", "nothing"),
@@ -42,8 +43,9 @@ const PARAMS: [(&str, &str); 27] = [
 ];
 
 /// Parameters with a rule, and what the error calls them.
-const NAMES: [(&str, &str); 14] = [
+const NAMES: [(&str, &str); 15] = [
     ("app", "App"),
+    ("job", "Job"),
     ("team", "Team"),
     ("service", "Service"),
     ("instance", "Service instance"),

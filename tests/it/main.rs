@@ -23,6 +23,7 @@ mod fairness;
 mod hostile_input;
 mod import;
 mod input_validation;
+mod jobs;
 mod log_posts;
 mod pebble;
 mod permission_tree;

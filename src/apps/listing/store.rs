@@ -3,7 +3,7 @@
 use futures_util::stream::{BoxStream, StreamExt};
 use sqlx::PgExecutor;
 
-use crate::apps::model::{AppDescription, AppState};
+use crate::apps::model::{AppDescription, AppKind, AppState};
 use crate::apps::rows::{AppDescriptionRow, UnitRecord};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
@@ -60,7 +60,7 @@ pub(super) async fn list_app_names(db: impl PgExecutor<'_>, filter: &AppFilter) 
         "select a.name from app a
          where ($1 or a.app_id in (select t.app_id from app_team t where t.team = any($2))
                 or a.name = any($3) or a.pool = any($4))
-           and ($5 = '' or platform = $5) and ($6 = '' or team_owner = $6)
+           and a.kind = 'app' and ($5 = '' or platform = $5) and ($6 = '' or team_owner = $6)
            and ($7 = '' or lower(owner) = lower($7)) and ($8 = '' or a.pool = $8) and tags @> $9",
         all,
         &reach.teams,
@@ -88,7 +88,7 @@ pub(super) fn list_apps<'a>(
     let reach = filter.scopes.clone().unwrap_or(empty);
     sqlx::query_as!(
         AppDescriptionRow,
-        r#"select app_id as "app_id!: AppId", number as "number!", name as "name!: AppName", label as "label!",
+        r#"select app_id as "app_id!: AppId", kind as "kind!: AppKind", number as "number!", name as "name!: AppName", label as "label!",
                   platform as "platform!: PlatformName", plan as "plan!: PlanName", pool as "pool!: PoolName",
                   team_owner as "team_owner!: TeamName", owner as "owner!", description as "description!", tags as "tags!",
                   metadata as "metadata!", state as "state!: AppState", quota_limit as "quota_limit!", deploys as "deploys!",
@@ -108,7 +108,7 @@ pub(super) fn list_apps<'a>(
                  from app a join plan p on p.name = a.plan join pool l on l.name = a.pool
                  where ($1 or a.app_id in (select t.app_id from app_team t where t.team = any($2))
                         or a.name = any($3) or a.pool = any($4))
-                   and ($5::text[] is null or a.name = any($5)) and ($6 = '' or platform = $6) and ($7 = '' or team_owner = $7)
+                   and a.kind = 'app' and ($5::text[] is null or a.name = any($5)) and ($6 = '' or platform = $6) and ($7 = '' or team_owner = $7)
                    and ($8 = '' or lower(owner) = lower($8)) and ($9 = '' or a.pool = $9) and tags @> $10
                    and a.name > $11
                  order by a.name limit $12) a

@@ -29,6 +29,8 @@ const MAX_INTERVAL: Duration = Duration::from_secs(2);
 const MAX_READS_PER_SECOND: u32 = 300;
 /// Maximum number of lines per read.
 const MAX_LINES: usize = 1000;
+/// Maximum number of reads of the log of a unit that has ended.
+const MAX_DRAIN_READS: usize = 100;
 /// Maximum number of units per transaction.
 const UNITS_PER_BATCH: usize = 64;
 /// Maximum number of concurrent reads.
@@ -48,7 +50,7 @@ struct CollectedUnit {
 }
 
 /// The log collector of one host; see the module.
-pub(in crate::units) struct LogCollector {
+pub struct LogCollector {
     core: Core,
     state: Mutex<CollectorState>,
 }
@@ -90,7 +92,8 @@ pub(in crate::units) async fn run_collector(collector: Arc<LogCollector>) {
 }
 
 impl LogCollector {
-    pub(in crate::units) fn new(core: Core) -> Self {
+    /// Creates a collector of nothing.
+    pub fn new(core: Core) -> Self {
         Self {
             core,
             state: Mutex::default(),
@@ -103,7 +106,7 @@ impl LogCollector {
 
     /// Starts to collect the log of a unit.
     pub(in crate::units) fn track_unit(&self, row: &Unit) {
-        let mut state = self.lock_state();
+        let state = self.lock_state();
         if state.targets.contains_key(&row.id) {
             return;
         }
@@ -114,20 +117,41 @@ impl LogCollector {
                 return;
             }
         };
-        let next = Instant::now();
+        drop(state);
+        self.track_output(row.app_id, &row.process, unit);
+    }
+
+    /// Starts to collect the output of a unit, as lines of this source.
+    pub fn track_output(&self, app_id: AppId, source: &str, unit: UnitRef) {
+        let (id, next) = (unit.unit.clone(), Instant::now());
+        let mut state = self.lock_state();
+        if state.targets.contains_key(&id) {
+            return;
+        }
         let target = CollectedUnit {
             unit,
-            app_id: row.app_id,
-            process: row.process.clone(),
+            app_id,
+            process: source.to_owned(),
             interval: TICK,
             next_at: next,
         };
-        state.targets.insert(row.id.clone(), target);
-        state.due.push(Reverse((next, row.id.clone())));
+        state.targets.insert(id.clone(), target);
+        state.due.push(Reverse((next, id)));
+    }
+
+    /// Collects all that an ended unit has written, up to a number of reads.
+    pub async fn drain_unit(&self, unit: &UnitId) {
+        for _ in 0..MAX_DRAIN_READS {
+            let before = self.lock_state().positions.get(unit).copied();
+            self.collect_unit(unit).await;
+            if before.is_some() && self.lock_state().positions.get(unit).copied() == before {
+                return;
+            }
+        }
     }
 
     /// Stops collecting the log of a unit.
-    pub(in crate::units) fn drop_unit(&self, unit: &UnitId) {
+    pub fn drop_unit(&self, unit: &UnitId) {
         let mut state = self.lock_state();
         state.targets.remove(unit);
         state.positions.remove(unit);
@@ -146,7 +170,7 @@ impl LogCollector {
     }
 
     /// Collects what one unit has written so far.
-    pub(in crate::units) async fn collect_unit(&self, unit: &UnitId) {
+    pub async fn collect_unit(&self, unit: &UnitId) {
         if let Err(error) = self
             .collect_units(std::slice::from_ref(unit), WhenBusy::Wait)
             .await

@@ -26,7 +26,8 @@ pub(super) mod store;
 
 use chrono::{DateTime, Utc};
 
-pub(super) use collector::{LogCollector, run_collector};
+pub use collector::LogCollector;
+pub(super) use collector::run_collector;
 pub use post::{MAX_POSTED_LINES, PostLogRequest, post_lines};
 pub use read::{LogFollower, LogQuery, follow_log, list_lines};
 

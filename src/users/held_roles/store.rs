@@ -44,7 +44,7 @@ pub async fn assign_role(
         "insert into user_role (user_id, team_token_id, group_id, role,
                                 team_id, app_id, service_id, instance_id, pool_id, on_user_id)
          select $1, $2, $3, $4,
-                case o.kind when 'team' then o.id end, case o.kind when 'app' then o.id end,
+                case o.kind when 'team' then o.id end, case when o.kind in ('app', 'job') then o.id end,
                 case o.kind when 'service' then o.id end, case o.kind when 'service-instance' then o.id end,
                 case o.kind when 'pool' then o.id end, case o.kind when 'user' then o.id end
          from (select $5 as kind, find_context_object($5, $6) as id) o

@@ -147,6 +147,27 @@ async fn canary_secrets_of_every_field_leak_in_no_encoding() {
             )
             .await;
     }
+    let job = r#"{"name":"nightly","manual":true}"#;
+    answers
+        .take(
+            "job",
+            tancho.request_as_admin(Method::POST, "/1.13/jobs").body(job),
+        )
+        .await;
+    let value = planted.plant("a variable of a job");
+    let form = [
+        ("Envs.0.Name", "OF_JOB"),
+        ("Envs.0.Value", &value),
+        ("Private", "true"),
+    ];
+    answers
+        .take(
+            "job env",
+            tancho
+                .request_as_admin(Method::POST, "/1.13/jobs/nightly/env")
+                .form(&form),
+        )
+        .await;
     let source = AppSource::web("v1").hooks(&["echo \"it is $VAR_TRUE and $STORE_SECRET\""]);
     let text = tancho.deploy("shop", &source.pack()).await;
     answers.0.push_str(&text);

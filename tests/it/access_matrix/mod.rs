@@ -262,6 +262,7 @@ const ENDS_CALLER: &[&str] = &[
 /// The values of the path parameters.
 const NAMES: &[(&str, &str)] = &[
     ("{app}", "shop"),
+    ("{job}", "nightly"),
     ("{block}", "5f3e8a1b9c4d2e0001a7b401"),
     ("{email}", "ana@example.com"),
     ("{event}", EVENT),
@@ -294,6 +295,7 @@ const LOCKS: &str = "
     values ('5f3e8a1b9c4d2e0001a7b3d0', 'app', 'shop', 'app.deploy', 'user', 'ana@example.com', '{team:web-team}');
     insert into event_lock values
         ('app', 'shop', '5f3e8a1b9c4d2e0001a7b3d0'), ('team', 'web-team', '5f3e8a1b9c4d2e0001a7b3d0'),
+        ('job', 'nightly', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('role', 'reader', '5f3e8a1b9c4d2e0001a7b3d0'), ('pool', 'local', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('plan', 'small', '5f3e8a1b9c4d2e0001a7b3d0'), ('platform', 'python', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('router', 'edge', '5f3e8a1b9c4d2e0001a7b3d0'), ('service', 'postgres', '5f3e8a1b9c4d2e0001a7b3d0'),
@@ -373,9 +375,17 @@ impl AccessMatrix {
             "name=theirs&platform=python&teamOwner=other-team",
         )
         .await;
+        let job = r#"{"name":"nightly","manual":true,"platform":"python","teamOwner":"web-team"}"#;
+        self.request_ok("ana", "POST /1.13/jobs", job).await;
         self.request_ok("root", "POST /1.0/roles", "name=reader&context=team")
             .await;
-        for permission in ["app.read", "team.read", "service.read", "service-instance.read"] {
+        for permission in [
+            "app.read",
+            "job.read",
+            "team.read",
+            "service.read",
+            "service-instance.read",
+        ] {
             let field = format!("permission={permission}");
             self.request_ok("root", "POST /1.0/roles/reader/permissions", &field)
                 .await;

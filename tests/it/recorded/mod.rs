@@ -167,6 +167,11 @@ async fn event_block_and_webhook_requests_match_the_recordings() {
     replay(table::EVENTS, RecordedFixture::with_users().await).await;
 }
 
+#[tokio::test]
+async fn job_requests_match_the_recordings() {
+    replay(table::JOBS, RecordedFixture::with_running_app().await).await;
+}
+
 #[test]
 fn every_recording_is_replayed_or_excluded_with_a_reason() {
     let records = records();

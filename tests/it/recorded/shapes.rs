@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::record::RawReply;
 use super::types::{
     AppInfo, AppItem, AppRouter, CertificateList, Constraint, Deploy, EnvVar, Event, EventBlock, Full, Id,
-    Instance, InstanceRow, Line, LogLine, Permission, Plan, Platform, PlatformInfo, Pool, Provisioner, Quota,
+    Instance, InstanceRow, Job, JobInfo, Line, LogLine, Permission, Plan, Platform, PlatformInfo, Pool, Provisioner, Quota,
     Role, Router, Scheme, Service, ServicePlan, Team, TeamItem, TeamToken, Texts, Token, User, Webhook,
 };
 
@@ -57,6 +57,10 @@ pub(super) enum AnswerShape {
     EventBlocks,
     Webhooks,
     Webhook,
+    Jobs,
+    Job,
+    /// A job with its units and binds.
+    JobInfo,
     Users,
     User,
     Teams,
@@ -290,6 +294,9 @@ impl AnswerShape {
             AnswerShape::EventBlocks => some::<EventBlock>(reply).map(drop),
             AnswerShape::Webhooks => some::<Webhook>(reply).map(drop),
             AnswerShape::Webhook => one::<Webhook>(reply).map(drop),
+            AnswerShape::Jobs => some::<Job>(reply).map(drop),
+            AnswerShape::Job => one::<Job>(reply).map(drop),
+            AnswerShape::JobInfo => one::<JobInfo>(reply).map(drop),
             AnswerShape::Users => some::<User>(reply).map(drop),
             AnswerShape::User => one::<User>(reply).map(drop),
             AnswerShape::Teams => some::<TeamItem>(reply).map(drop),

@@ -574,3 +574,59 @@ pub(super) struct HostCertificate {
     certificate: String,
     issuer: String,
 }
+
+#[derive(Debug, Deserialize)]
+pub(super) struct JobInfo {
+    pub(super) job: Job,
+    pub(super) units: Option<Vec<JobUnit>>,
+    pub(super) serviceinstancebinds: Option<Vec<BTreeMap<String, String>>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Job {
+    pub(super) name: Full,
+    pub(super) teamowner: Full,
+    pub(super) teams: Vec<String>,
+    pub(super) owner: Full,
+    pub(super) plan: JobPlan,
+    pub(super) metadata: JobMetadata,
+    pub(super) pool: Full,
+    pub(super) description: String,
+    pub(super) spec: JobSpec,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct JobPlan {
+    pub(super) name: Full,
+    pub(super) memory: i64,
+    pub(super) cpumilli: i64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct JobMetadata {
+    pub(super) labels: Option<Vec<BTreeMap<String, String>>>,
+    pub(super) annotations: Option<Vec<BTreeMap<String, String>>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct JobSpec {
+    pub(super) activedeadlineseconds: Option<i64>,
+    pub(super) schedule: Full,
+    pub(super) manual: bool,
+    pub(super) concurrencypolicy: Option<String>,
+    pub(super) container: JobContainer,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct JobContainer {
+    pub(super) image: String,
+    pub(super) command: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct JobUnit {
+    pub(super) name: Full,
+    pub(super) status: Full,
+    pub(super) restarts: i64,
+    pub(super) ready: bool,
+}

@@ -4,6 +4,7 @@ mod apps;
 mod catalog;
 mod certificates;
 mod events;
+mod jobs;
 mod operator;
 mod running;
 mod services;
@@ -13,6 +14,7 @@ pub(super) use apps::APPS;
 pub(super) use catalog::CATALOG;
 pub(super) use certificates::CERTIFICATES;
 pub(super) use events::EVENTS;
+pub(super) use jobs::JOBS;
 pub(super) use operator::OPERATOR;
 pub(super) use running::RUNNING;
 pub(super) use services::SERVICES;
@@ -23,7 +25,7 @@ use super::ReplayRow;
 /// Returns all rows of all chapters.
 pub(super) fn all() -> impl Iterator<Item = &'static ReplayRow> {
     let certificates = CERTIFICATES.iter();
-    [USERS, APPS, RUNNING, SERVICES, OPERATOR, CATALOG, EVENTS]
+    [USERS, APPS, RUNNING, SERVICES, OPERATOR, CATALOG, EVENTS, JOBS]
         .into_iter()
         .flatten()
         .chain(certificates)
@@ -53,6 +55,10 @@ const UNITS_FAIL: &str = "needs units that never become ready; tests of units an
 /// Recordings that are not replayed, and why.
 pub(super) const NOT_REPLAYED: &[(&str, &str)] = &[
     ("app-list-no-content", NO_204),
+    (
+        "job-log-follow",
+        "needs a follower that ends; the log of an app that is followed covers it",
+    ),
     ("tag-list-no-content", NO_204),
     ("deploy-list-no-content", NO_204),
     ("log-no-content", NO_204),
