@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::apps::AppKind;
 use crate::kernel::error::Error;
 use crate::kernel::ids::{AppId, BindId, InstanceId, ServiceId};
 use crate::kernel::names::{AppName, InstanceName, PoolName, ServiceName, TeamName};
@@ -115,6 +116,7 @@ pub struct Instance {
     pub reason: String,
     pub teams: Vec<TeamName>,
     pub apps: Vec<String>,
+    pub jobs: Vec<String>,
 }
 
 impl Instance {
@@ -181,6 +183,7 @@ pub struct Bind {
     pub service: ServiceName,
     pub instance: InstanceName,
     pub app_id: AppId,
+    pub kind: AppKind,
     pub app: AppName,
     pub label: String,
     pub cnames: Vec<String>,

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use sqlx::PgConnection;
 
-use crate::apps::{self, App};
+use crate::apps::{self, App, AppKind};
 use crate::core::Core;
 use crate::db;
 use crate::events::{EventTarget, EventTargetKind, NewEvent};
 use crate::kernel::encryption::{AssociatedData, SealedColumn};
 use crate::kernel::error::Error;
 use crate::kernel::ids::{BindId, EventId};
-use crate::kernel::names::AppName;
+use crate::kernel::names::{AppName, JobName};
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
@@ -21,6 +21,7 @@ use crate::sagas;
 use crate::services::binds::saga::{BindData, BindSaga};
 use crate::services::binds::store;
 use crate::services::binds::unbinding::{UnbindData, UnbindSaga};
+use crate::services::broker::BoundApp;
 use crate::services::calls::late_arrival_window;
 use crate::services::instances::{self, InstanceRef};
 use crate::services::model::{Disclosure, Instance};
@@ -29,6 +30,8 @@ use crate::services::orphans;
 /// A request to bind or to unbind.
 #[derive(Clone, Debug)]
 pub struct BindRequest {
+    /// What `app` names.
+    pub kind: AppKind,
     pub app: AppName,
     pub instance: InstanceRef,
     /// Leave the running units as they are; the next deploy or restart applies the change.
@@ -45,7 +48,14 @@ async fn find_app_and_instance(
     on_instance: Permission,
     disclosure: Disclosure,
 ) -> Result<(App, Instance), Error> {
-    let app = apps::find_authorized_app(core, call, &request.app, on_app).await?;
+    let app = match request.kind {
+        AppKind::App => apps::find_authorized_app(core, call, &request.app, on_app).await?,
+        AppKind::Job => {
+            let job = apps::find_job_app(core, &JobName::parse(request.app.as_str())?).await?;
+            call.authorize(on_app, &job.permission_contexts())?;
+            job
+        }
+    };
     let instance =
         instances::find_authorized_instance(core, call, &request.instance, on_instance, disclosure).await?;
     Ok((app, instance))
@@ -58,7 +68,7 @@ fn new_bind_event(app: &App, instance: &Instance, kind: Permission, request: &Bi
         "service": instance.service, "instance": instance.name,
         "noRestart": request.no_restart, "force": request.force,
     });
-    NewEvent::new(EventTarget::for_app(&app.name), kind, contexts, data).with_lock(EventTarget::new(
+    NewEvent::new(app.event_target(), kind, contexts, data).with_lock(EventTarget::new(
         EventTargetKind::ServiceInstance,
         instance.full_name(),
     ))
@@ -81,7 +91,10 @@ async fn begin_bind(
     request: &BindRequest,
     disclosure: Disclosure,
 ) -> Result<(EventId, BindId), Error> {
-    let on_app = Permission::APP_UPDATE_BIND;
+    let on_app = match request.kind {
+        AppKind::App => Permission::APP_UPDATE_BIND,
+        AppKind::Job => Permission::JOB_UPDATE,
+    };
     let on_instance = Permission::SERVICE_INSTANCE_UPDATE_BIND;
     let (app, instance) = find_app_and_instance(core, call, request, on_app, on_instance, disclosure).await?;
     let service = instance.service.as_str();
@@ -110,17 +123,22 @@ async fn insert_bind(
         .await?
         .ok_or_else(|| Error::instance_not_found(&instance.name))?
         .ensure_ready()?;
+    let kind = app.kind.as_str();
     if let Some((_, state)) = store::find_bind_between(&mut *tx, instance.id, app.id).await? {
         return Err(Error::conflict(match state.as_str() {
-            "unbinding" => {
-                "This app is still being unbound from this service instance; the service has not confirmed it yet."
-            }
-            _ => "This app is already bound to this service instance.",
+            "unbinding" => format!(
+                "This {kind} is still being unbound from this service instance; the service has not confirmed it yet."
+            ),
+            _ => format!("This {kind} is already bound to this service instance."),
         }));
     }
     let window = late_arrival_window(core);
+    let known_as = match app.kind {
+        AppKind::App => app.name.to_string(),
+        AppKind::Job => BoundApp::for_job(&app.name, String::new()).name,
+    };
     let earlier =
-        orphans::supersede_bind_orphans(tx, instance.service_id, &instance.name, &app.name, window).await?;
+        orphans::supersede_bind_orphans(tx, instance.service_id, &instance.name, &known_as, window).await?;
     if earlier.is_rebind_blocked {
         return Err(Error::unavailable(
             "A call to the service about an earlier unbind of this app may still be running; try again in a moment.",
@@ -129,7 +147,7 @@ async fn insert_bind(
     db::map_constraint_violation(
         store::insert_bind(tx, id, instance.id, app.id, earlier.uncertain_until).await,
         "bind_instance_app_key",
-        || Error::conflict("This app is already bound to this service instance."),
+        || Error::conflict(format!("This {kind} is already bound to this service instance.")),
     )
 }
 
@@ -149,7 +167,10 @@ async fn begin_unbind(
     request: &BindRequest,
     disclosure: Disclosure,
 ) -> Result<EventId, Error> {
-    let on_app = Permission::APP_UPDATE_UNBIND;
+    let on_app = match request.kind {
+        AppKind::App => Permission::APP_UPDATE_UNBIND,
+        AppKind::Job => Permission::JOB_UPDATE,
+    };
     let on_instance = Permission::SERVICE_INSTANCE_UPDATE_UNBIND;
     let (app, instance) = find_app_and_instance(core, call, request, on_app, on_instance, disclosure).await?;
     let event = new_bind_event(&app, &instance, on_app, request);

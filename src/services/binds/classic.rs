@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 
+use crate::apps::AppKind;
 use crate::kernel::names::{AppName, InstanceName};
 use crate::services::binds::{self, BindRequest};
 use crate::services::instances::InstanceRef;
@@ -16,6 +17,7 @@ use crate::web::{Ctx, Path};
 
 fn build_bind_request(instance: InstanceName, app: AppName) -> BindRequest {
     BindRequest {
+        kind: AppKind::App,
         app,
         instance: InstanceRef::ByName(instance),
         no_restart: false,

@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use sqlx::PgConnection;
 
+use crate::apps::AppKind;
 use crate::core::Core;
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
@@ -16,6 +17,9 @@ use crate::services::orphans::{self, NewOrphan};
 
 /// Returns the app as its service knows it.
 pub fn bound_app(core: &Core, bind: &Bind) -> BoundApp {
+    if bind.kind == AppKind::Job {
+        return BoundApp::for_job(&bind.app, bind.pool.clone());
+    }
     let host = core.public.app_address(&bind.label);
     let mut hosts = vec![host.clone()];
     hosts.extend(bind.cnames.iter().map(|cname| core.public.with_port(cname)));

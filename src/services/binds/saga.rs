@@ -99,8 +99,10 @@ impl BindSaga {
         .await?;
         if ctx.attempts() == 0 {
             ctx.append_log(&format!(
-                "---- Binding the app \"{}\" to the service instance \"{}\" ----",
-                bind.app, bind.instance
+                "---- Binding the {} \"{}\" to the service instance \"{}\" ----",
+                bind.kind.as_str(),
+                bind.app,
+                bind.instance
             ))
             .await;
         }
@@ -118,7 +120,7 @@ impl BindSaga {
         };
         data.heard = CallState::Yes;
         self.store_variables(data, ctx, &bind, &variables).await?;
-        if broker.dialect().is_none() {
+        if let (None, Some(dialect)) = (broker.dialect(), dialect) {
             catalogue::record_dialect(&self.core.db, bind.service_id, dialect).await?;
         }
         log_bound(ctx, &bind, &variables).await;
@@ -208,8 +210,10 @@ async fn log_bound(ctx: &StepContext, bind: &model::Bind, variables: &BindVariab
     ))
     .await;
     let mut text = format!(
-        "\nInstance \"{}\" is now bound to the app \"{}\".\nThe following environment variables are available for use in your app:\n",
-        bind.instance, bind.app
+        "\nInstance \"{}\" is now bound to the {kind} \"{}\".\nThe following environment variables are available for use in your {kind}:\n",
+        bind.instance,
+        bind.app,
+        kind = bind.kind.as_str()
     );
     for name in variables
         .keys()

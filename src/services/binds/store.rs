@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 
+use crate::apps::AppKind;
 use crate::kernel::ids::{AppId, BindId, InstanceId, ServiceId};
 use crate::kernel::names::{AppName, InstanceName, ServiceName};
 use crate::services::model::Bind;
@@ -14,6 +15,7 @@ struct BindRow {
     service: ServiceName,
     instance: InstanceName,
     app_id: AppId,
+    kind: AppKind,
     app: AppName,
     label: String,
     cnames: Vec<String>,
@@ -29,6 +31,7 @@ impl From<BindRow> for Bind {
             service: row.service,
             instance: row.instance,
             app_id: row.app_id,
+            kind: row.kind,
             app: row.app,
             label: row.label,
             cnames: row.cnames,
@@ -73,7 +76,7 @@ async fn list_binds(
         BindRow,
         r#"select b.bind_id as "id: BindId", b.instance_id as "instance_id: InstanceId",
                   i.service_id as "service_id: ServiceId", s.name as "service: ServiceName",
-                  i.name as "instance: InstanceName", b.app_id as "app_id: AppId", a.name as "app: AppName", a.label, a.pool,
+                  i.name as "instance: InstanceName", b.app_id as "app_id: AppId", a.kind as "kind: AppKind", a.name as "app: AppName", a.label, a.pool,
                   array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!"
            from bind b join service_instance i using (instance_id) join service s using (service_id)
            join app a using (app_id)

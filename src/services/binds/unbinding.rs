@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use serde_json::json;
 use sqlx::PgConnection;
 
+use crate::apps::AppKind;
 use crate::core::Core;
 use crate::events::{self, EventTarget, EventTargetKind, NewEvent};
 use crate::kernel::error::{Error, ErrorKind};
@@ -97,18 +98,19 @@ pub(in crate::services) async fn retry_unbind(
     let Some(instance) = instances::store::find_instance_by_id(&mut *tx, bind.instance_id).await? else {
         return Ok(false);
     };
-    let kind = Permission::APP_UPDATE_UNBIND;
+    let (app_target, kind) = match bind.kind {
+        AppKind::App => (EventTarget::for_app(&bind.app), Permission::APP_UPDATE_UNBIND),
+        AppKind::Job => (
+            EventTarget::new(EventTargetKind::Job, &bind.app),
+            Permission::JOB_UPDATE,
+        ),
+    };
     let data =
         json!({ "service": instance.service, "instance": instance.name, "again": true, "force": force });
     let target = EventTarget::new(EventTargetKind::ServiceInstance, instance.full_name());
-    let event = NewEvent::new(
-        EventTarget::for_app(&bind.app),
-        kind,
-        instance.permission_contexts(),
-        data,
-    )
-    .with_lock(target)
-    .ignore_blocks();
+    let event = NewEvent::new(app_target, kind, instance.permission_contexts(), data)
+        .with_lock(target)
+        .ignore_blocks();
     let event = match events::begin_event(tx, call, &event).await {
         Err(error) if error.kind() == ErrorKind::Locked => return Ok(false),
         event => event?,
@@ -134,8 +136,10 @@ impl UnbindSaga {
             return Ok(());
         };
         ctx.append_log(&format!(
-            "---- Unbinding the app \"{}\" from the service instance \"{}\" ----",
-            bind.app, bind.instance
+            "---- Unbinding the {} \"{}\" from the service instance \"{}\" ----",
+            bind.kind.as_str(),
+            bind.app,
+            bind.instance
         ))
         .await;
         let broker = notify::open_broker(&self.core, &bind).await?;

@@ -97,6 +97,11 @@ pub(super) fn unbind_endpoints(known: Option<Dialect>, host: &str) -> Vec<Broker
     ways
 }
 
+/// Returns the endpoint to bind and to unbind a job.
+pub(super) fn job_endpoint(job: &str) -> BrokerEndpoint {
+    new_endpoint(Dialect::BindApp, &["binds", "jobs", job], false)
+}
+
 /// Returns the endpoint to announce a new unit.
 pub(super) fn bind_unit_endpoint(known: Dialect) -> Option<BrokerEndpoint> {
     match known {

@@ -26,7 +26,7 @@ use crate::core::Core;
 use crate::kernel::encryption::{AssociatedData, SealedColumn};
 use crate::kernel::error::Error;
 use crate::kernel::ids::ServiceId;
-use crate::kernel::names::{InstanceName, ServiceName};
+use crate::kernel::names::{AppName, InstanceName, ServiceName};
 use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
 use crate::outbound::OutboundClient;
@@ -64,6 +64,26 @@ pub struct BoundApp {
     /// All its addresses.
     pub hosts: Vec<String>,
     pub pool: String,
+}
+
+/// What the name of a job has in front where it stands in the place of an app's name, which cannot have it.
+const JOB_PREFIX: &str = "job/";
+
+impl BoundApp {
+    /// Returns a job, which has no addresses.
+    pub fn for_job(name: &AppName, pool: String) -> Self {
+        Self {
+            name: format!("{JOB_PREFIX}{name}"),
+            host: String::new(),
+            hosts: Vec::new(),
+            pool,
+        }
+    }
+
+    /// Returns the name of the job, if it is one.
+    fn job_name(&self) -> Option<&str> {
+        self.name.strip_prefix(JOB_PREFIX)
+    }
 }
 
 /// The client of one service.
@@ -242,14 +262,36 @@ impl BrokerClient {
         })
     }
 
+    /// Binds a job, which only services of today's dialect can do (contract/modern 4.2). Returns the variables.
+    async fn bind_job(
+        &self,
+        by: &OnBehalfOf,
+        name: &InstanceName,
+        (job, pool): (&str, &str),
+    ) -> Result<BindVariables, BrokerError> {
+        let what = format!("Failed to bind the job {job} to the instance {name}");
+        let way = dialect::job_endpoint(job);
+        let fields = form_fields(&[("job-name", job), ("job-pool-name", pool)]);
+        let answer = self.call_endpoint(by, Method::PUT, name, &way, &fields).await?;
+        let body = self.check_response(&what, answer)?;
+        response::parse_variables(&body).map_err(|why| BrokerError {
+            delivery: CallDelivery::Done,
+            error: Error::failed(format!("{what}: the service {} {why}.", self.name)),
+        })
+    }
+
     /// Binds an app in the known dialect, or tries all dialects from the newest to the oldest until the
-    /// service understands one. Returns the variables and the dialect.
+    /// service understands one. Returns the variables and the dialect, unless it is a job, which says nothing of it.
     pub async fn bind_app(
         &self,
         by: &OnBehalfOf,
         name: &InstanceName,
         app: &BoundApp,
-    ) -> Result<(BindVariables, Dialect), BrokerError> {
+    ) -> Result<(BindVariables, Option<Dialect>), BrokerError> {
+        if let Some(job) = app.job_name() {
+            let variables = self.bind_job(by, name, (job, &app.pool)).await?;
+            return Ok((variables, None));
+        }
         let what = format!("Failed to bind the app {} to the instance {name}", app.name);
         let mut first_miss = None;
         for way in dialect::bind_endpoints(self.dialect) {
@@ -264,7 +306,7 @@ impl BrokerClient {
                         delivery: CallDelivery::Done,
                         error: Error::failed(format!("{what}: the service {} {why}.", self.name)),
                     })?;
-                    return Ok((variables, way.dialect));
+                    return Ok((variables, Some(way.dialect)));
                 }
                 Err(fault) if fault.is_missing() => {
                     first_miss.get_or_insert(fault);
@@ -285,6 +327,11 @@ impl BrokerClient {
         name: &InstanceName,
         app: &BoundApp,
     ) -> Result<DeleteOutcome, BrokerError> {
+        if let Some(job) = app.job_name() {
+            let what = format!("Failed to unbind the job {job} from the instance {name}");
+            let ways = [dialect::job_endpoint(job)];
+            return self.delete_at_first_known(by, name, &ways, &[], &what).await;
+        }
         let what = format!("Failed to unbind the app {} from the instance {name}", app.name);
         let ways = dialect::unbind_endpoints(self.dialect, &app.host);
         self.delete_at_first_known(by, name, &ways, &app_fields(app), &what)

@@ -50,7 +50,7 @@ impl From<InstanceWithInfo> for InstanceInfoView {
             plan_name: instance.plan,
             pool: instance.pool,
             apps: instance.apps,
-            jobs: Vec::new(),
+            jobs: instance.jobs,
             teams: instance.teams.iter().map(ToString::to_string).collect(),
             team_owner: instance.team_owner.to_string(),
             description: instance.description,

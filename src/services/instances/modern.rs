@@ -64,7 +64,7 @@ impl From<Instance> for InstanceItemView {
             service_name: instance.service.to_string(),
             plan_name: instance.plan,
             apps: instance.apps,
-            jobs: Vec::new(),
+            jobs: instance.jobs,
             teams: instance.teams.iter().map(ToString::to_string).collect(),
             team_owner: instance.team_owner.to_string(),
             description: instance.description,
@@ -111,7 +111,7 @@ impl InstanceView {
         let instance = item.instance;
         Self {
             apps: instance.apps,
-            jobs: Vec::new(),
+            jobs: instance.jobs,
             teams: instance.teams.iter().map(ToString::to_string).collect(),
             team_owner: instance.team_owner.to_string(),
             description: instance.description,

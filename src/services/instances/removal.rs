@@ -24,7 +24,7 @@ use crate::db;
 use crate::events::{EventTarget, EventTargetKind, NewEvent};
 use crate::kernel::error::Error;
 use crate::kernel::ids::{BindId, EventId, InstanceId};
-use crate::kernel::names::AppName;
+use crate::kernel::names::{AppName, JobName};
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::releases::rollout_steps::{self, HasRollout, RolloutProgress};
@@ -125,6 +125,11 @@ async fn begin_instance_removal(
             let app = apps::find_authorized_app(core, call, &name, Permission::APP_UPDATE_UNBIND).await?;
             event = event.with_lock(EventTarget::for_app(&app.name));
         }
+        for job in &instance.jobs {
+            let job = apps::find_job_app(core, &JobName::parse(job)?).await?;
+            call.authorize(Permission::JOB_UPDATE, &job.permission_contexts())?;
+            event = event.with_lock(job.event_target());
+        }
     }
     let user = call.event_owner().1;
     sagas::start_saga::<RemoveInstanceSaga>(&core.db, call, &event, async |tx, _| {
@@ -154,9 +159,12 @@ async fn check_unbound(
     let now = store::find_instance_by_id(&mut *tx, instance.id)
         .await?
         .ok_or_else(|| Error::instance_not_found(&instance.name))?;
-    let has_new_app = now.apps.iter().any(|app| !instance.apps.contains(app));
-    if !now.apps.is_empty() && (!how.unbind_all || has_new_app) {
-        let apps: Vec<String> = now.apps.iter().map(|app| format!("\"{app}\"")).collect();
+    let has_new_app = now.apps.iter().any(|app| !instance.apps.contains(app))
+        || now.jobs.iter().any(|job| !instance.jobs.contains(job));
+    let is_bound = !now.apps.is_empty() || !now.jobs.is_empty();
+    if is_bound && (!how.unbind_all || has_new_app) {
+        let bound = now.apps.iter().chain(&now.jobs);
+        let apps: Vec<String> = bound.map(|app| format!("\"{app}\"")).collect();
         return Err(Error::precondition(format!(
             "This service instance is bound to at least one app. Unbind them before removing it. Applications bound to the service instance \"{}\": {}",
             instance.name,
@@ -187,7 +195,8 @@ impl RemoveInstanceSaga {
         };
         ctx.append_log("Removing service instance").await;
         for bind in binds::store::list_binds_of_instance(&self.core.db, instance.id).await? {
-            ctx.append_log(&format!("Unbind app \"{}\" ...", bind.app)).await;
+            ctx.append_log(&format!("Unbind {} \"{}\" ...", bind.kind.as_str(), bind.app))
+                .await;
             ctx.checkpoint(data, async |tx, data: &mut RemoveInstanceData| {
                 if binds::mark_unbinding(tx, &bind).await? {
                     data.unbinding.push(bind.id);

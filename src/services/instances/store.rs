@@ -26,6 +26,7 @@ struct InstanceRow {
     reason: String,
     teams: Vec<TeamName>,
     apps: Vec<String>,
+    jobs: Vec<String>,
 }
 
 impl From<InstanceRow> for Instance {
@@ -46,6 +47,7 @@ impl From<InstanceRow> for Instance {
             reason: row.reason,
             teams: row.teams,
             apps: row.apps,
+            jobs: row.jobs,
         }
     }
 }
@@ -65,8 +67,8 @@ pub(in crate::services) async fn find_instances(
                   i.state as "state: InstanceState", i.reason,
                   array(select team from service_instance_team t where t.instance_id = i.instance_id order by team)
                       as "teams!: Vec<TeamName>",
-                  array(select a.name from bind b join app a using (app_id)
-                        where b.instance_id = i.instance_id order by a.name) as "apps!"
+                  array(select a.name from bind b join app a using (app_id) where b.instance_id = i.instance_id and a.kind = 'app' order by 1) as "apps!",
+                  array(select a.name from bind b join app a using (app_id) where b.instance_id = i.instance_id and a.kind = 'job' order by 1) as "jobs!"
            from service_instance i join service s using (service_id)
            where i.name = $1 and ($2::text is null or s.name = $2)
            order by s.name"#,
@@ -92,8 +94,8 @@ pub(in crate::services) async fn find_instance_by_id(
                   i.state as "state: InstanceState", i.reason,
                   array(select team from service_instance_team t where t.instance_id = i.instance_id order by team)
                       as "teams!: Vec<TeamName>",
-                  array(select a.name from bind b join app a using (app_id)
-                        where b.instance_id = i.instance_id order by a.name) as "apps!"
+                  array(select a.name from bind b join app a using (app_id) where b.instance_id = i.instance_id and a.kind = 'app' order by 1) as "apps!",
+                  array(select a.name from bind b join app a using (app_id) where b.instance_id = i.instance_id and a.kind = 'job' order by 1) as "jobs!"
            from service_instance i join service s using (service_id)
            where i.instance_id = $1"#,
         id.0,
@@ -149,7 +151,7 @@ pub(super) async fn list_instance_names(
                                or i.instance_id in (select t.instance_id from service_instance_team t where t.team = any($3)))
                           and ($5::text is null
                                or exists (select 1 from bind b join app a using (app_id)
-                                          where b.instance_id = i.instance_id and a.name = $5))
+                                          where b.instance_id = i.instance_id and a.name = $5 and a.kind = 'app'))
                         order by i.name) as "instances!"
            from service s
            where $1::text[] is null or not s.is_restricted or s.name = any($2)
@@ -179,8 +181,8 @@ pub(super) async fn list_instances(
                   i.reason as "reason?",
                   array(select team from service_instance_team t where t.instance_id = i.instance_id order by team)
                       as "teams!: Vec<TeamName>",
-                  array(select a.name from bind b join app a using (app_id)
-                        where b.instance_id = i.instance_id order by a.name) as "apps!"
+                  array(select a.name from bind b join app a using (app_id) where b.instance_id = i.instance_id and a.kind = 'app' order by 1) as "apps!",
+                  array(select a.name from bind b join app a using (app_id) where b.instance_id = i.instance_id and a.kind = 'job' order by 1) as "jobs!"
            from service s
            left join service_instance i on i.service_id = s.service_id
              and ($3::text[] is null or s.name || '/' || i.name = any($4)
@@ -191,7 +193,7 @@ pub(super) async fn list_instances(
              and ($9::text is null or i.plan = $9) and i.tags @> $10
              and ($11::text is null
                   or exists (select 1 from bind b join app a using (app_id)
-                             where b.instance_id = i.instance_id and a.name = $11))
+                             where b.instance_id = i.instance_id and a.name = $11 and a.kind = 'app'))
            where ($1::text[] is null or not s.is_restricted or s.name = any($2)
                   or exists (select 1 from service_team t where t.service_id = s.service_id and t.team = any($1)))
              and ($5::text is null or s.name = $5)
@@ -230,6 +232,7 @@ pub(super) async fn list_instances(
                     reason: r.reason.unwrap_or_default(),
                     teams: r.teams,
                     apps: r.apps,
+                    jobs: r.jobs,
                 }),
                 _ => None,
             };

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::kernel::ids::{BindId, InstanceId, ReplicaId, ServiceId};
-use crate::kernel::names::{AppName, InstanceName};
+use crate::kernel::names::InstanceName;
 use crate::services::orphans::NewOrphan;
 
 /// How long a claim lasts without renewal, in seconds.
@@ -170,7 +170,7 @@ pub(in crate::services) async fn supersede_bind_orphans(
     tx: &mut PgConnection,
     service: ServiceId,
     instance: &InstanceName,
-    app: &AppName,
+    app: &str,
     window: f64,
 ) -> sqlx::Result<SupersededBinds> {
     let rows = sqlx::query!(
@@ -187,7 +187,7 @@ pub(in crate::services) async fn supersede_bind_orphans(
                      greatest(uncertain_until, created_at + make_interval(secs => $4)) as "uncertain_until!""#,
         service.0,
         instance.as_str(),
-        app.as_str(),
+        app,
         window,
     )
     .fetch_all(tx)
