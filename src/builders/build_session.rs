@@ -122,12 +122,13 @@ impl BuildSession<'_> {
             self.run_required(&step, &argv, EnvVisibility::App, OutputMode::Streamed)
                 .await?;
         }
-        let processes = self.resolve_processes(procfile, &yaml).await?;
+        let (processes, release_command) = self.resolve_processes(procfile, &yaml).await?;
         self.stop.fail_if_met()?;
         let bytes = self.install_tree().await?;
         Ok(BuildArtifact {
             dir: self.request.dest.clone(),
             processes,
+            release_command,
             yaml,
             bytes,
         })
@@ -182,13 +183,13 @@ impl BuildSession<'_> {
         Ok(())
     }
 
-    /// Determines the processes: from the Procfile (which a hook may have written), from tsuru.yaml, else
+    /// Determines the processes and the release command: from the Procfile (which a hook may have written), from tsuru.yaml, else
     /// from the platform.
     async fn resolve_processes(
         &mut self,
         before: Option<String>,
         yaml: &TsuruYaml,
-    ) -> Result<Vec<ProcessCommand>, BuildError> {
+    ) -> Result<(Vec<ProcessCommand>, Option<String>), BuildError> {
         let tree = self.scratch.tree_dir();
         // Links are not followed: that would happen with Tancho's rights.
         let now = read_plain_file(&tree.join("Procfile"), LONGEST_PROCFILE).unwrap_or_default();
@@ -205,14 +206,12 @@ impl BuildSession<'_> {
         };
         let refused = |p: Error| BuildError::Refused(p.message().to_owned());
         let mut procfile = Procfile::parse(&text).map_err(refused)?;
-        if procfile.remove_release_line(yaml) {
-            self.output.write_line(hints::RELEASE_LINE_HINT).await;
-        }
+        let release_command = procfile.take_release_line(yaml);
         let processes = merge_processes(&procfile, yaml).map_err(refused)?;
         for line in hints::process_hints(&tree, &processes) {
             self.output.write_line(&line).await;
         }
-        Ok(processes)
+        Ok((processes, release_command))
     }
 
     /// Makes the tree read-only and moves it to its final path.

@@ -9,10 +9,6 @@ use super::procfile::ProcessCommand;
 use super::tsuru_yaml::FILE_NAMES;
 use super::unpack::UnpackSummary;
 
-/// Printed when a Procfile has a `release` line.
-pub(super) const RELEASE_LINE_HINT: &str = " !     The Procfile's line `release` is not run: there is no release step. Put its command under \
-     hooks: build: (once, while the version is built) or hooks: restart: before: (before each unit) of tsuru.yaml.";
-
 /// Hints about files of the archive that are ignored, one line each.
 pub(super) fn archive_hints(tree: &Path, unpacked: &UnpackSummary) -> Vec<String> {
     let mut lines = Vec::new();

@@ -131,6 +131,8 @@ pub struct BuildArtifact {
     pub dir: PathBuf,
     /// Its processes, sorted by name; at least one.
     pub processes: Vec<ProcessCommand>,
+    /// The `release` line of its Procfile.
+    pub release_command: Option<String>,
     /// Its tsuru.yaml; empty if there was none.
     pub yaml: TsuruYaml,
     /// The size of all files, in bytes.

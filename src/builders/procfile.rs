@@ -56,16 +56,15 @@ impl Procfile {
         Ok(Self { processes })
     }
 
-    /// Removes the `release` line: elsewhere it is a command that runs once before a version goes live, not a
-    /// process with units. It stays if tsuru.yaml lists it as a process. Returns whether one was removed.
-    pub(super) fn remove_release_line(&mut self, yaml: &TsuruYaml) -> bool {
+    /// Takes the `release` line out: a command that runs once before a version goes live, not a process with units.
+    /// It stays a process if tsuru.yaml lists it as one. Returns the command.
+    pub(super) fn take_release_line(&mut self, yaml: &TsuruYaml) -> Option<String> {
         let is_release = |name: &ProcessName| name.as_str() == "release";
         if yaml.processes.iter().any(|p| is_release(&p.name)) {
-            return false;
+            return None;
         }
-        let before = self.processes.len();
-        self.processes.retain(|p| !is_release(&p.name));
-        self.processes.len() < before
+        let at = self.processes.iter().position(|p| is_release(&p.name))?;
+        Some(self.processes.remove(at).command)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Deploys: from a source to a version that runs, and back to an earlier one.
 //!
-//! A deploy is an event with a saga behind it: *build* makes the version's files on one host, *create-candidate*
+//! A deploy is an event with a saga behind it: *build* makes the version's files on one host, *release* runs the
+//! `release` line of its Procfile, *create-candidate*
 //! makes a release of it with the environment of the moment, *wait-for-units* waits until its units are ready,
 //! *promote* makes it current, *wait-for-routers* waits until they get the requests, *clean-up* drops the archive and
 //! the oldest versions. Its lines are the event's; whoever lost the connection can follow the event again. A deploy that fails, or is cancelled, leaves the
@@ -17,11 +18,13 @@
 
 mod actions;
 mod archive_transfer;
+mod build_request;
 mod build_slot;
 mod image_version;
 mod leftovers;
 pub mod modern;
 mod processes;
+mod release_command;
 mod rollback;
 mod saga;
 mod store;

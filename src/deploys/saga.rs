@@ -1,29 +1,24 @@
 //! The saga `app.deploy`; see the module above.
 
-use std::path::PathBuf;
-
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use tokio::sync::mpsc;
 
 use crate::apps::{self, App};
-use crate::builders::{self, BuildArtifact, BuildLimits, BuildRequest};
+use crate::builders::{self, BuildArtifact, BuildRequest};
 use crate::core::Core;
 use crate::deploys::build_slot::acquire_build_slot;
-use crate::deploys::{archive_transfer, image_version, processes, store};
-use crate::envs;
+use crate::deploys::{archive_transfer, build_request, image_version, processes, release_command, store};
 use crate::events::EventOutcome;
 use crate::kernel::artifact::ImageName;
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::kernel::names::EnvName;
-use crate::kernel::secret::Secret;
 use crate::platforms;
+use crate::provisioners::UnitId;
 use crate::releases;
 use crate::releases::rollout_steps::{self, HasRollout, RolloutProgress};
 use crate::sagas::{Saga, StepContext, StepError, saga_steps};
-use crate::sandbox::SandboxPolicy;
 use crate::units;
 use crate::versions::{self, BuiltVersion};
 
@@ -37,6 +32,8 @@ saga_steps! {
     pub enum DeployStep {
         /// Makes a version of the archive.
         Build = "build",
+        /// Runs the release command of the version.
+        Release = "release",
         /// Makes a release of the version, as a candidate.
         CreateCandidate = "create-candidate",
         /// Waits until its units are ready.
@@ -63,6 +60,9 @@ pub struct DeployData {
     host: Option<String>,
     version: Option<i32>,
     rollout: RolloutProgress,
+    /// The unit that runs the release command.
+    #[serde(default)]
+    release_unit: Option<UnitId>,
 }
 
 impl DeployData {
@@ -75,6 +75,7 @@ impl DeployData {
             host,
             version: None,
             rollout: RolloutProgress::for_app(Some(app)),
+            release_unit: None,
         }
     }
 
@@ -151,7 +152,9 @@ impl DeploySaga {
                 ))
                 .await;
             }
-            let request = self.make_build_request(&app, data, version, scripts.dir).await?;
+            let request =
+                build_request::make_build_request(&self.core, &app, &data.archive, version, scripts.dir)
+                    .await?;
             let built = self.run_build(&request, ctx).await?;
             let digest = run_blocking(move || versions::digest_tree(&request.dest)).await?;
             Ok::<_, StepError>((built, digest))
@@ -163,6 +166,7 @@ impl DeploySaga {
         let yaml = serde_json::to_value(&built.yaml).map_err(Error::internal)?;
         let made = BuiltVersion {
             processes: &built.processes,
+            release_command: built.release_command.as_deref(),
             yaml: &yaml,
             bytes: i64::try_from(built.bytes).unwrap_or(i64::MAX),
             digest: digest.to_string(),
@@ -193,49 +197,6 @@ impl DeploySaga {
             Ok(version)
         })
         .await
-    }
-
-    async fn make_build_request(
-        &self,
-        app: &App,
-        data: &DeployData,
-        version: i32,
-        platforms_dir: PathBuf,
-    ) -> Result<BuildRequest, StepError> {
-        let settings = &self.core.settings.builds;
-        let mut conn = self.core.db.acquire().await?;
-        let env = envs::effective_environment(&self.core, &mut conn, app.id, &app.name).await?;
-        // Hooks are started with it, and units will be.
-        env.check_size()?;
-        let env: Vec<(EnvName, Secret)> = env
-            .iter()
-            .map(|var| (var.name.clone(), var.value.clone()))
-            .collect();
-        self.core
-            .data_dir
-            .make_app_versions_dir(app.id.0)
-            .map_err(Error::internal)?;
-        let mut limits = BuildLimits {
-            deadline: settings.deadline,
-            output_bytes: settings.max_output_bytes.0,
-            ..BuildLimits::default()
-        };
-        limits.disk_bytes = settings.max_disk_bytes.0;
-        limits.memory_bytes = settings.max_memory_bytes.0;
-        limits.unpack.total_bytes = settings.max_unpacked_bytes.0;
-        limits.unpack.entries = usize::try_from(settings.max_files).unwrap_or(usize::MAX);
-        Ok(BuildRequest {
-            archive: self.core.data_dir.uploads_dir().join(&data.archive),
-            platform: app.platform.clone(),
-            platforms_dir,
-            dest: versions::version_folder(&self.core, data.app, version),
-            cache_dir: versions::cache_folder(&self.core, data.app),
-            env,
-            pass_env: self.core.pass_env.clone(),
-            user: versions::unit_uid(&self.core, app.number),
-            sandbox: Some(SandboxPolicy::new(&self.core.settings, self.core.data_dir.path())),
-            limits,
-        })
     }
 
     async fn run_build(&self, request: &BuildRequest, ctx: &StepContext) -> Result<BuildArtifact, StepError> {
@@ -273,6 +234,45 @@ impl DeploySaga {
         ctx.write_fenced(async |tx| Ok(versions::retire_versions(tx, data.app, KEEP_VERSIONS).await?))
             .await?;
         Ok(())
+    }
+
+    async fn run_release_command(&self, data: &mut DeployData, ctx: &StepContext) -> Result<(), StepError> {
+        let version = data
+            .version
+            .ok_or_else(|| Error::internal("a deploy without a version"))?;
+        let Some(command) = store::find_release_command(&self.core.db, data.app, version).await? else {
+            return Ok(());
+        };
+        let app = self.find_app(data.app).await?;
+        let unit = match data.release_unit.clone() {
+            Some(unit) => unit,
+            None => {
+                let unit = release_command::new_release_unit(&app)?;
+                ctx.checkpoint(data, async |tx, data: &mut DeployData| {
+                    versions::set_release_unit(tx, data.app, version, Some(unit.as_str())).await?;
+                    data.release_unit = Some(unit.clone());
+                    Ok(())
+                })
+                .await?;
+                unit
+            }
+        };
+        release_command::run_command(&self.core, ctx, (&app, version, unit), &command).await?;
+        self.undo_release(data, ctx).await
+    }
+
+    /// Removes the unit of the release command, if there is one.
+    async fn undo_release(&self, data: &mut DeployData, ctx: &StepContext) -> Result<(), StepError> {
+        let (Some(unit), Some(version)) = (data.release_unit.clone(), data.version) else {
+            return Ok(());
+        };
+        release_command::remove_unit(&self.core, &unit).await?;
+        ctx.checkpoint(data, async |tx, data: &mut DeployData| {
+            versions::set_release_unit(tx, data.app, version, None).await?;
+            data.release_unit = None;
+            Ok(())
+        })
+        .await
     }
 
     async fn create_candidate(&self, data: &mut DeployData, ctx: &StepContext) -> Result<(), StepError> {
@@ -346,6 +346,7 @@ impl Saga for DeploySaga {
     ) -> Result<(), StepError> {
         match step {
             DeployStep::Build => self.build_version(data, ctx).await,
+            DeployStep::Release => self.run_release_command(data, ctx).await,
             DeployStep::CreateCandidate => self.create_candidate(data, ctx).await,
             DeployStep::WaitForUnits => {
                 rollout_steps::wait_for_ready_units(&self.core, ctx, &data.rollout).await
@@ -375,6 +376,7 @@ impl Saga for DeploySaga {
     ) -> Result<(), StepError> {
         match step {
             DeployStep::Build => self.undo_build(data, ctx).await,
+            DeployStep::Release => self.undo_release(data, ctx).await,
             DeployStep::CreateCandidate => rollout_steps::discard_candidates(ctx, data).await.map(drop),
             DeployStep::WaitForUnits
             | DeployStep::Promote

@@ -330,3 +330,35 @@ pub(super) async fn delete_abandoned_archives(db: impl PgExecutor<'_>, limit: i6
     .await
     .map(|done| done.rows_affected())
 }
+
+/// The release command of a version, and what its unit is made of.
+pub(super) struct ReleaseCommandRow {
+    pub(super) command: String,
+    pub(super) provisioner: String,
+    pub(super) holder: Option<String>,
+    pub(super) memory_bytes: i64,
+    pub(super) cpu_milli: i32,
+}
+
+/// Finds the release command of a version; `None` if it has none. Its unit has the limits of the app's main plan.
+pub(super) async fn find_release_command(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    version: i32,
+) -> sqlx::Result<Option<ReleaseCommandRow>> {
+    sqlx::query_as!(
+        ReleaseCommandRow,
+        r#"select v.release_command as "command!", p.provisioner, v.host as holder,
+                  l.memory_bytes as "memory_bytes!", l.cpu_milli as "cpu_milli!"
+           from version v
+           join app a on a.app_id = v.app_id
+           join pool p on p.name = a.pool
+           join lateral (select memory_bytes, cpu_milli from process_limit c
+                         where c.app_id = v.app_id and c.version = v.version order by c.process limit 1) l on true
+           where v.app_id = $1 and v.version = $2 and v.release_command is not null"#,
+        app.0,
+        version,
+    )
+    .fetch_optional(db)
+    .await
+}

@@ -60,7 +60,7 @@ pub async fn get_job_env(
 }
 
 /// `POST /1.13/jobs/{job}/env`: the next run has the variables.
-pub async fn set_job_env(ctx: Ctx, Path(job): Path<JobName>, params: Params) -> ModernResult<Response> {
+pub async fn set_job_env(ctx: Ctx, Path(job): Path<JobName>, params: Params) -> ModernResult<EventStream> {
     let change = wire::parse_env_change(&params)?;
     let permission = Permission::JOB_UPDATE;
     let job = jobs::find_authorized_job(&ctx.core, &ctx.request, &job, permission).await?;
@@ -69,7 +69,7 @@ pub async fn set_job_env(ctx: Ctx, Path(job): Path<JobName>, params: Params) -> 
 }
 
 /// `DELETE /1.13/jobs/{job}/env?env=…`
-pub async fn unset_job_env(ctx: Ctx, Path(job): Path<JobName>, params: Params) -> ModernResult<Response> {
+pub async fn unset_job_env(ctx: Ctx, Path(job): Path<JobName>, params: Params) -> ModernResult<EventStream> {
     let names = params.get_names("env")?;
     if names.is_empty() {
         return Err(Error::invalid("You must provide the list of environment variables.").into());

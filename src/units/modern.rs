@@ -71,7 +71,11 @@ pub async fn get_log(
 }
 
 /// `GET /1.13/jobs/{job}/log`: query `lines`, `unit`, `follow`.
-pub async fn get_job_log(ctx: Ctx, Path(job): Path<JobName>, params: Params) -> ModernResult<Response> {
+pub async fn get_job_log(
+    ctx: Ctx,
+    Path(job): Path<JobName>,
+    params: Params,
+) -> ModernResult<ShapedAnswer<LogLists<LogLineView<'static>>>> {
     let lines = wire::stream_job_log(ctx.core, &ctx.request, &job, &params).await?;
     let kind = [(header::CONTENT_TYPE, "application/x-json-stream")];
     Ok((kind, Body::from_stream(lines)).into_response())

@@ -209,7 +209,8 @@ pub(super) async fn list_units(
 pub(super) async fn list_one_off_ids(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
         r#"select unit_id as "unit_id!" from exec_session where host = $1 and unit_id is not null
-           union all select unit_id from job_run where host = $1 and state = 'started'"#,
+           union all select unit_id from job_run where host = $1 and state = 'started'
+           union all select release_unit from version where host = $1 and release_unit is not null"#,
         host
     )
     .fetch_all(db)

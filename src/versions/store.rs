@@ -28,9 +28,28 @@ pub(crate) async fn insert_version(tx: &mut PgConnection, app: AppId, host: &str
     .await
 }
 
+/// Names the unit that runs the release command of a version; `None`: none does any more.
+pub(crate) async fn set_release_unit(
+    tx: &mut PgConnection,
+    app: AppId,
+    version: i32,
+    unit: Option<&str>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update version set release_unit = $3 where app_id = $1 and version = $2",
+        app.0,
+        version,
+        unit,
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
 /// What a build has made.
 pub(crate) struct BuiltVersion<'a> {
     pub(crate) processes: &'a [ProcessCommand],
+    pub(crate) release_command: Option<&'a str>,
     pub(crate) yaml: &'a Value,
     pub(crate) bytes: i64,
     /// The digest of its files or of its image.
@@ -46,7 +65,7 @@ pub(crate) async fn mark_version_ready(
     made: &BuiltVersion<'_>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update version set state = 'ready', yaml = $3, size_bytes = $4, content_digest = $5, image = $6
+        "update version set state = 'ready', yaml = $3, size_bytes = $4, content_digest = $5, image = $6, release_command = $7
          where app_id = $1 and version = $2",
         app.0,
         version,
@@ -54,6 +73,7 @@ pub(crate) async fn mark_version_ready(
         made.bytes,
         made.digest,
         made.image,
+        made.release_command,
     )
     .execute(&mut *tx)
     .await?;

@@ -126,3 +126,43 @@ async fn job_by_the_minute_runs_once_for_each_minute_over_kills() {
         assert!((started - planned).num_milliseconds() < 5000, "{run}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn release_line_runs_once_before_the_switch_and_its_failure_refuses_the_deploy() {
+    let tancho = TestInstance::start().await;
+    tancho.create_app("shop").await;
+    tancho.set_env("shop", "SHELF", "oak").await;
+    let with_release = |content: &str, command: &str| {
+        let source = AppSource::web(content);
+        source.with(
+            "Procfile",
+            &format!("web: /usr/bin/python3 app.py\nrelease: {command}\n"),
+        )
+    };
+    let text = tancho
+        .deploy(
+            "shop",
+            &with_release("v1", "echo migrating the $SHELF shelf").pack(),
+        )
+        .await;
+    assert_eq!(text.matches("migrating the oak shelf").count(), 1, "{text}");
+    let (migrated, started) = (
+        text.find("migrating").unwrap(),
+        text.find("---- Starting").unwrap(),
+    );
+    assert!(migrated < started, "{text}");
+    let served = tancho.get_app("shop", "/").await;
+    let failing = with_release("v2", "echo no such table; exit 9").pack();
+    let answer = tancho.begin_deploy("shop", &failing).await;
+    let text = answer.text().await.unwrap();
+    assert!(
+        text.contains("no such table") && text.contains("exited with status 9"),
+        "{text}"
+    );
+    assert!(
+        !text.ends_with("\nOK\n") && !text.contains("---- Starting"),
+        "{text}"
+    );
+    assert_eq!(tancho.get_app("shop", "/").await, served);
+    assert_eq!(tancho.units("shop").await.len(), 1);
+}

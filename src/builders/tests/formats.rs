@@ -272,13 +272,14 @@ fn invalid_match_is_refused_with_its_key() {
 }
 
 #[test]
-fn release_line_is_removed_unless_tsuru_yaml_lists_it() {
+fn release_line_is_taken_out_unless_tsuru_yaml_lists_it() {
     let mut procfile = Procfile::parse("release: ./migrate\nweb: ./run\n").unwrap();
     let yaml = TsuruYaml::parse("processes: [{name: release}]").unwrap();
-    assert!(!procfile.clone().remove_release_line(&yaml));
-    assert!(procfile.remove_release_line(&TsuruYaml::default()));
+    assert_eq!(procfile.clone().take_release_line(&yaml), None);
+    let taken = procfile.take_release_line(&TsuruYaml::default());
+    assert_eq!(taken.as_deref(), Some("./migrate"));
     assert_eq!(pairs(&procfile.processes), [("web", "./run")]);
-    assert!(!procfile.remove_release_line(&TsuruYaml::default()));
+    assert_eq!(procfile.take_release_line(&TsuruYaml::default()), None);
 }
 
 #[test]

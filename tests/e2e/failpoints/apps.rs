@@ -35,6 +35,8 @@ impl Scenario for DeployScenario {
 
     fn launch(&self, fixture: &FailpointFixture, number: usize) -> RequestBuilder {
         let source = AppSource::tiny(&format!("round{}", fixture.round));
+        let processes = "web: /usr/bin/python3 -I -S app.py\nrelease: echo released\n";
+        let source = source.with("Procfile", processes);
         fixture
             .tancho
             .deploy_request(&format!("app{number}"), "file", &source.pack())

@@ -169,6 +169,8 @@ async fn canary_secrets_of_every_field_leak_in_no_encoding() {
         )
         .await;
     let source = AppSource::web("v1").hooks(&["echo \"it is $VAR_TRUE and $STORE_SECRET\""]);
+    let release = "web: /usr/bin/python3 app.py\nrelease: echo \"it is $VAR_TRUE\"\n";
+    let source = source.with("Procfile", release);
     let text = tancho.deploy("shop", &source.pack()).await;
     answers.0.push_str(&text);
     // It has reached the app unchanged.

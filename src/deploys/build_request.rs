@@ -1,0 +1,57 @@
+//! What a build is told: the archive, the platform, the environment, the limits of the settings.
+
+use std::path::PathBuf;
+
+use crate::apps::App;
+use crate::builders::{BuildLimits, BuildRequest};
+use crate::core::Core;
+use crate::envs;
+use crate::kernel::error::Error;
+use crate::kernel::names::EnvName;
+use crate::kernel::secret::Secret;
+use crate::sagas::StepError;
+use crate::sandbox::SandboxPolicy;
+use crate::versions;
+
+/// Makes the request for the build of a version. Errors: `Invalid` for an environment that no process can have.
+pub(super) async fn make_build_request(
+    core: &Core,
+    app: &App,
+    archive: &str,
+    version: i32,
+    platforms_dir: PathBuf,
+) -> Result<BuildRequest, StepError> {
+    let settings = &core.settings.builds;
+    let mut conn = core.db.acquire().await?;
+    let env = envs::effective_environment(core, &mut conn, app.id, &app.name).await?;
+    // Hooks are started with it, and units will be.
+    env.check_size()?;
+    let env: Vec<(EnvName, Secret)> = env
+        .iter()
+        .map(|var| (var.name.clone(), var.value.clone()))
+        .collect();
+    core.data_dir
+        .make_app_versions_dir(app.id.0)
+        .map_err(Error::internal)?;
+    let mut limits = BuildLimits {
+        deadline: settings.deadline,
+        output_bytes: settings.max_output_bytes.0,
+        ..BuildLimits::default()
+    };
+    limits.disk_bytes = settings.max_disk_bytes.0;
+    limits.memory_bytes = settings.max_memory_bytes.0;
+    limits.unpack.total_bytes = settings.max_unpacked_bytes.0;
+    limits.unpack.entries = usize::try_from(settings.max_files).unwrap_or(usize::MAX);
+    Ok(BuildRequest {
+        archive: core.data_dir.uploads_dir().join(archive),
+        platform: app.platform.clone(),
+        platforms_dir,
+        dest: versions::version_folder(core, app.id, version),
+        cache_dir: versions::cache_folder(core, app.id),
+        env,
+        pass_env: core.pass_env.clone(),
+        user: versions::unit_uid(core, app.number),
+        sandbox: Some(SandboxPolicy::new(&core.settings, core.data_dir.path())),
+        limits,
+    })
+}
