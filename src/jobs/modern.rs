@@ -1,7 +1,6 @@
 //! Jobs in the modern edition (contract/modern 2.18). Deploys, variables, binds and logs of jobs are with those of apps.
 
 use axum::Json;
-use axum::http::StatusCode;
 
 use crate::apps::{AppChange, MetadataItemPatch, MetadataPatch};
 use crate::jobs::actions::{self, CreateJob, parse_schedule_change};
@@ -10,6 +9,7 @@ use crate::jobs::model::SettingsChange;
 use crate::jobs::views::{CreatedJobView, JobInfoView, JobView, render_instants};
 use crate::kernel::error::Error;
 use crate::kernel::names::JobName;
+use crate::web::answers::{AcceptedJson, CreatedJson};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::UserToken;
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
@@ -95,7 +95,7 @@ pub async fn list_jobs(ctx: Ctx) -> ModernResult<Json<Vec<JobView>>> {
 }
 
 /// `POST /1.13/jobs`: JSON.
-pub async fn create_job(ctx: Ctx, params: Params) -> ModernResult<(StatusCode, Json<CreatedJobView>)> {
+pub async fn create_job(ctx: Ctx, params: Params) -> ModernResult<CreatedJson<CreatedJobView>> {
     let request = parse_create_job(&params)?;
     let job_name = request.name.to_string();
     let next = actions::create_job(&ctx.core, &ctx.request, request).await?;
@@ -104,7 +104,7 @@ pub async fn create_job(ctx: Ctx, params: Params) -> ModernResult<(StatusCode, J
         job_name,
         next_runs: render_instants(&next),
     };
-    Ok((StatusCode::CREATED, Json(view)))
+    Ok(CreatedJson(view))
 }
 
 /// `GET /1.13/jobs/{job}`
@@ -118,10 +118,10 @@ pub async fn update_job(
     ctx: Ctx,
     Path(job): Path<JobName>,
     params: Params,
-) -> ModernResult<(StatusCode, Json<JobView>)> {
+) -> ModernResult<AcceptedJson<JobView>> {
     change::update_job(&ctx.core, &ctx.request, &job, parse_job_change(&params)?).await?;
     let (job, _) = actions::describe_job(&ctx.core, &ctx.request, &job).await?;
-    Ok((StatusCode::ACCEPTED, Json(JobView::from(job))))
+    Ok(AcceptedJson(JobView::from(job)))
 }
 
 /// `DELETE /1.13/jobs/{job}`: answers when the job is gone.

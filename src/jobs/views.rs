@@ -1,6 +1,7 @@
 //! What clients see of jobs (contract/modern 2.18).
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::apps::BoundInstance;
@@ -13,7 +14,7 @@ pub(super) const NO_SCHEDULE: &str = "* * 31 2 *";
 const STARTED: &str = "started";
 
 /// The answer to the creation of a job.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreatedJobView {
     pub(super) status: &'static str,
@@ -28,7 +29,7 @@ pub(super) fn render_instants(instants: &[DateTime<chrono_tz::Tz>]) -> Vec<Strin
 }
 
 /// A job with its runs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JobInfoView {
     cluster: &'static str,
@@ -63,7 +64,7 @@ impl JobInfoView {
 }
 
 /// A job.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JobView {
     description: String,
@@ -103,20 +104,20 @@ impl From<JobDescription> for JobView {
     }
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 struct JobMetadataView {
     annotations: Vec<JobMetadataItem>,
     labels: Vec<JobMetadataItem>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 struct JobMetadataItem {
     name: String,
     value: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct JobPlanView {
     cpumilli: i32,
     default: bool,
@@ -124,7 +125,7 @@ struct JobPlanView {
     name: PlanName,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct JobSpecView {
     active_deadline_seconds: Option<i32>,
@@ -177,7 +178,7 @@ impl JobSpecView {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct JobContainerView {
     command: Vec<String>,
@@ -185,7 +186,7 @@ struct JobContainerView {
     internal_registry_image: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct JobBindView {
     instance: String,
     plan: String,
@@ -203,7 +204,7 @@ impl From<&BoundInstance> for JobBindView {
 }
 
 /// A run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct JobRunView {
     attempt: i32,
@@ -238,7 +239,7 @@ impl From<JobRun> for JobRunView {
 }
 
 /// A run that has a unit, as clients show units.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct JobUnitView {
     address: Option<String>,

@@ -78,7 +78,7 @@ pub async fn get_job_log(
 ) -> ModernResult<ShapedAnswer<LogLists<LogLineView<'static>>>> {
     let lines = wire::stream_job_log(ctx.core, &ctx.request, &job, &params).await?;
     let kind = [(header::CONTENT_TYPE, "application/x-json-stream")];
-    Ok((kind, Body::from_stream(lines)).into_response())
+    Ok((kind, Body::from_stream(lines)).into_response().into())
 }
 
 /// `POST /apps/{app}/log`: a JSON list of strings, or form `message`; query or form `source`, `unit`.

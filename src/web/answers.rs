@@ -41,20 +41,32 @@ impl<const STATUS: u16> DescribeAnswer for EmptyAnswer<STATUS> {
     }
 }
 
-/// 201 with the thing that was created.
-#[derive(Debug)]
-pub struct CreatedJson<T>(pub T);
+/// Defines answers that are JSON with another status than 200.
+macro_rules! json_answers {
+    ($($(#[$doc:meta])* $name:ident = $status:literal;)*) => {
+        $($(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name<T>(pub T);
 
-impl<T: Serialize> IntoResponse for CreatedJson<T> {
-    fn into_response(self) -> Response {
-        (StatusCode::CREATED, Json(self.0)).into_response()
-    }
+        impl<T: Serialize> IntoResponse for $name<T> {
+            fn into_response(self) -> Response {
+                (EmptyAnswer::<$status>.into_response().status(), Json(self.0)).into_response()
+            }
+        }
+
+        impl<T: JsonSchema> DescribeAnswer for $name<T> {
+            fn describe_answer(signature: &mut HandlerSignature, generator: &mut SchemaGenerator) {
+                signature.add_answer($status, Some((JSON, generator.subschema_for::<T>())));
+            }
+        })*
+    };
 }
 
-impl<T: JsonSchema> DescribeAnswer for CreatedJson<T> {
-    fn describe_answer(signature: &mut HandlerSignature, generator: &mut SchemaGenerator) {
-        signature.add_answer(201, Some((JSON, generator.subschema_for::<T>())));
-    }
+json_answers! {
+    /// 201 with the thing that was created.
+    CreatedJson = 201;
+    /// 202 with the thing as it will be.
+    AcceptedJson = 202;
 }
 
 /// A response whose body is of the kind `K`.

@@ -372,6 +372,9 @@ impl FieldReader<'_> {
                 for field in &made.fields {
                     self.eval(module, scope, &field.expr);
                 }
+                if let Some(rest) = &made.rest {
+                    self.eval(module, scope, rest);
+                }
                 FieldValue::Unknown
             }
             Expr::Binary(binary) => {
