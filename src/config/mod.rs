@@ -8,8 +8,8 @@
 //!
 //! Secrets are `Secret`; no error and no `Debug` output of this module shows one.
 
-mod docker;
 mod acme;
+mod docker;
 mod layers;
 mod router;
 mod ssh;
@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use self::docker::{ContainerCapabilities, DockerProvisionerSettings};
 pub use self::acme::AcmeSettings;
+pub use self::docker::{ContainerCapabilities, DockerProvisionerSettings};
 pub use self::layers::{ConfigLayers, process_variable, tancho_environment};
 pub use self::router::RouterSettings;
 pub use self::ssh::SshSettings;

@@ -116,7 +116,7 @@ pub async fn deploy_to(
 ) -> Result<EventId, Error> {
     apps::ensure_live(app)?;
     check_origin(&order.origin)?;
-    check_source(core, &app, &source).await?;
+    check_source(core, app, &source).await?;
     if order.origin.is_empty() {
         order.origin = "app-deploy".into();
     }
@@ -125,7 +125,7 @@ pub async fn deploy_to(
     order.author = clean_text(&order.author, MAX_NAME);
     let mut upload = match source {
         DeploySource::Archive(upload) => upload,
-        DeploySource::Image(image) => return begin_image_deploy(core, call, &app, order, &image).await,
+        DeploySource::Image(image) => return begin_image_deploy(core, call, app, order, &image).await,
     };
     if upload.size() == 0 {
         return Err(Error::invalid(

@@ -79,6 +79,7 @@ pub(super) async fn take_over_image(
         bytes: i64::try_from(details.bytes).unwrap_or(i64::MAX),
         digest: details.pinned.digest().to_owned(),
         image: Some(details.pinned.to_string()),
+        release_command: None,
     };
     ctx.write_fenced(async |tx| Ok(versions::mark_version_ready(tx, app.id, version, &made).await?))
         .await?;

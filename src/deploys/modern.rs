@@ -34,7 +34,7 @@ const JOB_SUCCESS_MARK: &str = "\nDeploy finished with success!\n";
 /// `POST /1.0/apps/{app}/deploy`, and `POST /1.0/apps/{app}/repository/clone` of older clients: a multipart body with the
 /// archive as `file`, the archive alone, or a form that names an `image`.
 pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -> ModernResult<TextStream> {
-    if web::content_type(request.headers()).starts_with(FORM_TYPE) {
+    if is_form(&request) {
         let (order, source) = receive_form(&ctx.core, request).await?;
         let event = deploys::deploy_app(&ctx.core, &ctx.request, &name, order, source).await?;
         return Ok(ctx
@@ -49,6 +49,10 @@ pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -
     Ok(ctx
         .stream_event(&event, StreamFormat::Text { mark: SUCCESS_MARK })
         .await?)
+}
+
+fn is_form(request: &Request) -> bool {
+    web::content_type(request.headers()).starts_with(FORM_TYPE)
 }
 
 /// Reads the deploy of an image, which a form names.
@@ -67,8 +71,17 @@ async fn receive_form(core: &Core, request: Request) -> Result<(DeployOptions, D
 pub async fn deploy_job(ctx: Ctx, Path(name): Path<JobName>, request: Request) -> ModernResult<TextStream> {
     let job = jobs::find_authorized_job(&ctx.core, &ctx.request, &name, Permission::JOB_DEPLOY).await?;
     apps::ensure_live(&job)?;
-    let permit = deploys::admit_upload(&ctx.core, &ctx.request, &job).await?;
-    let (mut order, source) = receive_source(&ctx.core, &permit, DockerfileUse::Ignored, request).await?;
+    let (mut order, source, permit) = match is_form(&request) {
+        true => {
+            let (order, source) = receive_form(&ctx.core, request).await?;
+            (order, source, None)
+        }
+        false => {
+            let permit = deploys::admit_upload(&ctx.core, &ctx.request, &job).await?;
+            let (order, source) = receive_source(&ctx.core, &permit, DockerfileUse::Ignored, request).await?;
+            (order, source, Some(permit))
+        }
+    };
     if order.origin.is_empty() {
         order.origin = "job-deploy".into();
     }

@@ -89,7 +89,7 @@ pub(super) async fn run_command(
 
 /// Removes the unit, wherever it runs on this host.
 pub(super) async fn remove_unit(core: &Core, unit: &UnitId) -> Result<(), StepError> {
-    for runner in core.provisioners.unit_runners() {
+    for (_, runner) in core.provisioners.unit_runners() {
         match runner.remove_unit(unit).await {
             Ok(()) | Err(ProvisionError::Gone(_)) => {}
             Err(error) => return Err(step_error(error)),
@@ -177,7 +177,7 @@ fn build_spec(
         },
         process: ProcessName::parse(PROCESS)?,
         version,
-        artifact: versions::version_artifact(core, row.holder.clone()),
+        artifact: versions::version_artifact(core, row.holder.clone(), row.image.as_deref())?,
         before: Vec::new(),
         command: row.command.clone(),
         after: Vec::new(),

@@ -336,6 +336,8 @@ pub(super) struct ReleaseCommandRow {
     pub(super) command: String,
     pub(super) provisioner: String,
     pub(super) holder: Option<String>,
+    /// The image that the version is, if it is one.
+    pub(super) image: Option<String>,
     pub(super) memory_bytes: i64,
     pub(super) cpu_milli: i32,
 }
@@ -348,7 +350,7 @@ pub(super) async fn find_release_command(
 ) -> sqlx::Result<Option<ReleaseCommandRow>> {
     sqlx::query_as!(
         ReleaseCommandRow,
-        r#"select v.release_command as "command!", p.provisioner, v.host as holder,
+        r#"select v.release_command as "command!", p.provisioner, v.host as holder, v.image,
                   l.memory_bytes as "memory_bytes!", l.cpu_milli as "cpu_milli!"
            from version v
            join app a on a.app_id = v.app_id

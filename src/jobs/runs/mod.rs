@@ -125,7 +125,10 @@ impl Reconciler for JobRunner {
         self.shared.forget_others(&runs);
         if !runs.is_empty() {
             // Read after the rows: a row that says launched is older than the report.
-            let observed = observe_units(&self.shared.core).await?;
+            let (observed, silent) = observe_units(&self.shared.core).await;
+            let runs = runs
+                .into_iter()
+                .filter(|run| !silent.contains(run.provisioner.as_str()));
             let settled = stream::iter(runs).map(|run| RunnerState::settle(&self.shared, run, &observed));
             settled.buffer_unordered(CONCURRENT_ENDS).count().await;
         }
@@ -144,17 +147,29 @@ enum LongStep {
 
 type ObservedUnits = HashMap<UnitId, (Arc<dyn UnitRunner>, UnitReport)>;
 
-async fn observe_units(core: &Core) -> Result<ObservedUnits, Error> {
-    let mut observed = ObservedUnits::new();
-    for runner in core.provisioners.unit_runners() {
-        let reports = tokio::time::timeout(PROVISIONER_TIMEOUT, runner.observe_units()).await;
-        let reports =
-            reports.map_err(|_| Error::unavailable("The provisioner timed out listing its units."))?;
-        for report in reports.map_err(Error::internal)? {
-            observed.insert(report.unit.clone(), (Arc::clone(runner), report));
+/// Returns the units of all provisioners, and the provisioners that do not answer: of their units nothing is known, and
+/// their runs are left as they are.
+async fn observe_units(core: &Core) -> (ObservedUnits, HashSet<&'static str>) {
+    let (mut observed, mut silent) = (ObservedUnits::new(), HashSet::new());
+    for (name, runner) in core.provisioners.unit_runners() {
+        match tokio::time::timeout(PROVISIONER_TIMEOUT, runner.observe_units()).await {
+            Ok(Ok(reports)) => {
+                let found = reports
+                    .into_iter()
+                    .map(|report| (report.unit.clone(), (Arc::clone(runner), report)));
+                observed.extend(found);
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(provisioner = name, %error, "cannot list the units of jobs");
+                silent.insert(name);
+            }
+            Err(_) => {
+                tracing::warn!(provisioner = name, "listing the units of jobs timed out");
+                silent.insert(name);
+            }
         }
     }
-    Ok(observed)
+    (observed, silent)
 }
 
 impl RunnerState {

@@ -59,7 +59,7 @@ pub(super) async fn build_spec(core: &Core, run: &ActiveRun) -> Result<Result<Un
         },
         process: ProcessName::parse(&process.process)?,
         version: run.version,
-        artifact: versions::version_artifact(core, row.holder),
+        artifact: versions::version_artifact(core, row.holder, row.image.as_deref())?,
         before: Vec::new(),
         command,
         after: Vec::new(),

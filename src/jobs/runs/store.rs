@@ -264,12 +264,14 @@ pub(super) struct RunSpecRow {
     pub(super) number: i32,
     pub(super) command: Vec<String>,
     pub(super) holder: Option<String>,
+    /// The image that the version is, if it is one.
+    pub(super) image: Option<String>,
 }
 
 pub(super) async fn find_spec(db: impl PgExecutor<'_>, run: Uuid) -> sqlx::Result<Option<RunSpecRow>> {
     sqlx::query_as!(
         RunSpecRow,
-        r#"select a.number, j.command, v.host as holder
+        r#"select a.number, j.command, v.host as holder, v.image
            from job_run r
            join job j on j.app_id = r.app_id
            join app a on a.app_id = r.app_id

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, ImageConfig, PortBinding,
-    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ResourcesUlimits, RestartPolicy as EngineRestartPolicy, RestartPolicyNameEnum,
 };
 
 use super::{
-    APP_LABEL, APP_NAME_LABEL, DockerRunnerConfig, HOST_LABEL, PROCESS_LABEL, UNIT_LABEL, UnitSpec,
-    VERSION_LABEL, whole_seconds,
+    APP_LABEL, APP_NAME_LABEL, DockerRunnerConfig, HOST_LABEL, PROCESS_LABEL, RUNS_ONCE_LABEL, UNIT_LABEL,
+    UnitSpec, VERSION_LABEL, whole_seconds,
 };
 use crate::config::ContainerCapabilities;
 use crate::kernel::command_words::{parse_plain_words, quote_words};
+use crate::provisioners::RestartPolicy;
 
 /// The port of an image that names none, as in tsuru.
 const DEFAULT_PORT: u16 = 8888;
@@ -100,7 +101,7 @@ fn make_limits(spec: &UnitSpec, config: &DockerRunnerConfig) -> HostConfig {
         privileged: Some(false),
         // Reaps what the command leaves, and passes signals on to a command without handlers for them.
         init: Some(true),
-        restart_policy: Some(RestartPolicy {
+        restart_policy: Some(EngineRestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
             maximum_retry_count: None,
         }),
@@ -171,6 +172,7 @@ fn make_env(spec: &UnitSpec, port: u16) -> Vec<String> {
 }
 
 fn make_labels(spec: &UnitSpec, config: &DockerRunnerConfig) -> HashMap<String, String> {
+    let runs_once = (spec.restart == RestartPolicy::Never).then(|| (RUNS_ONCE_LABEL, "yes".to_owned()));
     [
         (HOST_LABEL, config.host.clone()),
         (UNIT_LABEL, spec.unit.to_string()),
@@ -180,6 +182,7 @@ fn make_labels(spec: &UnitSpec, config: &DockerRunnerConfig) -> HashMap<String, 
         (VERSION_LABEL, spec.version.to_string()),
     ]
     .into_iter()
+    .chain(runs_once)
     .map(|(name, value)| (name.to_owned(), value))
     .collect()
 }

@@ -62,6 +62,8 @@ const CONCURRENCY: usize = 8;
 
 const HOST_LABEL: &str = "tancho.host";
 const UNIT_LABEL: &str = "tancho.unit";
+/// Of a unit that is not started again when its command has ended.
+const RUNS_ONCE_LABEL: &str = "tancho.runs-once";
 const APP_LABEL: &str = "tancho.app";
 const APP_NAME_LABEL: &str = "tancho.app-name";
 const PROCESS_LABEL: &str = "tancho.process";

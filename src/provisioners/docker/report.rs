@@ -7,7 +7,7 @@ use bollard::models::{ContainerInspectResponse, ContainerState, ContainerStateSt
 use chrono::{DateTime, Utc};
 
 use super::unit_notes::UnitNotes;
-use super::{UNIT_LABEL, UnitId, UnitReport, UnitState};
+use super::{RUNS_ONCE_LABEL, UNIT_LABEL, UnitId, UnitReport, UnitState};
 use crate::kernel::byte_size::ByteSize;
 use crate::kernel::log_text::{clean_line, clip_line};
 
@@ -40,6 +40,12 @@ pub(super) fn has_ended(found: &ContainerInspectResponse) -> bool {
     matches!(status_text(found), Some("exited" | "dead"))
 }
 
+/// True for a container that is not started again when its command has ended.
+pub(super) fn runs_once(found: &ContainerInspectResponse) -> bool {
+    let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
+    labels.is_some_and(|labels| labels.contains_key(RUNS_ONCE_LABEL))
+}
+
 /// Returns the grace period of a container.
 pub(super) fn grace_seconds(found: &ContainerInspectResponse) -> i32 {
     let config = found.config.as_ref();
@@ -67,6 +73,8 @@ pub(super) fn make_report(
         ),
         "restarting" => (UnitState::Starting, notes.reason),
         _ if notes.is_stopped => (UnitState::Stopped, None),
+        _ if runs_once(found) && state.exit_code == Some(0) => (UnitState::Stopped, None),
+        _ if runs_once(found) => (UnitState::Stopped, Some(describe_end(found))),
         _ => (UnitState::Error, Some(describe_end(found))),
     };
     Some(UnitReport {

@@ -53,7 +53,10 @@ async fn restart_due(
     let mut found = runner.look_at_all().await?;
     let starting = lock(&runner.shared.starting).clone();
     found.retain(|(unit, container)| {
-        report::has_ended(container) && !starting.contains(unit) && !runner.notes.read(unit).is_stopped
+        report::has_ended(container)
+            && !report::runs_once(container)
+            && !starting.contains(unit)
+            && !runner.notes.read(unit).is_stopped
     });
     let now = Instant::now();
     let ended: HashMap<&UnitId, &ContainerInspectResponse> = found

@@ -18,6 +18,7 @@ impl DockerRunner {
         let name = self.container_name(&spec.unit);
         match self.inspect(&name).await {
             Ok(found) if report::status_text(&found) == Some("running") => return Ok(()),
+            Ok(found) if report::runs_once(&found) && report::has_ended(&found) => return Ok(()),
             Ok(found) => return self.start_again(spec, &name, &found).await,
             Err(EngineError::Missing(_)) => {}
             Err(error) => return Err(error.into()),

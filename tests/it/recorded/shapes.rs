@@ -11,8 +11,9 @@ use serde_json::{Map, Value};
 use super::record::RawReply;
 use super::types::{
     AppInfo, AppItem, AppRouter, CertificateList, Constraint, Deploy, EnvVar, Event, EventBlock, Full, Id,
-    Instance, InstanceRow, Job, JobInfo, Line, LogLine, Permission, Plan, Platform, PlatformInfo, Pool, Provisioner, Quota,
-    Role, Router, Scheme, Service, ServicePlan, Team, TeamItem, TeamToken, Texts, Token, User, Webhook,
+    Instance, InstanceRow, Job, JobInfo, Line, LogLine, Permission, Plan, Platform, PlatformInfo, Pool,
+    Provisioner, Quota, Role, Router, Scheme, Service, ServicePlan, Team, TeamItem, TeamToken, Texts, Token,
+    User, Webhook,
 };
 
 /// The kinds of responses.
