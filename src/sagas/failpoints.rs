@@ -144,7 +144,32 @@ mod points {
             pending().await
         }
 
+        /// Runs the step with the action. A step that is to run again has not been done: the failpoint is for the
+        /// run in which it is.
         pub(super) async fn run_step<S: Saga>(
+            &self,
+            saga: &S,
+            step: S::Step,
+            data: &mut S::Data,
+            ctx: &StepContext,
+        ) -> Result<(), StepError> {
+            let result = self.act_on_step(saga, step, data, ctx).await;
+            if let Err(StepError::Retry { .. }) = &result {
+                self.return_to_wait(ctx);
+            }
+            result
+        }
+
+        /// Makes the failpoint claimable again.
+        fn return_to_wait(&self, ctx: &StepContext) {
+            let struck = format!("{}@{}", self.name, ctx.saga_id());
+            let (from, to) = (self.folder.join("struck").join(struck), self.folder.join("wait"));
+            if let Err(error) = fs::rename(from, to.join(&self.name)) {
+                tracing::error!(%error, point = self.name, "cannot return a failpoint");
+            }
+        }
+
+        async fn act_on_step<S: Saga>(
             &self,
             saga: &S,
             step: S::Step,
