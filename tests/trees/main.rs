@@ -432,7 +432,12 @@ async fn static_files_and_unusual_procfiles_are_served() {
     let source = app.copy_tree("procfile");
     let (built, output) = app.build_ok(&source).await;
     assert_eq!(built.processes.len(), 1, "{output}");
-    assert!(output.contains("line `release` is not run"), "{output}");
+    // It runs after the build, before the switch.
+    assert_eq!(
+        built.release_command.as_deref(),
+        Some("touch released"),
+        "{output}"
+    );
     assert!(app.get_page(&built).await.contains("page.txt"));
 }
 
