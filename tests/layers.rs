@@ -87,7 +87,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("plans", &["plan"]),
     ("platforms", &["platform", "platform_version"]),
     ("pools", &["pool", "pool_constraint"]),
-    ("releases", &["release"]),
+    ("releases", &["release", "side_release"]),
     ("repositories", &["repository", "repository_replica"]),
     ("routers", &["router"]),
     ("routing", &["router_seen", "routes_version"]),

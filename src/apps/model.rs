@@ -116,6 +116,8 @@ pub struct UnitView {
     pub address: Option<String>,
     pub restarts: i32,
     pub ready: bool,
+    /// The units of its release get requests.
+    pub is_routable: bool,
     pub created_at: DateTime<Utc>,
 }
 

@@ -12,13 +12,13 @@ use crate::plans::PlanBurst;
 /// and sends records in half the time of JSON; in three parts, because sqlx decodes only short tuples.
 pub(super) type UnitRecord = (
     (String, String, i32, Option<String>),
-    (String, String, String, i32, bool),
+    (String, String, String, i32, bool, bool),
     DateTime<Utc>,
 );
 
 impl From<UnitRecord> for UnitView {
     fn from(
-        ((id, process, version, address), (phase, state, reason, restarts, ready), created_at): UnitRecord,
+        ((id, process, version, address), (phase, state, reason, restarts, ready, is_routable), created_at): UnitRecord,
     ) -> Self {
         Self {
             id,
@@ -30,6 +30,7 @@ impl From<UnitRecord> for UnitView {
             address,
             restarts,
             ready,
+            is_routable,
             created_at,
         }
     }

@@ -86,10 +86,12 @@ pub(super) async fn find_description_of_kind(
                   array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!",
                   p.memory_bytes, p.cpu_milli, p.cpu_burst, p.max_cpu_burst, p.is_default as plan_is_default, l.provisioner,
                   override_memory_bytes, override_cpu_milli, override_cpu_burst,
-                  array(select ((unit_id, process, version, address), (phase, u.state, reason, restarts, ready), u.created_at)
-                        from unit u where u.app_id = a.app_id and phase in ('starting', 'serving')
+                  array(select ((unit_id, process, u.version, address), (phase, u.state, reason, restarts, ready, x.routable), u.created_at)
+                        from unit u join release x on x.release_id = u.release_id
+                        where u.app_id = a.app_id and phase in ('starting', 'serving')
                         order by u.created_at, unit_id) as "units!: Vec<UnitRecord>",
-                  array(select (process, units) from app_process s where s.app_id = a.app_id order by process)
+                  array(select (process, sum(units)::integer) from app_process s where s.app_id = a.app_id
+                        group by process order by process)
                       as "processes!: Vec<(String, i32)>",
                   array(select (process, k.plan) from process_plan k where k.app_id = a.app_id order by process)
                       as "process_plans!: Vec<(String, String)>",

@@ -74,7 +74,7 @@ impl AppUnitView {
             process_name: unit.process.clone(),
             ready: unit.ready,
             restarts: unit.restarts,
-            routable: unit.phase == "serving",
+            routable: unit.phase == "serving" && unit.is_routable,
             state: None,
             status: unit.state.clone(),
             status_reason: unit.reason.clone(),

@@ -11,6 +11,7 @@ use crate::deploys::archive_transfer;
 use crate::deploys::image_version;
 use crate::deploys::rollback::{RollbackData, RollbackSaga};
 use crate::deploys::saga::{DeployData, DeploySaga};
+use crate::deploys::sides::SideOptions;
 use crate::deploys::store::{self, DeployRow};
 use crate::deploys::upload::ArchiveUpload;
 use crate::deploys::version_changes::version_not_found;
@@ -37,10 +38,6 @@ const ORIGINS: [&str; 7] = [
 /// Characters of a message, and of the name of a commit or an author.
 const MAX_MESSAGE: usize = 2000;
 const MAX_NAME: usize = 200;
-/// What is said to who asks for a new version beside the old one.
-const REPLACES_NOTICE: &str =
-    " !     Versions do not run side by side here yet: this one replaces the one that runs.";
-
 /// What is said to who sends a Dockerfile where none is built.
 const NO_DOCKERFILE_NOTICE: &str = " !     This pool builds no Dockerfiles: the files are built for the job's platform, and its Procfile says what runs.";
 
@@ -52,8 +49,8 @@ pub struct DeployOptions {
     pub commit: String,
     /// Who wrote the commit.
     pub author: String,
-    /// The caller wants it beside the version that runs, which it replaces all the same.
-    pub new_version: bool,
+    /// What becomes of the versions that run.
+    pub sides: SideOptions,
     /// The caller has sent a Dockerfile, which is not used.
     pub ignores_dockerfile: bool,
 }
@@ -158,23 +155,21 @@ async fn begin_deploy(
     let owner = call.event_owner().1;
     sagas::start_saga::<DeploySaga>(&core.db, call, &new, async |tx, event| {
         store::insert_deploy(tx, event, app.id, None, order, &owner).await?;
-        if order.new_version {
-            events::append_log(&mut *tx, event, REPLACES_NOTICE).await?;
-        }
         if order.ignores_dockerfile {
             events::append_log(&mut *tx, event, NO_DOCKERFILE_NOTICE).await?;
         }
+        order.sides.check_running(tx, app).await?;
         let Some(upload) = upload else {
             if !store::assign_archive(tx, &archive, event).await? {
                 return Err(Error::unavailable(
                     "The archive took too long to be stored: deploy again.",
                 ));
             }
-            return Ok(DeployData::new(app.id, archive, None));
+            return Ok(DeployData::new(app.id, archive, None).with_sides(order.sides));
         };
         // Before the commit, whose outcome may never be known: an archive that nobody needs is swept.
         upload.keep();
-        Ok(DeployData::new(app.id, archive, Some(core.host.to_string())))
+        Ok(DeployData::new(app.id, archive, Some(core.host.to_string())).with_sides(order.sides))
     })
     .await
 }
@@ -195,10 +190,8 @@ async fn begin_image_deploy(
     let owner = call.event_owner().1;
     sagas::start_saga::<DeploySaga>(&core.db, call, &new, async |tx, event| {
         store::insert_deploy(tx, event, app.id, None, &order, &owner).await?;
-        if order.new_version {
-            events::append_log(&mut *tx, event, REPLACES_NOTICE).await?;
-        }
-        Ok(DeployData::for_image(app.id, image, host))
+        order.sides.check_running(tx, app).await?;
+        Ok(DeployData::for_image(app.id, image, host).with_sides(order.sides))
     })
     .await
 }
@@ -229,6 +222,7 @@ pub async fn rollback_app(
     name: &AppName,
     image: &str,
     keep_env: bool,
+    sides: SideOptions,
 ) -> Result<EventId, Error> {
     let app = apps::find_authorized_app(core, call, name, Permission::APP_DEPLOY_ROLLBACK).await?;
     apps::ensure_live(&app)?;
@@ -247,8 +241,9 @@ pub async fn rollback_app(
             version,
             versions::find_version_use(&mut *tx, app.id, version).await?,
         )?;
+        sides.check_running(tx, &app).await?;
         store::insert_deploy(tx, event, app.id, Some(version), &order, &owner).await?;
-        Ok(RollbackData::new(app.id, version, keep_env))
+        Ok(RollbackData::new(app.id, version, keep_env, sides))
     })
     .await
 }

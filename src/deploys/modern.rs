@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use crate::apps;
 use crate::core::Core;
-use crate::deploys::{self, ArchiveUpload, DeployOptions, DeployRow, DeploySource, UploadPermit};
+use crate::deploys::{
+    self, ArchiveUpload, DeployOptions, DeployRow, DeploySource, SideOptions, UploadPermit,
+};
 use crate::events;
 use crate::jobs;
 use crate::kernel::artifact::ImageName;
@@ -195,23 +197,26 @@ fn check_sources(fields: &Params, has_file: bool, dockerfile: DockerfileUse) -> 
 }
 
 fn parse_deploy_options(fields: &Params) -> Result<DeployOptions, Error> {
-    check_version_flags(fields)?;
     Ok(DeployOptions {
         origin: fields.get_string("origin")?.unwrap_or_default(),
         message: fields.get_string("message")?.unwrap_or_default(),
         commit: fields.get_string("commit")?.unwrap_or_default(),
-        new_version: fields.get_bool("new-version")?,
+        sides: parse_side_options(fields)?,
         ..DeployOptions::default()
     })
 }
 
-/// Refuses a version that is to be beside the others and to replace them.
-fn check_version_flags(fields: &Params) -> Result<(), Error> {
-    match fields.get_bool("new-version")? && fields.get_bool("override-versions")? {
+/// Reads `new-version` and `override-versions`, of which one may be true.
+fn parse_side_options(fields: &Params) -> Result<SideOptions, Error> {
+    let options = SideOptions {
+        beside: fields.get_bool("new-version")?,
+        replaces_all: fields.get_bool("override-versions")?,
+    };
+    match options.beside && options.replaces_all {
         true => Err(Error::invalid(
             "new-version and override-versions exclude each other: give one of them.",
         )),
-        false => Ok(()),
+        false => Ok(options),
     }
 }
 
@@ -305,13 +310,14 @@ pub async fn rollback_app(ctx: Ctx, Path(name): Path<AppName>, params: Params) -
     let image = params
         .get_string("image")?
         .ok_or_else(|| Error::invalid("you cannot rollback without an image name"))?;
-    check_version_flags(&params)?;
+    let sides = parse_side_options(&params)?;
     let event = deploys::rollback_app(
         &ctx.core,
         &ctx.request,
         &name,
         &image,
         params.get_bool("keep-env")?,
+        sides,
     )
     .await?;
     Ok(ctx.stream_event(&event, StreamFormat::Json).await?)

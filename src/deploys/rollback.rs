@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use crate::core::Core;
 use crate::deploys::processes;
 use crate::deploys::saga::record_end;
+use crate::deploys::sides::SideOptions;
 use crate::events::EventOutcome;
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
@@ -35,16 +36,20 @@ pub struct RollbackData {
     version: i32,
     /// Leaves the variables as they are now.
     keep_env: bool,
+    #[serde(default)]
+    sides: SideOptions,
     rollout: RolloutProgress,
 }
 
 impl RollbackData {
     /// The return of an app to a version.
-    pub(super) fn new(app: AppId, version: i32, keep_env: bool) -> Self {
+    pub(super) fn new(app: AppId, version: i32, keep_env: bool, sides: SideOptions) -> Self {
         Self {
             app,
             version,
-            keep_env,
+            // The variables of the app stay those of the versions that run on.
+            keep_env: keep_env || sides.beside,
+            sides,
             rollout: RolloutProgress::for_app(Some(app)),
         }
     }
@@ -78,10 +83,12 @@ impl RollbackSaga {
                 true => None,
                 false => releases::load_user_environment(&self.core, tx, data.app, data.version).await?,
             };
-            processes::prepare_processes(tx, data.app, data.version).await?;
+            let side = releases::find_deploy_side(tx, data.app, data.version, data.sides.beside).await?;
+            processes::prepare_processes(tx, data.app, data.version, side, data.sides).await?;
             let vars = vars.as_deref();
             let release =
-                releases::create_version_candidate(&self.core, tx, data.app, data.version, vars).await?;
+                releases::create_version_candidate(&self.core, tx, data.app, (data.version, side), vars)
+                    .await?;
             data.rollout.add_candidate(data.app, release);
             Ok(())
         };
@@ -89,10 +96,17 @@ impl RollbackSaga {
     }
 
     async fn promote(&self, data: &mut RollbackData, ctx: &StepContext) -> Result<(), StepError> {
-        let restore = async |tx: &mut PgConnection, data: &mut RollbackData| match data.keep_env {
-            true => Ok(()),
-            // Only now that the version runs do its variables become the app's.
-            false => Ok(releases::restore_user_environment(&self.core, tx, data.app, data.version).await?),
+        let restore = async |tx: &mut PgConnection, data: &mut RollbackData| {
+            if data.sides.replaces_all {
+                releases::end_other_sides(tx, data.app).await?;
+            }
+            match data.keep_env {
+                true => Ok(()),
+                // Only now that the version runs do its variables become the app's.
+                false => {
+                    Ok(releases::restore_user_environment(&self.core, tx, data.app, data.version).await?)
+                }
+            }
         };
         rollout_steps::promote_candidates(ctx, data, restore).await
     }

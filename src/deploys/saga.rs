@@ -9,6 +9,7 @@ use crate::apps::{self, App};
 use crate::builders::{self, BuildArtifact, BuildRequest};
 use crate::core::Core;
 use crate::deploys::build_slot::acquire_build_slot;
+use crate::deploys::sides::SideOptions;
 use crate::deploys::{archive_transfer, build_request, image_version, processes, release_command, store};
 use crate::events::EventOutcome;
 use crate::kernel::artifact::ImageName;
@@ -59,6 +60,8 @@ pub struct DeployData {
     /// Who has the archive, and then the version; none while the archive is stored in the database for any worker.
     host: Option<String>,
     version: Option<i32>,
+    #[serde(default)]
+    sides: SideOptions,
     rollout: RolloutProgress,
     /// The unit that runs the release command.
     #[serde(default)]
@@ -66,6 +69,12 @@ pub struct DeployData {
 }
 
 impl DeployData {
+    /// Says what becomes of the versions that run.
+    pub(super) fn with_sides(mut self, sides: SideOptions) -> Self {
+        self.sides = sides;
+        self
+    }
+
     /// The deploy of an archive that lies on a host, or is stored for all of them.
     pub(super) fn new(app: AppId, archive: String, host: Option<String>) -> Self {
         Self {
@@ -74,6 +83,7 @@ impl DeployData {
             image: None,
             host,
             version: None,
+            sides: SideOptions::default(),
             rollout: RolloutProgress::for_app(Some(app)),
             release_unit: None,
         }
@@ -281,8 +291,10 @@ impl DeploySaga {
             .ok_or_else(|| Error::internal("a deploy without a version"))?;
         let headline = format!("---- Starting version {version} ----");
         let create = async |tx: &mut PgConnection, data: &mut DeployData| {
-            processes::prepare_processes(tx, data.app, version).await?;
-            let release = releases::create_version_candidate(&self.core, tx, data.app, version, None).await?;
+            let side = releases::find_deploy_side(tx, data.app, version, data.sides.beside).await?;
+            processes::prepare_processes(tx, data.app, version, side, data.sides).await?;
+            let release =
+                releases::create_version_candidate(&self.core, tx, data.app, (version, side), None).await?;
             data.rollout.add_candidate(data.app, release);
             Ok(())
         };
@@ -353,6 +365,9 @@ impl Saga for DeploySaga {
             }
             DeployStep::Promote => {
                 let count = async |tx: &mut PgConnection, data: &mut DeployData| {
+                    if data.sides.replaces_all {
+                        releases::end_other_sides(tx, data.app).await?;
+                    }
                     Ok(store::count_deploy(tx, data.app).await?)
                 };
                 rollout_steps::promote_candidates(ctx, data, count).await

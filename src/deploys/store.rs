@@ -6,6 +6,7 @@ use sqlx::{PgConnection, PgExecutor};
 use crate::apps::AppScopes;
 use crate::kernel::error::Error;
 use crate::kernel::ids::{AppId, EventId, SagaId};
+use crate::releases::ReleaseSide;
 
 /// A deploy as listed.
 #[derive(Clone, Debug)]
@@ -143,15 +144,21 @@ pub(super) async fn find_image_version(
 
 /// Gives each process of a version a number of units, one, unless it has one already. Processes that are
 /// new to a stopped app are stopped too.
-pub(super) async fn ensure_processes(tx: &mut PgConnection, app: AppId, version: i32) -> sqlx::Result<()> {
+pub(super) async fn ensure_processes(
+    tx: &mut PgConnection,
+    app: AppId,
+    version: i32,
+    side: ReleaseSide,
+) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into app_process (app_id, process, units, stopped)
+        "insert into app_process (app_id, process, units, stopped, side)
          select $1, p.process, 1,
-                coalesce((select bool_and(stopped) from app_process where app_id = $1), false)
+                coalesce((select bool_and(stopped) from app_process where app_id = $1 and side = $3), false), $3
          from version_process p where p.app_id = $1 and p.version = $2
          on conflict on constraint app_process_pkey do nothing",
         app.0,
         version,
+        side.number(),
     )
     .execute(tx)
     .await

@@ -13,6 +13,7 @@ use crate::kernel::ids::EventId;
 use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
+use crate::releases;
 use crate::versions::{self, VersionUse};
 
 /// Maximum length of a reason, in characters.
@@ -79,8 +80,8 @@ pub async fn change_rollback(
     Ok(tx.commit().await?)
 }
 
-/// Has the routers send requests to a version or not. One version runs at a time, so nothing ever changes.
-/// Errors: `NotFound`; `Conflict` where a change would be needed.
+/// Has the routers send requests to a version that runs or not. Errors: `NotFound`; `Conflict` for a version that does not
+/// run, and for the last one that gets requests.
 pub async fn change_routable(
     core: &Core,
     call: &RequestContext,
@@ -91,16 +92,13 @@ pub async fn change_routable(
     let app = apps::find_authorized_app(core, call, name, Permission::APP_UPDATE_ROUTABLE).await?;
     apps::ensure_live(&app)?;
     let number = parse_image(version).ok_or_else(|| version_not_found(&app, version))?;
-    let mut conn = core.db.acquire().await?;
-    match (find_use(&mut conn, &app, number).await?, is_routable) {
-        (VersionUse::InUse, true) | (VersionUse::Ready { .. }, false) => Ok(()),
-        (VersionUse::InUse, false) => Err(Error::conflict(format!(
-            "Version {number} is the only one that gets requests: stop the app, or deploy another version."
-        ))),
-        (VersionUse::Ready { .. }, true) => Err(Error::conflict(format!(
-            "Versions do not run side by side here yet: roll back to version {number} instead."
-        ))),
-    }
+    let mut tx = core.db.begin().await?;
+    let data = json!({ "version": number, "isRoutable": is_routable });
+    let new = new_app_event(&app, Permission::APP_UPDATE_ROUTABLE, data);
+    events::record_event(&mut tx, call, &new).await?;
+    find_use(&mut tx, &app, number).await?;
+    releases::set_version_routable(&mut tx, app.id, number, is_routable).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Returns what a version is used for. Errors: `NotFound`, also if the app is gone.

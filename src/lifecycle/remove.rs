@@ -24,7 +24,7 @@ use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::lifecycle::store;
 use crate::sagas::{self, Saga, StepContext, StepError, saga_steps};
-use crate::{apps, repositories, services};
+use crate::{apps, releases, repositories, services};
 
 saga_steps! {
     /// The steps of the removal of an app.
@@ -87,6 +87,7 @@ impl RemoveAppSaga {
 
     async fn stop_units(&self, data: &RemoveAppData, ctx: &StepContext) -> Result<(), StepError> {
         ctx.write_fenced(async |tx| {
+            releases::end_other_sides(tx, data.app).await?;
             store::clear_desired_state(tx, data.app).await?;
             db::send_notice(tx, NoticeChannel::Units, &data.app.to_string()).await?;
             db::send_notice(tx, NoticeChannel::Jobs, "").await?;

@@ -141,13 +141,22 @@ pub async fn check_unit_quota(tx: &mut PgConnection, app: AppId, more: i32) -> R
     }
 }
 
-/// Checks that an app may have the units that its processes request with a version, which may have other
-/// processes than the current one. An app that is over its limit already may be deployed without more units.
-/// Locks its row, like `check_unit_quota`. Errors: `QuotaExceeded`.
-pub async fn check_version_quota(tx: &mut PgConnection, app: AppId, version: i32) -> Result<(), Error> {
+/// Checks that an app may have the units that its processes request with a version, which may have other processes than the
+/// current one. `side` is that of its release; `keeps_others`: the versions on other sides go on. An app that is over its
+/// limit already may be deployed without more units. Locks its row, like `check_unit_quota`. Errors: `QuotaExceeded`.
+pub async fn check_version_quota(
+    tx: &mut PgConnection,
+    app: AppId,
+    (version, side): (i32, i32),
+    keeps_others: bool,
+) -> Result<(), Error> {
     let quota = lock_and_count_units(tx, app).await?;
-    let requested = store::count_version_units(tx, app, version).await?;
-    match quota.limit >= 0 && requested > quota.limit && requested > quota.in_use {
+    let requested = store::count_version_units(&mut *tx, app, version, side).await?;
+    let total = match keeps_others {
+        true => requested + store::count_other_sides(tx, app, side).await?,
+        false => requested,
+    };
+    match quota.limit >= 0 && total > quota.limit && total > quota.in_use {
         true => Err(Error::new(
             ErrorKind::QuotaExceeded,
             format!(

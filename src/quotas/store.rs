@@ -79,18 +79,31 @@ pub(super) async fn lock_app(tx: &mut PgConnection, app: AppId) -> sqlx::Result<
     .map(|found| found.is_some())
 }
 
-/// Counts the units that the processes of a version request; one of each where users have set none.
+/// Counts the units that the processes of a version request on a side; one of each where users have set none.
 pub(super) async fn count_version_units(
     db: impl PgExecutor<'_>,
     app: AppId,
     version: i32,
+    side: i32,
 ) -> sqlx::Result<i32> {
     sqlx::query_scalar!(
         r#"select coalesce(sum(coalesce(asked.units, 1)), 0)::integer as "units!" from version_process p
-           left join app_process asked on asked.app_id = p.app_id and asked.process = p.process
+           left join app_process asked on asked.app_id = p.app_id and asked.side = $3 and asked.process = p.process
            where p.app_id = $1 and p.version = $2"#,
         app.0,
         version,
+        side,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Counts the units that the sides of an app request but one.
+pub(super) async fn count_other_sides(db: impl PgExecutor<'_>, app: AppId, side: i32) -> sqlx::Result<i32> {
+    sqlx::query_scalar!(
+        r#"select coalesce(sum(units), 0)::integer as "units!" from app_process where app_id = $1 and side <> $2"#,
+        app.0,
+        side,
     )
     .fetch_one(db)
     .await
@@ -105,7 +118,7 @@ pub(super) async fn find_unit_quota(db: impl PgExecutor<'_>, app: AppId) -> sqlx
                    + (select count(*) from wanted_process w
                       where w.release_id = a.current_release
                         and not exists (select from app_process p
-                                        where p.app_id = w.app_id and p.process = w.process)))::integer as "in_use!"
+                                        where p.app_id = w.app_id and p.side = 0 and p.process = w.process)))::integer as "in_use!"
            from app a where a.app_id = $1"#,
         app.0,
     )

@@ -2,7 +2,7 @@
 //!
 //! Each change is an event that ends when the new release runs; a caller that waits follows the event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use sqlx::PgConnection;
@@ -18,7 +18,7 @@ use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
 use crate::releases::saga::{RolloutData, RolloutSaga};
-use crate::releases::store;
+use crate::releases::sides;
 use crate::sagas;
 
 /// Maximum length of the name of a manager of variables.
@@ -264,45 +264,70 @@ pub async fn restart_app(
     let new = new_app_event(&app, Permission::APP_UPDATE_RESTART, data);
     sagas::start_saga::<RolloutSaga>(&core.db, call, &new, async |tx, event| {
         // Under the event's lock: no deploy changes the processes meanwhile.
-        let processes = check_target(tx, &app, target).await?;
+        let (processes, version) = check_target(tx, &app, target).await?;
         let line = match &target.process {
             Some(process) => format!("---- Restarting the process {process} of {name} ----"),
             None => format!("---- Restarting {name} ----"),
         };
         events::append_log(&mut *tx, event, &line).await?;
-        Ok(RolloutData::new(app.id, processes))
+        Ok(RolloutData::new(app.id, processes).limit_to_version(version))
     })
     .await
 }
 
-/// Returns the processes to restart, `None` for all.
+/// Returns the processes to restart, `None` for all, and of which version, `None` for every one that runs.
 async fn check_target(
     tx: &mut PgConnection,
     app: &App,
     target: &RestartTarget,
-) -> Result<Option<Vec<String>>, Error> {
+) -> Result<(Option<Vec<String>>, Option<i32>), Error> {
     if target.process.is_none() && target.version.is_none() {
-        return Ok(None);
+        return Ok((None, None));
     }
-    let Some((version, processes)) = store::find_processes(tx, app.id).await? else {
+    let running = sides::store::list_processes(tx, app.id).await?;
+    if running.is_empty() {
         return Err(Error::precondition(
             "The app has no version deployed yet: deploy it first.",
         ));
-    };
-    if let Some(asked) = target.version.filter(|asked| *asked != i64::from(version)) {
+    }
+    let is_meant = |version: i32| target.version.is_none_or(|asked| asked == i64::from(version));
+    let meant: Vec<_> = running
+        .iter()
+        .filter(|running| is_meant(running.version))
+        .collect();
+    if let (Some(asked), []) = (target.version, meant.as_slice()) {
+        return Err(version_not_running(
+            asked,
+            running.iter().map(|running| running.version),
+        ));
+    }
+    let processes: BTreeSet<&str> = meant
+        .iter()
+        .flat_map(|running| running.processes.iter().map(String::as_str))
+        .collect();
+    if let Some(process) = &target.process
+        && !processes.contains(process.as_str())
+    {
         return Err(Error::invalid(format!(
-            "Version {asked} is not running: the app runs version {version}."
+            "The app has no process {process}: it has {}.",
+            processes.into_iter().collect::<Vec<_>>().join(", ")
         )));
     }
-    match &target.process {
-        Some(process) if !processes.iter().any(|name| name == process.as_str()) => {
-            Err(Error::invalid(format!(
-                "The app has no process {process}: it has {}.",
-                processes.join(", ")
-            )))
-        }
-        process => Ok(process.as_ref().map(|process| vec![process.to_string()])),
-    }
+    let processes = target.process.as_ref().map(|process| vec![process.to_string()]);
+    let version = target
+        .version
+        .map(|_| meant.first().map(|running| running.version));
+    Ok((processes, version.flatten()))
+}
+
+/// The error for a version that is asked for and does not run.
+pub fn version_not_running(asked: i64, running: impl Iterator<Item = i32>) -> Error {
+    let running: Vec<String> = running.map(|version| version.to_string()).collect();
+    let what = match running.as_slice() {
+        [version] => format!("version {version}"),
+        _ => format!("the versions {}", running.join(", ")),
+    };
+    Error::invalid(format!("Version {asked} is not running: the app runs {what}."))
 }
 
 fn new_app_event(app: &App, permission: Permission, data: serde_json::Value) -> NewEvent {
@@ -333,10 +358,11 @@ pub async fn roll_out_processes(
     app: &App,
     processes: Vec<String>,
 ) -> Result<(), Error> {
-    let current = store::find_processes(tx, app.id)
-        .await?
-        .map(|(_, processes)| processes);
-    let current = current.unwrap_or_default();
+    let running = sides::store::list_processes(tx, app.id).await?;
+    let current: BTreeSet<String> = running
+        .into_iter()
+        .flat_map(|running| running.processes)
+        .collect();
     let processes: Vec<String> = processes
         .into_iter()
         .filter(|process| current.contains(process))

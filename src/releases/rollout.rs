@@ -14,29 +14,31 @@ use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, EnvName};
 use crate::kernel::secret::Secret;
+use crate::releases::sides::{self, ReleaseSide};
 use crate::releases::store;
 
 fn associated_data(column: SealedColumn, app: AppId, version: i32) -> AssociatedData {
     AssociatedData::new(column, &[&app, &version])
 }
 
-/// Creates a release of the app's current version with the present environment, and makes it the candidate.
+/// Creates a release of the current version of a side with the present environment, and makes it the candidate.
 /// Returns `None` if nothing is deployed, or if no unit should run: then there is nothing to wait for.
 pub(super) async fn create_candidate(
     core: &Core,
     tx: &mut PgConnection,
     app: AppId,
+    side: ReleaseSide,
 ) -> Result<Option<i64>, Error> {
-    let state = load_release_state(tx, app).await?;
+    let state = load_release_state(tx, app, side).await?;
     let Some(version) = state.version else {
         return Ok(None);
     };
-    let release = create_release(core, tx, app, &state.name, version).await?;
+    let release = create_release(core, tx, app, &state, (version, side)).await?;
     if state.wanted == 0 {
-        store::set_current(tx, app, release).await?;
+        store::set_current(tx, app, side, release).await?;
         return Ok(None);
     }
-    store::set_candidate(tx, app, release).await?;
+    store::set_candidate(tx, app, side, release).await?;
     db::send_notice(tx, NoticeChannel::Units, &app.to_string()).await?;
     Ok(Some(release))
 }
@@ -44,18 +46,18 @@ pub(super) async fn create_candidate(
 /// A variable set by a user, as stored in a snapshot: name, value, whether it is public.
 pub(super) type UserVar = (EnvName, Secret, bool);
 
-/// Creates a release of a version and makes it the candidate. The environment is the present one, or with
+/// Creates a release of a version and makes it the candidate of a side. The environment is the present one, or with
 /// `vars` the one that would result if users had set only these. The app's variables do not change.
 pub async fn create_version_candidate(
     core: &Core,
     tx: &mut PgConnection,
     app: AppId,
-    version: i32,
+    (version, side): (i32, ReleaseSide),
     vars: Option<&[UserVar]>,
 ) -> Result<i64, Error> {
-    let state = load_release_state(tx, app).await?;
+    let state = load_release_state(tx, app, side).await?;
     let release = match vars {
-        None => create_release(core, tx, app, &state.name, version).await?,
+        None => create_release(core, tx, app, &state, (version, side)).await?,
         Some(vars) => {
             // The database computes the resulting environment in a nested transaction.
             let mut trial = tx.begin().await?;
@@ -66,35 +68,41 @@ pub async fn create_version_candidate(
                 .check_stays_fit()?;
             let (env, user_env) = encrypt_snapshot(core, &mut trial, app, &state.name, version).await?;
             trial.rollback().await?;
-            store::insert_release(tx, app, version, &env, &user_env).await?
+            let routable = starts_routable(&state, side);
+            store::insert_release(tx, app, version, (&env, &user_env), (side, routable)).await?
         }
     };
-    store::set_candidate(tx, app, release).await?;
+    store::set_candidate(tx, app, side, release).await?;
     db::send_notice(tx, NoticeChannel::Units, &app.to_string()).await?;
     Ok(release)
 }
 
-/// Creates a release with the present environment and makes it current at once, for stopped processes, which
-/// have no units. The units of other processes stay. Returns `None` if nothing is deployed.
+/// Creates a release of a side with the present environment and makes it current at once, for stopped processes,
+/// which have no units. The units of other processes stay. Returns `None` if nothing is deployed.
 pub async fn create_current_release(
     core: &Core,
     tx: &mut PgConnection,
     app: AppId,
+    side: ReleaseSide,
     processes: &[String],
 ) -> Result<Option<i64>, Error> {
-    let state = load_release_state(tx, app).await?;
+    let state = load_release_state(tx, app, side).await?;
     let Some(version) = state.version else {
         return Ok(None);
     };
-    let release = create_release(core, tx, app, &state.name, version).await?;
+    let release = create_release(core, tx, app, &state, (version, side)).await?;
     store::limit_to_processes(tx, release, processes).await?;
-    store::set_current(tx, app, release).await?;
+    store::set_current(tx, app, side, release).await?;
     db::send_notice(tx, NoticeChannel::Units, &app.to_string()).await?;
     Ok(Some(release))
 }
 
-async fn load_release_state(tx: &mut PgConnection, app: AppId) -> Result<store::ReleaseState, Error> {
-    let state = store::find_release_state(tx, app).await?;
+async fn load_release_state(
+    tx: &mut PgConnection,
+    app: AppId,
+    side: ReleaseSide,
+) -> Result<store::ReleaseState, Error> {
+    let state = store::find_release_state(tx, app, side).await?;
     let state = state.ok_or_else(|| Error::not_found("The app no longer exists."))?;
     if state.candidate.is_some() {
         tracing::debug!(app = %state.name, "replacing an earlier candidate");
@@ -106,11 +114,20 @@ async fn create_release(
     core: &Core,
     tx: &mut PgConnection,
     app: AppId,
-    name: &AppName,
-    version: i32,
+    state: &store::ReleaseState,
+    (version, side): (i32, ReleaseSide),
 ) -> Result<i64, Error> {
-    let (env, user_env) = encrypt_snapshot(core, tx, app, name, version).await?;
-    Ok(store::insert_release(tx, app, version, &env, &user_env).await?)
+    let (env, user_env) = encrypt_snapshot(core, tx, app, &state.name, version).await?;
+    let routable = starts_routable(state, side);
+    Ok(store::insert_release(tx, app, version, (&env, &user_env), (side, routable)).await?)
+}
+
+/// A release gets requests if the one before it on its side does; a new version beside others gets none at first.
+fn starts_routable(state: &store::ReleaseState, side: ReleaseSide) -> bool {
+    match (side, state.current) {
+        (ReleaseSide::Beside(_), None) => false,
+        _ => state.routable,
+    }
 }
 
 /// Returns the whole environment, and the part that users have set, both encrypted.
@@ -228,10 +245,12 @@ pub(super) async fn promote_candidate(
     app: AppId,
     release: i64,
 ) -> Result<bool, Error> {
-    if load_release_state(tx, app).await?.current == Some(release) {
+    let side = sides::store::find_side(tx, release).await?;
+    let side = side.ok_or_else(|| Error::not_found("The release no longer exists."))?;
+    if load_release_state(tx, app, side).await?.current == Some(release) {
         return Ok(false);
     }
-    store::set_current(tx, app, release).await?;
+    store::set_current(tx, app, side, release).await?;
     db::send_notice(tx, NoticeChannel::Units, &app.to_string()).await?;
     db::send_notice(tx, NoticeChannel::Routes, "").await?;
     Ok(true)

@@ -15,7 +15,7 @@ use crate::db::notices::NoticeChannel;
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
 use crate::releases::store::{self, ProcessReadiness};
-use crate::releases::{notes, rollout};
+use crate::releases::{notes, rollout, sides};
 use crate::sagas::{SagaData, StepContext, StepError};
 
 /// A candidate fails when one of its units has been restarted this often.
@@ -122,8 +122,10 @@ pub async fn create_from_current<D: HasRollout>(
 ) -> Result<(), StepError> {
     create_candidates(core, ctx, data, None, async |tx, data: &mut D| {
         for app in data.rollout().apps.clone() {
-            if let Some(release) = rollout::create_candidate(core, tx, app).await? {
-                data.rollout_mut().add_candidate(app, release);
+            for side in sides::store::list_sides(tx, app).await? {
+                if let Some(release) = rollout::create_candidate(core, tx, app, side).await? {
+                    data.rollout_mut().add_candidate(app, release);
+                }
             }
         }
         Ok(())

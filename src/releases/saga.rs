@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::Core;
 use crate::kernel::ids::AppId;
 use crate::releases::rollout_steps::{self, HasRollout, RolloutProgress};
-use crate::releases::{rollout, store};
+use crate::releases::{rollout, sides, store};
 use crate::sagas::{Saga, StepContext, StepError, saga_steps};
 
 saga_steps! {
@@ -33,15 +33,24 @@ pub struct RolloutData {
     app: AppId,
     /// The processes that are started anew; `None`: all.
     processes: Option<Vec<String>>,
+    /// The version whose units are started anew; `None`: every one that runs.
+    version: Option<i32>,
     rollout: RolloutProgress,
 }
 
 impl RolloutData {
+    /// Limits it to one version.
+    pub(super) fn limit_to_version(mut self, version: Option<i32>) -> Self {
+        self.version = version;
+        self
+    }
+
     /// The rollout of an app that is to begin, of some of its processes or of all.
     pub fn new(app: AppId, processes: Option<Vec<String>>) -> Self {
         Self {
             app,
             processes,
+            version: None,
             rollout: RolloutProgress::for_app(Some(app)),
         }
     }
@@ -70,13 +79,20 @@ impl RolloutSaga {
 
     async fn create_candidate(&self, data: &mut RolloutData, ctx: &StepContext) -> Result<(), StepError> {
         rollout_steps::create_candidates(&self.core, ctx, data, None, async |tx, data: &mut RolloutData| {
-            let Some(release) = rollout::create_candidate(&self.core, tx, data.app).await? else {
-                return Ok(());
-            };
-            if let Some(processes) = &data.processes {
-                store::limit_to_processes(tx, release, processes).await?;
+            for running in sides::store::list_processes(tx, data.app).await? {
+                let has_process =
+                    |processes: &Vec<String>| processes.iter().any(|p| running.processes.contains(p));
+                let is_meant = data.version.is_none_or(|version| version == running.version);
+                if !is_meant || !data.processes.as_ref().is_none_or(has_process) {
+                    continue;
+                }
+                let created = rollout::create_candidate(&self.core, tx, data.app, running.side).await?;
+                let Some(release) = created else { continue };
+                if let Some(processes) = &data.processes {
+                    store::limit_to_processes(tx, release, processes).await?;
+                }
+                data.rollout.add_candidate(data.app, release);
             }
-            data.rollout.add_candidate(data.app, release);
             Ok(())
         })
         .await?;

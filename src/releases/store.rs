@@ -5,8 +5,9 @@ use sqlx::{PgConnection, PgExecutor};
 
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, ProcessName};
+use crate::releases::sides::ReleaseSide;
 
-/// Where an app stands.
+/// Where one side of an app stands.
 pub(super) struct ReleaseState {
     pub(super) name: AppName,
     pub(super) current: Option<i64>,
@@ -15,21 +16,28 @@ pub(super) struct ReleaseState {
     pub(super) version: Option<i32>,
     /// Units that should run now, over the processes of the current version.
     pub(super) wanted: i64,
+    /// Whether the units of the current release get requests.
+    pub(super) routable: bool,
 }
 
+/// The state of a side; that of one that the app does not have is without releases. `None`: the app is gone.
 pub(super) async fn find_release_state(
     tx: &mut PgConnection,
     app: AppId,
+    side: ReleaseSide,
 ) -> sqlx::Result<Option<ReleaseState>> {
     sqlx::query_as!(
         ReleaseState,
-        r#"select a.name as "name: AppName", a.current_release as current, a.candidate_release as candidate,
-                  r.version as "version?",
+        r#"select a.name as "name: AppName", l.current_release as "current?", l.candidate_release as "candidate?",
+                  r.version as "version?", coalesce(r.routable, true) as "routable!",
                   (select coalesce(sum(w.units), 0) from wanted_process w
-                   where w.release_id = a.current_release) as "wanted!"
-           from app a left join release r on r.release_id = a.current_release
+                   where w.release_id = l.current_release) as "wanted!"
+           from app a
+           left join live_release l on l.app_id = a.app_id and l.side = $2
+           left join release r on r.release_id = l.current_release
            where a.app_id = $1"#,
         app.0,
+        side.number(),
     )
     .fetch_optional(tx)
     .await
@@ -39,38 +47,64 @@ pub(super) async fn insert_release(
     tx: &mut PgConnection,
     app: AppId,
     version: i32,
-    env: &[u8],
-    user_env: &[u8],
+    (env, user_env): (&[u8], &[u8]),
+    (side, routable): (ReleaseSide, bool),
 ) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
-        "insert into release (app_id, version, env, user_env) values ($1, $2, $3, $4) returning release_id",
+        "insert into release (app_id, version, env, user_env, side, routable) values ($1, $2, $3, $4, $5, $6)
+         returning release_id",
         app.0,
         version,
         env,
         user_env,
+        side.number(),
+        routable,
     )
     .fetch_one(tx)
     .await
 }
 
-pub(super) async fn set_candidate(tx: &mut PgConnection, app: AppId, release: i64) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update app set candidate_release = $2 where app_id = $1",
-        app.0,
-        release
-    )
-    .execute(tx)
-    .await
-    .map(drop)
+/// Makes a release the candidate of its side.
+pub(super) async fn set_candidate(
+    tx: &mut PgConnection,
+    app: AppId,
+    side: ReleaseSide,
+    release: i64,
+) -> sqlx::Result<()> {
+    match side {
+        ReleaseSide::Main => sqlx::query!(
+            "update app set candidate_release = $2 where app_id = $1",
+            app.0,
+            release
+        )
+        .execute(tx)
+        .await
+        .map(drop),
+        ReleaseSide::Beside(version) => sqlx::query!(
+            "insert into side_release (app_id, version, candidate_release) values ($1, $2, $3)
+             on conflict on constraint side_release_pkey do update set candidate_release = excluded.candidate_release",
+            app.0,
+            version,
+            release
+        )
+        .execute(tx)
+        .await
+        .map(drop),
+    }
 }
 
-/// Makes a release current; the candidate is none then. Of the processes that it does not start anew it takes the units
-/// over, and what the app had of processes that it has no more is forgotten.
-pub(super) async fn set_current(tx: &mut PgConnection, app: AppId, release: i64) -> sqlx::Result<()> {
+/// Makes a release the current one of its side, which has no candidate then. Of the processes that it does not start anew
+/// it takes the units over, and what the side had of processes that it has no more is forgotten.
+pub(super) async fn set_current(
+    tx: &mut PgConnection,
+    app: AppId,
+    side: ReleaseSide,
+    release: i64,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "update unit u set release_id = new.release_id
-         from app a, release old, release new
-         where a.app_id = $1 and old.release_id = a.current_release and new.release_id = $2
+         from live_release a, release old, release new
+         where a.app_id = $1 and a.side = new.side and old.release_id = a.current_release and new.release_id = $2
            and new.version = old.version and u.release_id = old.release_id and u.phase in ('starting', 'serving')
            and u.process <> all(new.processes)",
         app.0,
@@ -78,13 +112,27 @@ pub(super) async fn set_current(tx: &mut PgConnection, app: AppId, release: i64)
     )
     .execute(&mut *tx)
     .await?;
-    sqlx::query!(
-        "update app set current_release = $2, candidate_release = null where app_id = $1",
-        app.0,
-        release
-    )
-    .execute(&mut *tx)
-    .await?;
+    match side {
+        ReleaseSide::Main => {
+            sqlx::query!(
+                "update app set current_release = $2, candidate_release = null where app_id = $1",
+                app.0,
+                release
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
+        ReleaseSide::Beside(version) => {
+            sqlx::query!(
+                "update side_release set release_id = $3, candidate_release = null where app_id = $1 and version = $2",
+                app.0,
+                version,
+                release
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
+    }
     delete_removed_processes(tx, app).await
 }
 
@@ -104,14 +152,14 @@ pub(super) async fn limit_to_processes(
     .map(drop)
 }
 
-/// Forgets the numbers of units of processes that neither the current release nor the candidate has.
-async fn delete_removed_processes(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
+/// Forgets the numbers of units of processes that neither the current release of their side nor the candidate has.
+pub(super) async fn delete_removed_processes(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
     sqlx::query!(
         "delete from app_process p
          where p.app_id = $1 and not exists (
-             select 1 from app a
-             join wanted_process w on w.release_id in (a.current_release, a.candidate_release)
-             where a.app_id = p.app_id and w.process = p.process)",
+             select 1 from live_release l
+             join wanted_process w on w.release_id in (l.current_release, l.candidate_release)
+             where l.app_id = p.app_id and l.side = p.side and w.process = p.process)",
         app.0
     )
     .execute(tx)
@@ -119,27 +167,13 @@ async fn delete_removed_processes(tx: &mut PgConnection, app: AppId) -> sqlx::Re
     .map(drop)
 }
 
-/// The version that runs and its processes; `None` if nothing is deployed.
-pub(super) async fn find_processes(
-    tx: &mut PgConnection,
-    app: AppId,
-) -> sqlx::Result<Option<(i32, Vec<String>)>> {
-    sqlx::query!(
-        r#"select r.version, array(select w.process from wanted_process w where w.release_id = r.release_id
-                                   order by w.process) as "processes!"
-           from app a join release r on r.release_id = a.current_release
-           where a.app_id = $1"#,
-        app.0
-    )
-    .fetch_optional(tx)
-    .await
-    .map(|row| row.map(|row| (row.version, row.processes)))
-}
-
 /// Drops the candidate, if it is this one, with the numbers of units of processes that only it had.
 pub(super) async fn clear_candidate(tx: &mut PgConnection, app: AppId, release: i64) -> sqlx::Result<()> {
     sqlx::query!(
-        "update app set candidate_release = null where app_id = $1 and candidate_release = $2",
+        "with dropped as (update side_release set candidate_release = null
+                          where app_id = $1 and candidate_release = $2 and release_id is not null),
+              ended as (delete from side_release where app_id = $1 and candidate_release = $2 and release_id is null)
+         update app set candidate_release = null where app_id = $1 and candidate_release = $2",
         app.0,
         release,
     )
@@ -249,7 +283,7 @@ pub(super) async fn count_units(db: impl PgExecutor<'_>, release: i64) -> sqlx::
 }
 
 /// True if as many units of a release get requests as should, over all processes, and no unit of another
-/// release does.
+/// release of its side does.
 pub(super) async fn is_serving(db: impl PgExecutor<'_>, release: i64) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select not exists (
@@ -258,7 +292,9 @@ pub(super) async fn is_serving(db: impl PgExecutor<'_>, release: i64) -> sqlx::R
                  and (select count(*) from unit u where u.release_id = w.release_id and u.process = w.process
                       and u.phase = 'serving' and u.ready) < w.units)
            and not exists (
-               select 1 from release r join unit u on u.app_id = r.app_id and u.release_id <> r.release_id
+               select 1 from release r
+               join unit u on u.app_id = r.app_id and u.release_id <> r.release_id
+               join release other on other.release_id = u.release_id and other.side = r.side
                where r.release_id = $1 and u.phase = 'serving' and u.ready) as "serving!""#,
         release,
     )

@@ -215,8 +215,7 @@ impl DeployableTree<'_> {
             message: message.trim().to_owned(),
             commit: commit.to_owned(),
             author: author.chars().take(200).collect(),
-            new_version: false,
-            ignores_dockerfile: false,
+            ..DeployOptions::default()
         };
         let archive = tokio::time::timeout(GIT_TIMEOUT, self.create_archive(commit));
         let source = DeploySource::Archive(archive.await.map_err(|_| timeout_error())??);

@@ -39,6 +39,7 @@ pub(super) async fn list_ready_addresses(db: impl PgExecutor<'_>) -> sqlx::Resul
         r#"select u.app_id as "app_id: AppId", u.address as "address!"
            from unit u
            join web_process w on w.app_id = u.app_id and w.version = u.version and w.process = u.process
+           join release r on r.release_id = u.release_id and r.routable
            where u.phase = 'serving' and u.ready and u.address is not null
            order by u.app_id, u.created_at, u.unit_id"#
     )
@@ -90,6 +91,7 @@ pub(super) async fn list_app_addresses(db: impl PgExecutor<'_>, app: AppId) -> s
     sqlx::query_scalar!(
         r#"select u.address as "address!" from unit u
            join web_process w on w.app_id = u.app_id and w.version = u.version and w.process = u.process
+           join release r on r.release_id = u.release_id and r.routable
            where u.app_id = $1 and u.phase = 'serving' and u.ready and u.address is not null
            order by u.created_at, u.unit_id"#,
         app.0,

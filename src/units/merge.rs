@@ -1,6 +1,7 @@
 //! Combines the rows with the observed state for the planner, and collects the writes of a round.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
@@ -8,7 +9,7 @@ use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
 use crate::provisioners::{UnitId, UnitReport, UnitState};
 use crate::units::health::{HealthChecker, UnitIncarnation};
-use crate::units::model::{DesiredApp, DesiredRelease, ObservedState, Unit, UnitPhase};
+use crate::units::model::{DesiredRelease, DesiredSide, ObservedState, Unit, UnitPhase};
 use crate::units::planner::{self, PlanStep};
 use crate::units::reconcile::FoundUnit;
 use crate::units::store::{DesiredRow, UnitsByProcess};
@@ -19,42 +20,65 @@ pub(super) struct ReconciledApp {
     pub(super) id: AppId,
     pub(super) name: String,
     pub(super) provisioner: String,
-    pub(super) desired: DesiredApp,
-    /// Release → version.
-    versions: HashMap<i64, i32>,
+    sides: BTreeMap<i32, DesiredSide>,
+    /// Release → version and side.
+    versions: HashMap<i64, (i32, i32)>,
 }
 
 impl ReconciledApp {
-    pub(super) fn from_row(row: DesiredRow) -> Self {
-        let mut versions = HashMap::new();
-        let mut read = |release: Option<i64>, version: Option<i32>, is_local, units: UnitsByProcess| {
+    /// Combines the sides of an app. `None`: there is none.
+    pub(super) fn from_rows(rows: &[DesiredRow]) -> Option<Self> {
+        let first = rows.first()?;
+        let mut app = Self {
+            id: first.app_id,
+            name: first.name.clone(),
+            provisioner: first.provisioner.clone(),
+            sides: BTreeMap::new(),
+            versions: HashMap::new(),
+        };
+        for row in rows {
+            app.add_side(row);
+        }
+        Some(app)
+    }
+
+    fn add_side(&mut self, row: &DesiredRow) {
+        let mut read = |release: Option<i64>, version: Option<i32>, is_local, units: &UnitsByProcess| {
             let release = release?;
-            versions.insert(release, version?);
+            self.versions.insert(release, (version?, row.side));
             Some(DesiredRelease {
                 release,
                 is_local,
-                units: units.0,
+                units: units.0.clone(),
             })
         };
         let current = read(
             row.current,
             row.current_version,
             row.current_here,
-            row.current_units,
+            &row.current_units,
         );
         let candidate = read(
             row.candidate,
             row.candidate_version,
             row.candidate_here,
-            row.candidate_units,
+            &row.candidate_units,
         );
-        Self {
-            id: row.app_id,
-            name: row.name,
-            provisioner: row.provisioner,
-            desired: DesiredApp { current, candidate },
-            versions,
+        self.sides.insert(row.side, DesiredSide { current, candidate });
+    }
+
+    /// Plans the steps of all sides. Nothing is desired of a side that the app has no more.
+    pub(super) fn plan_steps(&self, units: Vec<planner::ObservedUnit>, drain: Duration) -> Vec<PlanStep> {
+        let mut by_side: BTreeMap<i32, Vec<planner::ObservedUnit>> =
+            self.sides.keys().map(|side| (*side, Vec::new())).collect();
+        for unit in units {
+            by_side.entry(unit.side).or_default().push(unit);
         }
+        let nothing = DesiredSide::default();
+        let plan = |(side, units): (i32, Vec<planner::ObservedUnit>)| {
+            planner::plan_steps(self.sides.get(&side).unwrap_or(&nothing), &units, drain)
+        };
+        by_side.into_iter().flat_map(plan).collect()
     }
 }
 
@@ -112,6 +136,7 @@ pub(super) fn diff_units(
         seen.push(planner::ObservedUnit {
             id: row.id.clone(),
             release: row.release,
+            side: row.side,
             process: row.process.clone(),
             phase: row.phase,
             is_local,
@@ -175,9 +200,9 @@ fn observe_absent(row: &Unit, failure: Option<String>) -> ObservedState {
 }
 
 /// Returns true if no further change of the app is expected.
-pub(super) fn is_settled(rows: &[Unit], desired: &DesiredApp) -> bool {
+pub(super) fn is_settled(rows: &[Unit], app: &ReconciledApp) -> bool {
     let settled = |row: &Unit| row.phase == UnitPhase::Serving && row.observed.ready;
-    desired.candidate.is_none() && rows.iter().all(settled)
+    app.sides.values().all(|side| side.candidate.is_none()) && rows.iter().all(settled)
 }
 
 /// The writes of a round.

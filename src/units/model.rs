@@ -76,10 +76,10 @@ impl DesiredRelease {
     }
 }
 
-/// The desired units of one app.
+/// The desired units of one side of an app: of its main one, or of a version that runs beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DesiredApp {
-    /// The release that gets the requests.
+pub struct DesiredSide {
+    /// The release that runs.
     pub current: Option<DesiredRelease>,
     /// The release that is being rolled out.
     pub candidate: Option<DesiredRelease>,
@@ -108,6 +108,8 @@ pub struct Unit {
     pub release: i64,
     pub process: String,
     pub version: i32,
+    /// The side of its release.
+    pub side: i32,
     pub host: String,
     pub phase: UnitPhase,
     pub phase_age: Duration,
@@ -126,7 +128,7 @@ impl Unit {
         app_id: AppId,
         app: &str,
         release: i64,
-        version: i32,
+        (version, side): (i32, i32),
         process: &str,
         host: &str,
     ) -> Result<Self, Error> {
@@ -136,6 +138,7 @@ impl Unit {
             release,
             process: process.to_owned(),
             version,
+            side,
             host: host.to_owned(),
             phase: UnitPhase::Starting,
             phase_age: Duration::ZERO,

@@ -37,17 +37,17 @@ pub(super) async fn renew_host(connection: &mut PgConnection, host: &str) -> sql
 pub(super) async fn list_unsettled(db: impl PgExecutor<'_>, host: &str) -> sqlx::Result<Vec<AppId>> {
     sqlx::query_scalar!(
         r#"with want as (
-               select a.app_id, sum(w.units::bigint) as units, sum(w.units::bigint * hashtext(w.process)) as mark
-               from app a
-               join wanted_process w on w.release_id = a.current_release
+               select l.app_id, sum(w.units::bigint) as units, sum(w.units::bigint * hashtext(w.process)) as mark
+               from live_release l
+               join wanted_process w on w.release_id = l.current_release
                join version v on v.app_id = w.app_id and v.version = w.version
-               where a.state = 'live' and (v.host is null or v.host = $1)
-               group by a.app_id
+               where v.host is null or v.host = $1
+               group by l.app_id
            ), have as (
                select u.app_id, count(*) as units, sum(hashtext(u.process)::bigint) as mark,
-                      bool_and(u.phase = 'serving' and u.ready and u.release_id = a.current_release
-                               and a.state = 'live' and a.candidate_release is null) as well
-               from unit u join app a on a.app_id = u.app_id
+                      bool_and(u.phase = 'serving' and u.ready and l.app_id is not null and l.candidate_release is null) as well
+               from unit u
+               left join live_release l on l.app_id = u.app_id and l.current_release = u.release_id
                where u.app_id in (select app_id from want) or u.host = $1
                group by u.app_id
            )
@@ -56,7 +56,7 @@ pub(super) async fn list_unsettled(db: impl PgExecutor<'_>, host: &str) -> sqlx:
            where not coalesce(h.well, true) or coalesce(w.units, 0) <> coalesce(h.units, 0)
               or coalesce(w.mark, 0) <> coalesce(h.mark, 0)
            union
-           select a.app_id from app a join release r on r.release_id = a.candidate_release
+           select l.app_id from live_release l join release r on r.release_id = l.candidate_release
            join version v on v.app_id = r.app_id and v.version = r.version
            where v.host is null or v.host = $1"#,
         host
@@ -65,8 +65,9 @@ pub(super) async fn list_unsettled(db: impl PgExecutor<'_>, host: &str) -> sqlx:
     .await
 }
 
-/// What should run of an app, as kept.
+/// What should run of one side of an app, as kept.
 pub(super) struct DesiredRow {
+    pub(super) side: i32,
     pub(super) app_id: AppId,
     pub(super) name: String,
     pub(super) provisioner: String,
@@ -83,7 +84,7 @@ pub(super) struct DesiredRow {
 /// How many units of each process should run.
 pub(super) type UnitsByProcess = Json<BTreeMap<String, u32>>;
 
-/// What should run of some apps. An app that is being removed should have nothing, and of a candidate only the processes
+/// What should run of some apps, in the order of apps and sides. An app that is being removed should have nothing, and of a candidate only the processes
 /// that it starts anew are tried.
 pub(super) async fn list_desired(
     db: impl PgExecutor<'_>,
@@ -92,7 +93,7 @@ pub(super) async fn list_desired(
 ) -> sqlx::Result<Vec<DesiredRow>> {
     sqlx::query_as!(
         DesiredRow,
-        r#"select a.app_id as "app_id: AppId", a.name, pool.provisioner,
+        r#"select s.side as "side!", a.app_id as "app_id: AppId", a.name, pool.provisioner,
                   cr.release_id as "current?", cr.version as "current_version?",
                   coalesce(cv.host, $1) = $1 as "current_here!",
                   coalesce((select jsonb_object_agg(w.process, w.units) from wanted_process w
@@ -103,11 +104,17 @@ pub(super) async fn list_desired(
                             where w.release_id = nr.release_id and w.starts_anew), '{}') as "candidate_units!: UnitsByProcess"
            from app a
            join pool on pool.name = a.pool
-           left join release cr on cr.release_id = a.current_release and a.state = 'live'
+           -- The main side of each app, even if nothing should run of it.
+           cross join lateral (select 0 as side, a.current_release, a.candidate_release
+                               union all
+                               select b.version, b.release_id, b.candidate_release from side_release b
+                               where b.app_id = a.app_id) s
+           left join release cr on cr.release_id = s.current_release and a.state = 'live'
            left join version cv on cv.app_id = cr.app_id and cv.version = cr.version
-           left join release nr on nr.release_id = a.candidate_release and a.state = 'live'
+           left join release nr on nr.release_id = s.candidate_release and a.state = 'live'
            left join version nv on nv.app_id = nr.app_id and nv.version = nr.version
-           where a.app_id = any($2)"#,
+           where a.app_id = any($2)
+           order by a.app_id, s.side"#,
         host,
         apps as &[AppId],
     )
@@ -121,6 +128,7 @@ struct UnitRow {
     release_id: i64,
     process: String,
     version: i32,
+    side: i32,
     host: String,
     phase: String,
     state: String,
@@ -145,6 +153,7 @@ impl TryFrom<UnitRow> for Unit {
             release: row.release_id,
             process: row.process,
             version: row.version,
+            side: row.side,
             host: row.host,
             phase: row.phase.parse()?,
             phase_age: std::time::Duration::from_secs_f64(row.phase_age.max(0.0)),
@@ -178,7 +187,7 @@ pub(super) async fn list_units(
 ) -> sqlx::Result<UnitResults> {
     let rows = sqlx::query_as!(
         UnitRow,
-        r#"select u.unit_id, u.app_id as "app_id: AppId", u.release_id, u.process, u.version, u.host, u.phase,
+        r#"select u.unit_id, u.app_id as "app_id: AppId", u.release_id, u.process, u.version, r.side, u.host, u.phase,
                   u.state, u.reason, u.address, u.started_at, u.restarts, u.ready,
                   extract(epoch from clock_timestamp() - u.phase_at)::double precision as "phase_age!",
                   exists (select from web_process w where w.app_id = u.app_id and w.version = u.version
@@ -190,7 +199,8 @@ pub(super) async fn list_units(
                   (u.phase = 'draining'
                    and exists (select from router_seen s where s.seen_at > now() - interval '15 seconds'
                                                            and s.routes_at < u.phase_at)) as "unseen!"
-           from unit u join version v on v.app_id = u.app_id and v.version = u.version
+           from unit u join release r on r.release_id = u.release_id
+           join version v on v.app_id = u.app_id and v.version = u.version
            where (u.app_id = any($2)) or ($2 is null and u.host = $1)
            order by u.created_at, u.unit_id"#,
         host,

@@ -127,8 +127,8 @@ pub(crate) async fn retire_versions(tx: &mut PgConnection, app: AppId, keep: i64
         "update version v set state = 'removed'
          where v.app_id = $1 and v.state = 'ready'
            and v.version not in (select version from version where app_id = $1 and state = 'ready' order by version desc limit $2)
-           and not exists (select 1 from app a join release r on r.release_id in (a.current_release, a.candidate_release)
-                           where a.app_id = $1 and r.version = v.version)
+           and not exists (select 1 from live_release l join release r on r.release_id in (l.current_release, l.candidate_release)
+                           where l.app_id = $1 and r.version = v.version)
            and not exists (select 1 from unit u where u.app_id = $1 and u.version = v.version)
            and not exists (select 1 from exec_session s where s.app_id = $1 and s.version = v.version)
            and not exists (select 1 from job_run j where j.app_id = $1 and j.version = v.version and j.state = 'started')",
@@ -276,8 +276,8 @@ pub(crate) async fn find_version_use(
 ) -> sqlx::Result<Option<VersionUse>> {
     let row = sqlx::query!(
         r#"select disabled_reason,
-                  exists (select from app a join release r on r.release_id in (a.current_release, a.candidate_release)
-                          where a.app_id = v.app_id and r.version = v.version) as "in_use!"
+                  exists (select from live_release l join release r on r.release_id in (l.current_release, l.candidate_release)
+                          where l.app_id = v.app_id and r.version = v.version) as "in_use!"
            from version v where app_id = $1 and version = $2 and state = 'ready'"#,
         app.0,
         version,

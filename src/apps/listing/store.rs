@@ -97,8 +97,9 @@ pub(super) fn list_apps<'a>(
                   array(select cname from app_cname c where c.app_id = a.app_id order by cname) as "cnames!",
                   memory_bytes as "memory_bytes!", cpu_milli as "cpu_milli!", cpu_burst, max_cpu_burst, is_default as "plan_is_default!",
                   provisioner as "provisioner!", override_memory_bytes, override_cpu_milli, override_cpu_burst,
-                  array(select ((unit_id, process, version, address), (phase, u.state, reason, restarts, ready), u.created_at)
-                        from unit u where u.app_id = a.app_id and phase in ('starting', 'serving') and not $13
+                  array(select ((unit_id, process, u.version, address), (phase, u.state, reason, restarts, ready, x.routable), u.created_at)
+                        from unit u join release x on x.release_id = u.release_id
+                        where u.app_id = a.app_id and phase in ('starting', 'serving') and not $13
                         order by u.created_at, unit_id) as "units!: Vec<UnitRecord>",
                   '{}'::record[] as "processes!: Vec<(String, i32)>",
                   '{}'::record[] as "process_plans!: Vec<(String, String)>",

@@ -1,4 +1,4 @@
-//! The planner: computes the next steps for one app from its desired and its observed units. It is pure, so
+//! The planner: computes the next steps for one side of an app from its desired and its observed units. It is pure, so
 //! that property tests can check its promises over long histories.
 //!
 //! The steps of one plan are applied together. If nothing changes from outside and units become ready, plans
@@ -7,13 +7,15 @@
 use std::time::Duration;
 
 use crate::provisioners::UnitId;
-use crate::units::model::{DesiredApp, DesiredRelease, UnitPhase};
+use crate::units::model::{DesiredRelease, DesiredSide, UnitPhase};
 
 /// A unit as observed: its row, the provisioner's report and the health check's verdict.
 #[derive(Clone, Debug)]
 pub struct ObservedUnit {
     pub id: UnitId,
     pub release: i64,
+    /// The side of its release.
+    pub side: i32,
     pub process: String,
     pub phase: UnitPhase,
     /// It runs on this host, so this host may change it.
@@ -49,9 +51,9 @@ pub enum PlanStep {
     Delete(UnitId),
 }
 
-/// Plans one round for one app. `units` are all units of the app on all hosts, the oldest first. Units drain
+/// Plans one round for one side of an app. `units` are all units of the side on all hosts, the oldest first. Units drain
 /// for `drain` before they are stopped.
-pub fn plan_steps(desired: &DesiredApp, units: &[ObservedUnit], drain: Duration) -> Vec<PlanStep> {
+pub fn plan_steps(desired: &DesiredSide, units: &[ObservedUnit], drain: Duration) -> Vec<PlanStep> {
     let mut plan = UnitPlan {
         units,
         leaving: vec![false; units.len()],

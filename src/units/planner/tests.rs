@@ -85,8 +85,8 @@ impl PlannerModel {
         }
     }
 
-    fn desired(&self) -> DesiredApp {
-        DesiredApp {
+    fn desired(&self) -> DesiredSide {
+        DesiredSide {
             current: self.current.map(|r| self.desired_release(r)),
             candidate: self.candidate.map(|r| self.desired_release(r)),
         }
@@ -131,6 +131,7 @@ impl PlannerModel {
                 self.units.push(ObservedUnit {
                     id: UnitId::parse(&format!("u{}", self.ids)).unwrap(),
                     release: *release,
+                    side: 0,
                     process: process.clone(),
                     phase: UnitPhase::Starting,
                     is_local: true,
@@ -196,7 +197,7 @@ impl PlannerModel {
         steps.len()
     }
 
-    fn check_leaving(&self, desired: &DesiredApp, steps: &[PlanStep]) {
+    fn check_leaving(&self, desired: &DesiredSide, steps: &[PlanStep]) {
         let current = desired.current.as_ref();
         for step in steps {
             let (PlanStep::Drain(id) | PlanStep::Stop(id) | PlanStep::Serve(id)) = step else {
@@ -233,7 +234,7 @@ impl PlannerModel {
     }
 
     /// Checks that an app that could serve before a round can serve after it.
-    fn check_service(&self, before: &PlannerModel, desired: &DesiredApp) {
+    fn check_service(&self, before: &PlannerModel, desired: &DesiredSide) {
         let Some(current) = &desired.current else { return };
         let able = |model: &PlannerModel| {
             let able =

@@ -12,9 +12,9 @@ use crate::provisioners::UnitId;
 use crate::sagas::ReconcileReport;
 use crate::units::merge::{self, RoundWrites};
 use crate::units::model::{Unit, UnitPhase};
-use crate::units::planner::{self, PlanStep};
+use crate::units::planner::PlanStep;
 use crate::units::reconcile::{FoundUnits, ReconcilerState, UnitReconciler};
-use crate::units::store::{self, DesiredRow, UnitResults};
+use crate::units::store::{self, UnitResults};
 
 /// The work of one round for one app.
 struct AppTurn {
@@ -53,16 +53,19 @@ impl UnitReconciler {
         let mut units = group_by_app(state, rows);
         let mut turns = Vec::with_capacity(desired.len());
         let mut gone: HashSet<AppId> = apps.iter().copied().collect();
-        for row in desired {
-            let (id, name) = (row.app_id, row.name.clone());
+        for sides in desired.chunk_by(|a, b| a.app_id == b.app_id) {
+            let Some(app) = merge::ReconciledApp::from_rows(sides) else {
+                continue;
+            };
+            let (id, name) = (app.id, app.name.clone());
             gone.remove(&id);
             let rows = units.remove(&id).unwrap_or_else(|| Ok(Vec::new()));
-            if let Some(why) = state.silent_provisioners.get(row.provisioner.as_str()) {
+            if let Some(why) = state.silent_provisioners.get(app.provisioner.as_str()) {
                 let silent = Error::unavailable(why.clone());
                 state.mark_failed(id, &name, &silent);
                 continue;
             }
-            match rows.and_then(|rows| self.plan_app(row, rows, seen)) {
+            match rows.and_then(|rows| self.plan_app(app, rows, seen)) {
                 Ok(turn) => turns.push(turn),
                 Err(error) => state.mark_failed(id, &name, &error),
             }
@@ -76,7 +79,7 @@ impl UnitReconciler {
         state.lock = Some(lock);
         for turn in turns {
             let (app, steps) = (turn.app, turn.steps);
-            let is_settled = steps.is_empty() && merge::is_settled(&turn.rows, &app.desired);
+            let is_settled = steps.is_empty() && merge::is_settled(&turn.rows, &app);
             match is_settled {
                 true => state.unsettled.remove(&app.id),
                 false => state.unsettled.insert(app.id),
@@ -92,15 +95,14 @@ impl UnitReconciler {
 
     fn plan_app(
         &self,
-        row: DesiredRow,
+        app: merge::ReconciledApp,
         mut rows: Vec<Unit>,
         seen: (&FoundUnits, &HashSet<UnitId>),
     ) -> Result<AppTurn, Error> {
         let host = self.core.host.as_str();
-        let app = merge::ReconciledApp::from_row(row);
         let mut change = RoundWrites::default();
         let seen = merge::diff_units(&mut rows, host, seen, &self.tasks, &self.health, &mut change);
-        let steps = planner::plan_steps(&app.desired, &seen, self.core.settings.apps.drain_timeout);
+        let steps = app.plan_steps(seen, self.core.settings.apps.drain_timeout);
         change.record_steps(&app, &mut rows, &steps, host)?;
         Ok(AppTurn {
             app,

@@ -16,7 +16,7 @@ use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::provisioners::UnitId;
 use crate::quotas;
-use crate::releases;
+use crate::releases::{self, ReleaseSide};
 use crate::sagas;
 use crate::units::scale::saga::{ScaleData, ScaleSaga, ScaleVerb};
 use crate::units::scale::store;
@@ -37,31 +37,45 @@ pub struct ScaleRequest {
     pub version: Option<i64>,
 }
 
-/// The processes of an app with their desired numbers of units.
+/// The processes of a side of an app with their desired numbers of units.
 struct AppProcesses {
+    side: ReleaseSide,
     units: BTreeMap<String, i64>,
     stopped: BTreeSet<String>,
 }
 
 impl AppProcesses {
-    /// Reads them and locks the app until the transaction ends.
+    /// Reads those of the version that is meant and locks the app until the transaction ends.
     async fn load_locked(tx: &mut PgConnection, app: AppId, version: Option<i64>) -> Result<Self, Error> {
-        store::lock_app(tx, app).await?;
-        let row = store::find_app(&mut *tx, app)
-            .await?
-            .ok_or_else(|| Error::not_found("The app is being removed."))?;
-        let Some(current) = row.version else {
-            return Err(Error::precondition(
-                "The app has no version deployed yet: deploy it first.",
-            ));
-        };
-        if let Some(version) = version.filter(|v| *v != i64::from(current)) {
-            return Err(Error::invalid(format!(
-                "Version {version} is not running: the app runs version {current}."
-            )));
+        let mut all = Self::load_all_locked(tx, app, version).await?;
+        match (all.len(), all.pop()) {
+            (1, Some(one)) => Ok(one),
+            _ => Err(Error::invalid(
+                "The app runs several versions: say which one is meant, as in `--version 2`.",
+            )),
         }
+    }
+
+    /// Reads those of one version or of all that run, and locks the app until the transaction ends.
+    async fn load_all_locked(
+        tx: &mut PgConnection,
+        app: AppId,
+        version: Option<i64>,
+    ) -> Result<Vec<Self>, Error> {
+        store::lock_app(tx, app).await?;
+        let mut all = Vec::new();
+        for side in releases::list_running_sides(tx, app, version).await? {
+            let row = store::find_app(&mut *tx, app, side).await?;
+            let row = row.ok_or_else(|| Error::not_found("The app is being removed."))?;
+            all.push(Self::from_row(side, row));
+        }
+        Ok(all)
+    }
+
+    fn from_row(side: ReleaseSide, row: store::AppScaleRow) -> Self {
         let processes = row.processes.0;
-        Ok(Self {
+        Self {
+            side,
             stopped: processes
                 .iter()
                 .filter(|(_, process)| process.is_stopped)
@@ -71,7 +85,7 @@ impl AppProcesses {
                 .into_iter()
                 .map(|(name, process)| (name, i64::from(process.asked)))
                 .collect(),
-        })
+        }
     }
 
     fn total_units(&self) -> i64 {
@@ -138,7 +152,8 @@ pub async fn add_units(core: &Core, call: &RequestContext, request: &ScaleReques
             "A process has at most {MAX_UNITS_PER_PROCESS} units; {process} has {before}."
         )));
     }
-    change_units(&mut tx, &id, &app, ScaleVerb::Add, &process, (before, after)).await?;
+    let place = (processes.side, process.as_str());
+    change_units(&mut tx, &id, &app, ScaleVerb::Add, place, (before, after)).await?;
     tx.commit().await?;
     Ok(id)
 }
@@ -176,7 +191,7 @@ pub async fn remove_units(
         &id,
         &app,
         ScaleVerb::Remove,
-        &process,
+        (processes.side, &process),
         (before, before - units),
     )
     .await?;
@@ -198,16 +213,17 @@ async fn change_units(
     event: &EventId,
     app: &App,
     verb: ScaleVerb,
-    process: &str,
+    (side, process): (ReleaseSide, &str),
     (before, after): (i64, i64),
 ) -> Result<(), Error> {
     let number = |n: i64| i32::try_from(n).map_err(Error::internal);
     let (before, after) = (number(before)?, number(after)?);
-    store::set_units(tx, app.id, process, after).await?;
+    store::set_units(tx, app.id, side, process, after).await?;
     let data = ScaleData {
         app: app.id,
         verb,
         processes: vec![process.to_owned()],
+        sides: vec![side.number()],
         before,
         after,
     };
@@ -266,31 +282,54 @@ async fn start_or_stop(
     let mut tx = core.db.begin().await?;
     let data = json!({ "process": request.process, "version": request.version });
     let id = events::begin_event(&mut tx, call, &build_event(&app, permission, data)).await?;
-    let all = AppProcesses::load_locked(&mut tx, app.id, request.version).await?;
-    let processes: Vec<String> = match &request.process {
-        Some(_) => vec![all.resolve_process(request.process.as_ref())?.0],
-        None => all.units.keys().cloned().collect(),
+    let all = AppProcesses::load_all_locked(&mut tx, app.id, request.version).await?;
+    let has_process = |side: &AppProcesses| {
+        let asked = request.process.as_ref();
+        asked.is_none_or(|process| side.units.contains_key(process.as_str()))
     };
-    store::set_stopped(&mut tx, app.id, &processes, stopping).await?;
-    let starting: Vec<String> = processes
-        .iter()
-        .filter(|p| all.stopped.contains(*p))
-        .cloned()
+    // A process that only some versions have is meant where it is; one that none has is refused below.
+    let some_have = all.iter().any(has_process);
+    let all: Vec<AppProcesses> = all
+        .into_iter()
+        .filter(|side| !some_have || has_process(side))
         .collect();
-    if !stopping && !starting.is_empty() {
-        // Variables may have changed while the processes were stopped.
-        releases::create_current_release(core, &mut tx, app.id, &starting).await?;
+    let mut processes = BTreeSet::new();
+    for side in &all {
+        processes.extend(start_or_stop_side(core, &mut tx, &app, side, (request, stopping)).await?);
     }
     let data = ScaleData {
         app: app.id,
         verb,
-        processes,
+        processes: processes.into_iter().collect(),
+        sides: all.iter().map(|side| side.side.number()).collect(),
         before: 0,
         after: 0,
     };
     enqueue_wait(&mut tx, &id, &data).await?;
     tx.commit().await?;
     Ok(id)
+}
+
+/// Starts or stops the processes of one side that are meant. Returns their names.
+async fn start_or_stop_side(
+    core: &Core,
+    tx: &mut PgConnection,
+    app: &App,
+    side: &AppProcesses,
+    (request, stopping): (&StartStopRequest, bool),
+) -> Result<Vec<String>, Error> {
+    let processes: Vec<String> = match &request.process {
+        Some(_) => vec![side.resolve_process(request.process.as_ref())?.0],
+        None => side.units.keys().cloned().collect(),
+    };
+    store::set_stopped(tx, app.id, side.side, &processes, stopping).await?;
+    let is_stopped = |process: &&String| side.stopped.contains(*process);
+    let starting: Vec<String> = processes.iter().filter(is_stopped).cloned().collect();
+    if !stopping && !starting.is_empty() {
+        // Variables may have changed while the processes were stopped.
+        releases::create_current_release(core, tx, app.id, side.side, &starting).await?;
+    }
+    Ok(processes)
 }
 
 /// Kills one unit; the reconciler starts a replacement. `at_once`: without draining. Errors: `NotFound` if

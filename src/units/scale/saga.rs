@@ -9,9 +9,9 @@ use crate::core::Core;
 use crate::db::{self, notices::NoticeChannel};
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::releases::rollout_steps;
+use crate::releases::{ReleaseSide, rollout_steps};
 use crate::sagas::{Saga, StepContext, StepError, saga_steps};
-use crate::units::scale::store::{self, ProcessUnitCounts};
+use crate::units::scale::store::{self, AppScaleRow, ProcessUnitCounts};
 
 /// Beyond the time that units have by themselves.
 const EXTRA_TIME: Duration = Duration::from_secs(30);
@@ -42,9 +42,17 @@ pub(in crate::units) struct ScaleData {
     pub(super) app: AppId,
     pub(super) verb: ScaleVerb,
     pub(super) processes: Vec<String>,
+    /// The sides of the app on which these processes change.
+    #[serde(default = "main_side")]
+    pub(super) sides: Vec<i32>,
     /// The number of units of the one process that is scaled.
     pub(super) before: i32,
     pub(super) after: i32,
+}
+
+/// The side of rows that name none.
+fn main_side() -> Vec<i32> {
+    vec![ReleaseSide::Main.number()]
 }
 
 impl ScaleData {
@@ -127,28 +135,18 @@ impl ScaleSaga {
 
     /// How it stands with the processes; `None` when the app is gone.
     async fn load_progress(&self, data: &ScaleData) -> Result<Option<Vec<ProcessProgress>>, StepError> {
-        let Some(row) = store::find_app(&self.core.db, data.app).await? else {
-            return Ok(None);
-        };
-        if row.version.is_none() {
-            return Ok(None);
-        }
-        let standing = store::list_unit_counts(&self.core.db, data.app).await?;
-        let line = |process: &String| {
-            let found: Option<&ProcessUnitCounts> = standing.iter().find(|s| s.process == *process);
-            ProcessProgress {
-                process: process.clone(),
-                wanted: row
-                    .processes
-                    .get(process)
-                    .map_or(0, |found| i64::from(found.wanted)),
-                staying: found.map_or(0, |s| s.staying),
-                leaving: found.map_or(0, |s| s.leaving),
-                ready: found.map_or(0, |s| s.ready),
-                reason: found.and_then(|s| s.reason.clone()),
+        let mut lines = Vec::new();
+        for side in data.sides.iter().copied().map(ReleaseSide::from_number) {
+            let Some(row) = store::find_app(&self.core.db, data.app, side).await? else {
+                return Ok(None);
+            };
+            if row.version.is_none() && side == ReleaseSide::Main {
+                return Ok(None);
             }
-        };
-        Ok(Some(data.processes.iter().map(line).collect()))
+            let standing = store::list_unit_counts(&self.core.db, data.app, side).await?;
+            lines.extend(measure_progress(data, side, &row, &standing));
+        }
+        Ok(Some(lines))
     }
 
     async fn wait_for_units(&self, data: &ScaleData, ctx: &StepContext) -> Result<(), StepError> {
@@ -185,6 +183,33 @@ impl ScaleSaga {
         ctx.report_progress(&lines).await;
         Ok(processes.into_iter().find(|process| !process.is_done(grows)))
     }
+}
+
+/// How it stands with the processes of one side; those that its version does not have are left out.
+fn measure_progress(
+    data: &ScaleData,
+    side: ReleaseSide,
+    row: &AppScaleRow,
+    standing: &[ProcessUnitCounts],
+) -> Vec<ProcessProgress> {
+    let line = |process: &String| {
+        let found = standing.iter().find(|s| s.process == *process);
+        ProcessProgress {
+            process: match side {
+                ReleaseSide::Main => process.clone(),
+                ReleaseSide::Beside(version) => format!("{process} of version {version}"),
+            },
+            wanted: row
+                .processes
+                .get(process)
+                .map_or(0, |found| i64::from(found.wanted)),
+            staying: found.map_or(0, |s| s.staying),
+            leaving: found.map_or(0, |s| s.leaving),
+            ready: found.map_or(0, |s| s.ready),
+            reason: found.and_then(|s| s.reason.clone()),
+        }
+    };
+    data.processes.iter().map(line).collect()
 }
 
 fn timeout_error(line: &ProcessProgress, grows: bool, limit: Duration) -> Error {
@@ -252,11 +277,13 @@ impl Saga for ScaleSaga {
 
 /// What was added goes, unless somebody has changed the number since.
 async fn revert_units(data: &ScaleData, ctx: &StepContext) -> Result<(), StepError> {
-    let (ScaleVerb::Add, [process]) = (data.verb, data.processes.as_slice()) else {
+    let (ScaleVerb::Add, [process], [side]) = (data.verb, data.processes.as_slice(), data.sides.as_slice())
+    else {
         return Ok(());
     };
+    let side = ReleaseSide::from_number(*side);
     let is_reverted = ctx.write_fenced(async |tx| {
-        let is_reverted = store::revert_units(tx, data.app, process, data.after, data.before).await?;
+        let is_reverted = store::revert_units(tx, data.app, side, process, (data.after, data.before)).await?;
         db::send_notice(tx, NoticeChannel::Units, &data.app.to_string()).await?;
         Ok(is_reverted)
     });

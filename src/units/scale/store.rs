@@ -7,6 +7,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor};
 
 use crate::kernel::ids::AppId;
+use crate::releases::ReleaseSide;
 
 /// What an app runs, and how many units of each process it should have.
 pub(super) struct AppScaleRow {
@@ -25,8 +26,12 @@ pub(super) struct ProcessScaleRow {
     pub(super) wanted: u32,
 }
 
-/// An app; `None` if it is gone or going.
-pub(super) async fn find_app(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Result<Option<AppScaleRow>> {
+/// A side of an app; `None` if the app is gone or going.
+pub(super) async fn find_app(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    side: ReleaseSide,
+) -> sqlx::Result<Option<AppScaleRow>> {
     sqlx::query_as!(
         AppScaleRow,
         r#"select r.version as "version?",
@@ -34,9 +39,12 @@ pub(super) async fn find_app(db: impl PgExecutor<'_>, app: AppId) -> sqlx::Resul
                                        'asked', w.asked_units, 'is_stopped', w.stopped_by is not null, 'wanted', w.units))
                             from wanted_process w where w.release_id = r.release_id), '{}')
                       as "processes!: Json<BTreeMap<String, ProcessScaleRow>>"
-           from app a left join release r on r.release_id = a.current_release
+           from app a
+           left join live_release l on l.app_id = a.app_id and l.side = $2
+           left join release r on r.release_id = l.current_release
            where a.app_id = $1 and a.state = 'live'"#,
-        app.0
+        app.0,
+        side.number(),
     )
     .fetch_optional(db)
     .await
@@ -54,15 +62,17 @@ pub(super) async fn lock_app(tx: &mut PgConnection, app: AppId) -> sqlx::Result<
 pub(super) async fn set_units(
     tx: &mut PgConnection,
     app: AppId,
+    side: ReleaseSide,
     process: &str,
     units: i32,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into app_process (app_id, process, units) values ($1, $2, $3)
-         on conflict (app_id, process) do update set units = excluded.units",
+        "insert into app_process (app_id, process, units, side) values ($1, $2, $3, $4)
+         on conflict on constraint app_process_pkey do update set units = excluded.units",
         app.0,
         process,
-        units
+        units,
+        side.number(),
     )
     .execute(tx)
     .await
@@ -73,16 +83,17 @@ pub(super) async fn set_units(
 pub(super) async fn revert_units(
     tx: &mut PgConnection,
     app: AppId,
+    side: ReleaseSide,
     process: &str,
-    from: i32,
-    to: i32,
+    (from, to): (i32, i32),
 ) -> sqlx::Result<bool> {
     sqlx::query!(
-        "update app_process set units = $4 where app_id = $1 and process = $2 and units = $3",
+        "update app_process set units = $4 where app_id = $1 and process = $2 and units = $3 and side = $5",
         app.0,
         process,
         from,
-        to
+        to,
+        side.number(),
     )
     .execute(tx)
     .await
@@ -93,16 +104,18 @@ pub(super) async fn revert_units(
 pub(super) async fn set_stopped(
     tx: &mut PgConnection,
     app: AppId,
+    side: ReleaseSide,
     processes: &[String],
     stopped: bool,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into app_process (app_id, process, units, stopped)
-         select $1, process, 1, $3 from unnest($2::text[]) process
-         on conflict (app_id, process) do update set stopped = excluded.stopped",
+        "insert into app_process (app_id, process, units, stopped, side)
+         select $1, process, 1, $3, $4 from unnest($2::text[]) process
+         on conflict on constraint app_process_pkey do update set stopped = excluded.stopped",
         app.0,
         processes,
-        stopped
+        stopped,
+        side.number(),
     )
     .execute(tx)
     .await
@@ -123,20 +136,23 @@ pub(super) struct ProcessUnitCounts {
     pub(super) reason: Option<String>,
 }
 
-/// How it stands with the units of an app, by process.
+/// How it stands with the units of a side of an app, by process.
 pub(super) async fn list_unit_counts(
     db: impl PgExecutor<'_>,
     app: AppId,
+    side: ReleaseSide,
 ) -> sqlx::Result<Vec<ProcessUnitCounts>> {
     sqlx::query_as!(
         ProcessUnitCounts,
         r#"select u.process, count(*) filter (where u.phase in ('starting', 'serving')) as "staying!",
                   count(*) filter (where u.phase in ('draining', 'stopping')) as "leaving!",
-                  count(*) filter (where u.ready and u.phase = 'serving' and u.release_id = a.current_release) as "ready!",
+                  count(*) filter (where u.ready and u.phase = 'serving' and u.release_id = l.current_release) as "ready!",
                   max(u.reason) filter (where not u.ready and u.reason <> '') as reason
-           from unit u join app a on a.app_id = u.app_id
-           where u.app_id = $1 group by u.process"#,
-        app.0
+           from unit u join release r on r.release_id = u.release_id
+           left join live_release l on l.app_id = u.app_id and l.side = r.side
+           where u.app_id = $1 and r.side = $2 group by u.process"#,
+        app.0,
+        side.number(),
     )
     .fetch_all(db)
     .await

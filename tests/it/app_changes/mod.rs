@@ -2,6 +2,7 @@
 
 mod listing;
 mod quota;
+mod sides;
 mod update;
 mod versions;
 

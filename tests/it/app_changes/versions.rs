@@ -185,7 +185,7 @@ async fn deploy_list_shows_why_a_build_failed() {
 }
 
 #[tokio::test]
-async fn only_the_version_that_runs_is_routable() {
+async fn only_version_that_runs_stays_routable() {
     let app = AppFixture::two_versions().await;
     let set = async |version: Value, routable: bool| {
         let body = json!({ "version": version, "isRoutable": routable });

@@ -156,7 +156,7 @@ impl UnitFixture {
     async fn scale(&self, process: &str, units: i32) {
         self.run(&format!(
             "insert into app_process values ('{}', '{process}', {units})
-             on conflict (app_id, process) do update set units = {units};
+             on conflict (app_id, side, process) do update set units = {units};
              select pg_notify('tancho_units', '{}')",
             self.app, self.app
         ))
