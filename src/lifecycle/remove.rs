@@ -101,7 +101,11 @@ impl RemoveAppSaga {
             if left == 0 {
                 return Ok(Some(()));
             }
-            ctx.report_progress(&[format!(" ---> {left} units are being stopped")])
+            let stopping = match left {
+                1 => "1 unit is".to_owned(),
+                many => format!("{many} units are"),
+            };
+            ctx.report_progress(&[format!(" ---> {stopping} being stopped")])
                 .await;
             Ok(None)
         })
