@@ -26,7 +26,8 @@ use crate::{platforms, pools, teams, users};
 #[derive(Debug)]
 pub(super) struct CreateApp {
     pub name: AppName,
-    pub platform: PlatformName,
+    /// `None`: it is deployed from images and Dockerfiles only.
+    pub platform: Option<PlatformName>,
     pub team_owner: Option<TeamName>,
     pub plan: Option<PlanName>,
     pub pool: Option<PoolName>,
@@ -41,7 +42,9 @@ pub(super) async fn create_app(core: &Core, call: &RequestContext, request: Crea
     let (_, owner) = call.require_owner()?;
     let team =
         teams::choose_owner_team(core, call, request.team_owner.clone(), Permission::APP_CREATE).await?;
-    platforms::check_platform_usable(&core.db, &request.platform).await?;
+    if let Some(platform) = &request.platform {
+        platforms::check_platform_usable(&core.db, platform).await?;
+    }
     if store::is_platform_name(&core.db, request.name.as_str()).await? {
         return Err(Error::invalid(format!(
             "{:?} is the name of a platform; choose another for the app.",
@@ -51,6 +54,9 @@ pub(super) async fn create_app(core: &Core, call: &RequestContext, request: Crea
     change::check_description(&request.description)?;
     change::check_tags(&request.tags)?;
     let pool = pools::choose_pool(&core.db, request.pool.as_ref(), &team).await?;
+    if request.platform.is_none() {
+        check_pool_runs_images(core, &pool).await?;
+    }
     let plan = pools::choose_plan(&core.db, &pool, request.plan.as_ref()).await?;
     processes::check_changes(&core.db, &pool, &request.processes).await?;
     let id = AppId::new();
@@ -58,7 +64,7 @@ pub(super) async fn create_app(core: &Core, call: &RequestContext, request: Crea
         id,
         kind: AppKind::App,
         name: &request.name,
-        platform: &request.platform,
+        platform: request.platform.as_ref(),
         plan: &plan,
         pool: &pool,
         team_owner: &team,
@@ -68,6 +74,18 @@ pub(super) async fn create_app(core: &Core, call: &RequestContext, request: Crea
         quota_limit: core.settings.quota.units_per_app,
     };
     db::retry_transaction(|| create_in_transaction(core, call, &new, &request)).await
+}
+
+/// Checks that apps of a pool need no platform. Where its provisioner is not on this host, its deploys will tell.
+async fn check_pool_runs_images(core: &Core, pool: &PoolName) -> Result<(), Error> {
+    let provisioner = pools::find_provisioner(&core.db, pool).await?.unwrap_or_default();
+    let runner = core.provisioners.find_runner(&provisioner);
+    match runner.is_some_and(|runner| runner.image_store().is_none()) {
+        true => Err(Error::invalid(format!(
+            "platform is missing. Apps of the pool {pool} are built with one: `tsuru platform list` shows them."
+        ))),
+        false => Ok(()),
+    }
 }
 
 async fn create_in_transaction(

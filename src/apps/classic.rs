@@ -12,7 +12,7 @@ use crate::apps::views::{AppPlanView, AppRouterView, AppUnitView, CreatedAppView
 use crate::apps::{actions, addresses, listing, wire};
 use crate::core::Core;
 use crate::kernel::error::{Error, ErrorKind};
-use crate::kernel::names::{AppName, PlatformName, PoolName, TeamName};
+use crate::kernel::names::{AppName, PoolName, TeamName};
 use crate::kernel::permission::{Permission, PermissionContext};
 use crate::web::answers::{RenderedJson, ShapedAnswer, StreamedList};
 use crate::web::errors::classic::ClassicResult;
@@ -24,7 +24,7 @@ use crate::web::{Ctx, Params, Path, stream};
 #[derive(Debug, JsonSchema, Serialize)]
 pub struct ClassicAppView {
     #[serde(rename = "Framework")]
-    framework: PlatformName,
+    framework: String,
     #[serde(rename = "Ip")]
     ip_too: String,
     #[serde(rename = "Name")]
@@ -45,7 +45,7 @@ pub struct ClassicAppView {
     name: AppName,
     owner: String,
     plan: AppPlanView,
-    platform: PlatformName,
+    platform: String,
     pool: PoolName,
     ready: bool,
     repository: String,
@@ -63,7 +63,7 @@ impl ClassicAppView {
         let address = core.public.app_address(&app.label);
         let repository = core.public.repository_url(&app.name);
         Self {
-            framework: app.platform.clone(),
+            framework: app.platform_text(),
             ip_too: address.clone(),
             name_too: app.name.clone(),
             repository_too: repository.clone(),
@@ -75,6 +75,7 @@ impl ClassicAppView {
             ip: address,
             memory: (full.effective_memory_bytes() >> 20).to_string(),
             plan: AppPlanView::from(full),
+            platform: app.platform_text(),
             ready: true,
             repository,
             routers: [AppRouterView::new(core, &app)],
@@ -83,7 +84,6 @@ impl ClassicAppView {
             description: app.description,
             name: app.name,
             owner: app.owner,
-            platform: app.platform,
             pool: app.pool,
             tags: app.tags,
             teamowner: app.team_owner,

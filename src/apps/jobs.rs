@@ -59,7 +59,7 @@ pub async fn insert_job_app(tx: &mut PgConnection, job: &NewJobApp) -> Result<Ap
         id: AppId::new(),
         kind: AppKind::Job,
         name: &name,
-        platform: &job.platform,
+        platform: Some(&job.platform),
         plan,
         pool,
         team_owner: &job.team_owner,

@@ -47,7 +47,8 @@ pub struct App {
     pub name: AppName,
     /// First label of its address.
     pub label: String,
-    pub platform: PlatformName,
+    /// What its archives are built with; `None`: it is deployed from images and Dockerfiles only.
+    pub platform: Option<PlatformName>,
     pub plan: PlanName,
     pub pool: PoolName,
     pub team_owner: TeamName,
@@ -73,6 +74,14 @@ impl App {
             AppKind::App => EventTarget::for_app(&self.name),
             AppKind::Job => EventTarget::new(EventTargetKind::Job, &self.name),
         }
+    }
+
+    /// Returns the name of its platform as clients read it; empty: it has none.
+    pub fn platform_text(&self) -> String {
+        self.platform
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default()
     }
 
     /// Returns what it is and its name, for sentences.

@@ -43,7 +43,7 @@ pub(super) struct AppDescriptionRow {
     pub(super) number: i32,
     pub(super) name: AppName,
     pub(super) label: String,
-    pub(super) platform: PlatformName,
+    pub(super) platform: Option<PlatformName>,
     pub(super) plan: PlanName,
     pub(super) pool: PoolName,
     pub(super) team_owner: TeamName,

@@ -115,7 +115,7 @@ pub(super) struct NewApp<'a> {
     pub(super) id: AppId,
     pub(super) kind: AppKind,
     pub(super) name: &'a AppName,
-    pub(super) platform: &'a PlatformName,
+    pub(super) platform: Option<&'a PlatformName>,
     pub(super) plan: &'a PlanName,
     pub(super) pool: &'a PoolName,
     pub(super) team_owner: &'a TeamName,
@@ -133,7 +133,7 @@ pub(super) async fn insert_app(tx: &mut PgConnection, new: &NewApp<'_>) -> sqlx:
          insert into app_team (app_id, team) values ($1, $6)",
         new.id.0,
         new.name.as_str(),
-        new.platform.as_str(),
+        new.platform.map(PlatformName::as_str),
         new.plan.as_str(),
         new.pool.as_str(),
         new.team_owner.as_str(),
@@ -165,7 +165,7 @@ pub(super) async fn update_app(tx: &mut PgConnection, id: AppId, patch: &AppPatc
         "update app set description = coalesce($2, description), tags = coalesce($3, tags),
                 team_owner = coalesce($4, team_owner), platform = coalesce($5, platform),
                 metadata = coalesce($6, metadata),
-                cache_epoch = cache_epoch + case when $7 or platform <> coalesce($5, platform) then 1 else 0 end
+                cache_epoch = cache_epoch + case when $7 or platform is distinct from coalesce($5, platform) then 1 else 0 end
          where app_id = $1",
         id.0,
         patch.description.as_deref(),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::apps::model::{App, AppDescription, UnitView};
 use crate::apps::plan_override::PlanOverride;
 use crate::core::Core;
-use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
+use crate::kernel::names::{AppName, PlanName, PoolName, TeamName};
 use crate::plans::PlanBurstView;
 use crate::quotas::{Quota, QuotaView};
 
@@ -42,7 +42,7 @@ pub(super) struct AppUnitView {
     state: Option<String>,
     status: String,
     status_reason: String,
-    r#type: PlatformName,
+    r#type: String,
     version: i32,
 }
 
@@ -78,7 +78,7 @@ impl AppUnitView {
             state: None,
             status: unit.state.clone(),
             status_reason: unit.reason.clone(),
-            r#type: app.platform.clone(),
+            r#type: app.platform_text(),
             version: unit.version,
         }
     }
@@ -225,7 +225,7 @@ pub struct AppSummaryView {
     name: AppName,
     owner: String,
     plan: AppPlanView,
-    platform: PlatformName,
+    platform: String,
     pool: PoolName,
     routers: [AppRouterView; 1],
     tags: Vec<String>,
@@ -241,13 +241,13 @@ impl AppSummaryView {
             ip: core.public.app_address(&app.label),
             metadata: MetadataView::from(&app.metadata),
             plan: AppPlanView::from(full),
+            platform: app.platform_text(),
             routers: [AppRouterView::new(core, &app)],
             units: AppUnitView::list(full),
             cname: app.cnames,
             description: app.description,
             name: app.name,
             owner: app.owner,
-            platform: app.platform,
             pool: app.pool,
             tags: app.tags,
             teamowner: app.team_owner,
@@ -278,7 +278,7 @@ pub struct AppView {
     name: AppName,
     owner: String,
     plan: AppPlanView,
-    platform: PlatformName,
+    platform: String,
     pool: PoolName,
     processes: Vec<AppProcessView>,
     provisioner: String,

@@ -5,7 +5,7 @@ use crate::apps::listing::AppFilter;
 use crate::apps::metadata::{MetadataItemPatch, MetadataPatch};
 use crate::apps::processes::{ProcessChange, ProcessPlan};
 use crate::kernel::error::Error;
-use crate::kernel::names::{AppName, CName, PlanName, PlatformName, ProcessName};
+use crate::kernel::names::{AppName, CName, PlanName, ProcessName};
 use crate::web::Params;
 
 /// What clients send as the plan of a process that is to have the plan of its app.
@@ -39,15 +39,13 @@ pub(super) fn clean_tags(tags: Vec<String>) -> Vec<String> {
 
 /// Reads a request to create an app, with the keys of either edition.
 pub(super) fn parse_create_app(params: &Params) -> Result<CreateApp, Error> {
-    let platform = match params.get_string("platform")? {
-        Some(name) => name,
-        None => params
-            .require_string("framework")
-            .map_err(|_| Error::invalid("platform is missing."))?,
+    let platform = match params.parse_field("platform")? {
+        None => params.parse_field("framework")?,
+        found => found,
     };
     Ok(CreateApp {
         name: AppName::parse(&params.require_string("name")?)?,
-        platform: PlatformName::parse(&platform)?,
+        platform,
         team_owner: params.parse_field("teamowner")?,
         plan: params.parse_field("plan")?,
         pool: params.parse_field("pool")?,

@@ -7,13 +7,24 @@ use crate::builders::{BuildLimits, BuildRequest};
 use crate::core::Core;
 use crate::envs;
 use crate::kernel::error::Error;
-use crate::kernel::names::EnvName;
+use crate::kernel::names::{EnvName, PlatformName};
 use crate::kernel::secret::Secret;
 use crate::sagas::StepError;
 use crate::sandbox::SandboxPolicy;
 use crate::versions;
 
-/// Makes the request for the build of a version. Errors: `Invalid` for an environment that no process can have.
+/// Returns what the files of an app are built with. Errors: `Invalid`: it has no platform.
+pub(super) fn require_platform(app: &App) -> Result<&PlatformName, Error> {
+    app.platform.as_ref().ok_or_else(|| {
+        Error::invalid(format!(
+            "{} has no platform to build files with: give it one with `tsuru app update --platform`, or deploy an image.",
+            app.title()
+        ))
+    })
+}
+
+/// Makes the request for the build of a version. Errors: `Invalid` for an environment that no process can have, and
+/// without a platform.
 pub(super) async fn make_build_request(
     core: &Core,
     app: &App,
@@ -44,7 +55,7 @@ pub(super) async fn make_build_request(
     limits.unpack.entries = usize::try_from(settings.max_files).unwrap_or(usize::MAX);
     Ok(BuildRequest {
         archive: core.data_dir.uploads_dir().join(archive),
-        platform: app.platform.clone(),
+        platform: require_platform(app)?.clone(),
         platforms_dir,
         dest: versions::version_folder(core, app.id, version),
         cache_dir: versions::cache_folder(core, app.id),

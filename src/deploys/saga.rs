@@ -138,12 +138,13 @@ impl DeploySaga {
         if let Some(image) = &data.image {
             return image_version::take_over_image(&self.core, ctx, &app, (image, version)).await;
         }
+        let platform = build_request::require_platform(&app)?;
         // A folder that is there though the step did not end was left by a process that died: built anew.
         let folder = versions::version_folder(&self.core, data.app, version);
         run_blocking(move || builders::remove_version(&folder)).await?;
         ctx.append_log(&format!(
             "---- Building version {version} of {} ({}) ----",
-            app.name, app.platform
+            app.name, platform
         ))
         .await;
         // A build takes as long as it is allowed to, and holds a slot to build all the while, but no worker.
@@ -154,13 +155,10 @@ impl DeploySaga {
                     .await;
             }
             archive_transfer::fetch_archive(&self.core, &data.archive).await?;
-            let scripts = platforms::find_scripts(&self.core, &app.platform).await?;
+            let scripts = platforms::find_scripts(&self.core, platform).await?;
             if let Some(number) = scripts.version {
-                ctx.append_log(&format!(
-                    " ---> version {number} of the platform {}",
-                    app.platform
-                ))
-                .await;
+                ctx.append_log(&format!(" ---> version {number} of the platform {platform}"))
+                    .await;
             }
             let request =
                 build_request::make_build_request(&self.core, &app, &data.archive, version, scripts.dir)

@@ -167,7 +167,7 @@ impl JobSpecView {
             manual: schedule.is_none(),
             missed_runs: settings.missed_runs.as_str(),
             parallelism: None,
-            platform: job.full.app.platform.to_string(),
+            platform: job.full.app.platform_text(),
             schedule: schedule
                 .map_or(NO_SCHEDULE, |schedule| schedule.as_str())
                 .to_owned(),

@@ -140,8 +140,10 @@ async fn add_pool(tancho: &TestInstance) {
 }
 
 async fn create_app(tancho: &TestInstance, app: &str) {
-    let app = json!({ "name": app, "platform": "procfile", "teamOwner": "crew", "pool": "boxes" });
-    tancho.create(app).await;
+    let order = json!({ "name": app, "teamOwner": "crew", "pool": "boxes" });
+    tancho.create(order).await;
+    let info = tancho.read_json(&format!("/1.0/apps/{app}")).await;
+    assert_eq!(info["platform"], "", "an app that runs images needs none");
 }
 
 /// Deploys an image; returns the status and the whole response.

@@ -89,7 +89,7 @@ pub(super) fn list_apps<'a>(
     sqlx::query_as!(
         AppDescriptionRow,
         r#"select app_id as "app_id!: AppId", kind as "kind!: AppKind", number as "number!", name as "name!: AppName", label as "label!",
-                  platform as "platform!: PlatformName", plan as "plan!: PlanName", pool as "pool!: PoolName",
+                  platform as "platform: PlatformName", plan as "plan!: PlanName", pool as "pool!: PoolName",
                   team_owner as "team_owner!: TeamName", owner as "owner!", description as "description!", tags as "tags!",
                   metadata as "metadata!", state as "state!: AppState", quota_limit as "quota_limit!", deploys as "deploys!",
                   current_release, created_at as "created_at!",
