@@ -59,7 +59,10 @@ const SQL_TOO: &[&str] = &[
 
 /// The tables that each slice writes.
 const TABLES: &[(&str, &[&str])] = &[
-    ("apps", &["app", "app_cname", "app_team", "process_plan"]),
+    (
+        "apps",
+        &["app", "app_change", "app_cname", "app_team", "process_plan"],
+    ),
     (
         "certificates",
         &[

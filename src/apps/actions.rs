@@ -182,7 +182,7 @@ pub async fn describe_authorized_app(
 
 /// Checks a permission on an app. The token of an app has every permission on its own app; its routes limit
 /// it.
-fn allow_on(call: &RequestContext, app: &App, permission: Permission) -> Result<(), Error> {
+pub(super) fn allow_on(call: &RequestContext, app: &App, permission: Permission) -> Result<(), Error> {
     match &call.actor {
         Actor::App { id, .. } if *id == app.id => Ok(()),
         _ => call.authorize(permission, &app.permission_contexts()),

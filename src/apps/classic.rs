@@ -1,12 +1,13 @@
 //! Apps in the classic edition (contract/classic 1.1, 1.10), with the keys of the documentation and of the
 //! clients that followed it.
 
-use axum::Json;
 use axum::http::header;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::apps::info::InfoCache;
 use crate::apps::model::AppDescription;
 use crate::apps::views::{AppPlanView, AppRouterView, AppUnitView, CreatedAppView};
 use crate::apps::{actions, addresses, listing, wire};
@@ -115,13 +116,14 @@ pub async fn list_apps(ctx: Ctx, params: Params) -> ClassicResult<StreamedList<C
 /// `GET /apps/{app}`
 pub async fn get_app(
     ctx: Ctx,
+    Extension(infos): Extension<InfoCache>,
     Path(name): Path<AppName>,
 ) -> ClassicResult<ShapedAnswer<RenderedJson<ClassicAppView>>> {
-    let full =
-        actions::describe_authorized_app(&ctx.core, &ctx.request, &name, Permission::APP_READ_INFO).await?;
+    let asked = (&name, Permission::APP_READ_INFO);
+    let view = |full: &AppDescription| ClassicAppView::new(&ctx.core, full);
+    let bytes = infos.read_info(&ctx.core, &ctx.request, asked, view).await?;
     let profile = format!("application/json; profile={}/schema/app", ctx.core.public.api_url);
-    let view = Json(ClassicAppView::new(&ctx.core, &full));
-    Ok(([(header::CONTENT_TYPE, profile)], view).into_response().into())
+    Ok(([(header::CONTENT_TYPE, profile)], bytes).into_response().into())
 }
 
 /// `GET /apps/{app}/available`: 200 if a unit is started, else 500, as old clients expect.

@@ -13,6 +13,7 @@ mod actions;
 mod addresses;
 mod change;
 pub mod classic;
+mod info;
 mod jobs;
 mod listing;
 mod metadata;
@@ -29,6 +30,7 @@ mod wire;
 
 pub use actions::{describe_authorized_app, ensure_live, find_authorized_app, read_app, visible_app_scopes};
 pub use change::{AppChange, RestartScope, apply_change, check_change, check_values};
+pub use info::{InfoCache, prune_changes};
 pub use jobs::{JobAppRequest, NewJobApp, check_job_app, describe_job_apps, find_job_app, insert_job_app};
 pub use listing::{AppScopes, list_team_apps};
 pub use metadata::{MetadataItemPatch, MetadataPatch};

@@ -1,9 +1,11 @@
 //! Apps in the modern edition (contract/modern 2.5, 2.21).
 
-use axum::Json;
+use axum::{Extension, Json};
 use serde_json::Value;
 
 use crate::apps::change::AppChange;
+use crate::apps::info::InfoCache;
+use crate::apps::model::AppDescription;
 use crate::apps::plan_override::PlanOverrideChange;
 use crate::apps::views::{AppRouterView, AppSummaryView, AppView, CreatedAppView};
 use crate::apps::{actions, addresses, listing, quota, wire};
@@ -12,7 +14,7 @@ use crate::kernel::names::{AppName, TeamName};
 use crate::kernel::permission::Permission;
 use crate::lifecycle;
 use crate::quotas::{QuotaView, parse_limit};
-use crate::web::answers::{CreatedJson, EventStream, StreamedList};
+use crate::web::answers::{CreatedJson, EncodedJson, EventStream, StreamedList};
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
@@ -48,10 +50,17 @@ fn parse_statuses(params: &Params) -> Result<Vec<String>, Error> {
 }
 
 /// `GET /1.0/apps/{app}`
-pub async fn get_app(ctx: Ctx, Path(app): Path<AppName>) -> ModernResult<Json<AppView>> {
-    let full =
-        actions::describe_authorized_app(&ctx.core, &ctx.request, &app, Permission::APP_READ_INFO).await?;
-    Ok(Json(AppView::new(&ctx.core, &full)))
+pub async fn get_app(
+    ctx: Ctx,
+    Extension(infos): Extension<InfoCache>,
+    Path(app): Path<AppName>,
+) -> ModernResult<EncodedJson<AppView>> {
+    let asked = (&app, Permission::APP_READ_INFO);
+    let view = |full: &AppDescription| AppView::new(&ctx.core, full);
+    Ok(infos
+        .read_info(&ctx.core, &ctx.request, asked, view)
+        .await?
+        .into())
 }
 
 /// `POST /1.0/apps`: the client decodes the response into a map of strings.

@@ -1,9 +1,10 @@
-//! The healer of event retention: deletes expired events.
+//! The healer of retention: deletes expired events, and changes of apps that no reader asks for any more.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::apps;
 use crate::core::Core;
 use crate::db::notices::NoticeChannel;
 use crate::events;
@@ -40,15 +41,19 @@ impl Reconciler for EventRetentionHealer {
     }
 
     async fn run_round(&self) -> Result<ReconcileReport, Error> {
+        let has_more = apps::prune_changes(&self.core.db).await?;
         let days = self.core.settings.events.keep_days;
         if days == 0 {
-            return Ok(ReconcileReport::default());
+            return Ok(ReconcileReport {
+                has_more,
+                ..ReconcileReport::default()
+            });
         }
         let deleted = events::delete_expired_events(&self.core.db, days, BATCH_SIZE).await?;
         let line = format!("deleted {deleted} events that ended more than {days} days ago");
         Ok(ReconcileReport {
             done: if deleted > 0 { vec![line] } else { Vec::new() },
-            has_more: deleted == i64::from(BATCH_SIZE),
+            has_more: has_more || deleted == i64::from(BATCH_SIZE),
         })
     }
 }

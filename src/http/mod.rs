@@ -28,6 +28,7 @@ use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
+use crate::apps;
 use crate::core::Core;
 use crate::healers::HealerRegistry;
 use crate::http::guard::RequestGuard;
@@ -68,6 +69,7 @@ pub fn build_api(core: Core, healers: HealerRegistry) -> Router {
         .fallback(respond_not_found)
         .method_not_allowed_fallback(respond_method_not_allowed)
         .layer(Extension(healers))
+        .layer(Extension(apps::InfoCache::start(&core)))
         .layer(Extension(health::SharedHealthCheck::default()))
         .layer(middleware::from_fn_with_state(
             AllowedHosts::new(&core.settings),

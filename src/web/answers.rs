@@ -4,7 +4,9 @@
 use std::marker::PhantomData;
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::body::Bytes;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
@@ -67,6 +69,32 @@ json_answers! {
     CreatedJson = 201;
     /// 202 with the thing as it will be.
     AcceptedJson = 202;
+}
+
+/// JSON of the type `T` that is encoded already.
+#[derive(Debug)]
+pub struct EncodedJson<T> {
+    bytes: Bytes,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> From<Bytes> for EncodedJson<T> {
+    fn from(bytes: Bytes) -> Self {
+        let kind = PhantomData;
+        Self { bytes, kind }
+    }
+}
+
+impl<T> IntoResponse for EncodedJson<T> {
+    fn into_response(self) -> Response {
+        ([(CONTENT_TYPE, HeaderValue::from_static(JSON))], self.bytes).into_response()
+    }
+}
+
+impl<T: JsonSchema> DescribeAnswer for EncodedJson<T> {
+    fn describe_answer(signature: &mut HandlerSignature, generator: &mut SchemaGenerator) {
+        signature.add_answer(200, Some((JSON, generator.subschema_for::<T>())));
+    }
 }
 
 /// A response whose body is of the kind `K`.
