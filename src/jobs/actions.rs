@@ -233,7 +233,7 @@ fn check_trigger(
     settings: &JobSettings,
     (planned, started): (i64, i64),
 ) -> Result<(), Error> {
-    if settings.concurrency == ConcurrencyPolicy::Forbid && planned + started > 0 {
+    if settings.effective_concurrency() == ConcurrencyPolicy::Forbid && planned + started > 0 {
         return Err(Error::conflict(format!(
             "A run of the job {name} is going on, and the job forbids two at once: wait for its end, or stop it."
         )));

@@ -112,7 +112,8 @@ pub(super) struct JobSettings {
     pub(super) schedule: Option<JobSchedule>,
     /// Empty: what the process `job` of its version runs, or its only process.
     pub(super) command: Vec<String>,
-    pub(super) concurrency: ConcurrencyPolicy,
+    /// `None`: nobody has chosen one, and the default holds.
+    pub(super) concurrency: Option<ConcurrencyPolicy>,
     pub(super) missed_runs: MissedRunPolicy,
     /// Seconds; `None`: no limit.
     pub(super) active_deadline: Option<i32>,
@@ -121,12 +122,19 @@ pub(super) struct JobSettings {
     pub(super) retries: i32,
 }
 
+impl JobSettings {
+    /// Returns what becomes of a run that is due while another goes on.
+    pub(super) fn effective_concurrency(&self) -> ConcurrencyPolicy {
+        self.concurrency.unwrap_or(ConcurrencyPolicy::Forbid)
+    }
+}
+
 impl Default for JobSettings {
     fn default() -> Self {
         Self {
             schedule: None,
             command: Vec::new(),
-            concurrency: ConcurrencyPolicy::Forbid,
+            concurrency: None,
             missed_runs: MissedRunPolicy::Once,
             active_deadline: None,
             starting_deadline: STARTING_DEADLINE,
@@ -172,7 +180,7 @@ impl SettingsChange {
             check_command(&command)?;
             settings.command = command;
         }
-        settings.concurrency = self.concurrency.unwrap_or(settings.concurrency);
+        settings.concurrency = self.concurrency.or(settings.concurrency);
         settings.missed_runs = self.missed_runs.unwrap_or(settings.missed_runs);
         if let Some(seconds) = self.active_deadline {
             let seconds = check_number("activeDeadlineSeconds", seconds, 0..=MAX_ACTIVE_DEADLINE)?;

@@ -132,7 +132,8 @@ struct JobSpecView {
     backoff_limit: i32,
     completions: Option<i32>,
     /// With a capital, as clients know it from elsewhere.
-    concurrency_policy: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency_policy: Option<&'static str>,
     container: JobContainerView,
     envs: Vec<String>,
     manual: bool,
@@ -153,11 +154,11 @@ impl JobSpecView {
             active_deadline_seconds: settings.active_deadline,
             backoff_limit: settings.retries,
             completions: None,
-            concurrency_policy: match settings.concurrency {
+            concurrency_policy: settings.concurrency.map(|chosen| match chosen {
                 ConcurrencyPolicy::Allow => "Allow",
                 ConcurrencyPolicy::Forbid => "Forbid",
                 ConcurrencyPolicy::Replace => "Replace",
-            },
+            }),
             container: JobContainerView {
                 command: settings.command.clone(),
                 image: String::new(),

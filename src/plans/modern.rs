@@ -10,7 +10,7 @@ use crate::kernel::permission::Permission;
 use crate::plans::actions;
 use crate::plans::model::{Plan, PlanBurst, parse_cpu, parse_memory};
 use crate::plans::views::PlanBurstView;
-use crate::web::answers::{CreatedAnswer, EmptyAnswer};
+use crate::web::answers::CreatedJson;
 use crate::web::errors::modern::ModernResult;
 use crate::web::route_table::AuthPolicy::{UserToken, UserWithPermission};
 use crate::web::route_table::{DELETE, GET, POST, RouteTable};
@@ -60,10 +60,12 @@ fn read_plan(params: &Params) -> Result<Plan, Error> {
     })
 }
 
-/// `POST /1.0/plans`: `name`, `memory`, `cpumilli`, `cpuBurst{default,maxAllowed}`, `default`.
-pub async fn create_plan(ctx: Ctx, params: Params) -> ModernResult<CreatedAnswer> {
-    actions::create_plan(&ctx.core, &ctx.request, &read_plan(&params)?).await?;
-    Ok(EmptyAnswer)
+/// `POST /1.0/plans`: `name`, `memory`, `cpumilli`, `cpuBurst{default,maxAllowed}`, `default`. Answers the plan, which
+/// programs decode.
+pub async fn create_plan(ctx: Ctx, params: Params) -> ModernResult<CreatedJson<PlanView>> {
+    let plan = read_plan(&params)?;
+    actions::create_plan(&ctx.core, &ctx.request, &plan).await?;
+    Ok(CreatedJson(plan.into()))
 }
 
 /// `DELETE /1.0/plans/{plan}`

@@ -26,11 +26,20 @@ const MAX_MANAGER_BYTES: usize = 255;
 /// Maximum number of variables of an app.
 const MAX_VARS: usize = 1000;
 
+/// A variable to set.
+#[derive(Debug)]
+pub struct NewVar {
+    pub name: EnvName,
+    pub value: Secret,
+    pub alias: String,
+    /// Its value is not shown.
+    pub private: bool,
+}
+
 /// Variables to set.
 #[derive(Debug, Default)]
 pub struct EnvChange {
-    pub vars: Vec<(EnvName, Secret, String)>,
-    pub private: bool,
+    pub vars: Vec<NewVar>,
     pub managed_by: String,
     /// Removes the variables that the same manager has set before and does not set now.
     pub prune: bool,
@@ -75,13 +84,13 @@ pub async fn set_env_of(
     change: EnvChange,
 ) -> Result<EventId, Error> {
     apps::ensure_live(app)?;
-    for (name, value, _) in &change.vars {
-        check_var(name, value)?;
+    for var in &change.vars {
+        check_var(&var.name, &var.value)?;
     }
     check_manager(&change.managed_by)?;
     let mut tx = core.db.begin().await?;
-    let names: Vec<&EnvName> = change.vars.iter().map(|(name, ..)| name).collect();
-    let data = json!({ "names": names, "private": change.private, "noRestart": change.no_restart });
+    let names: Vec<&EnvName> = change.vars.iter().map(|var| &var.name).collect();
+    let data = json!({ "names": names, "private": change.vars.iter().any(|var| var.private), "noRestart": change.no_restart });
     let new = new_app_event(app, permission, data);
     let event = events::begin_event(&mut tx, call, &new).await?;
     let before = envs::effective_environment(core, &mut tx, app.id, &app.name).await?;
@@ -111,20 +120,20 @@ fn build_upserts<'a>(
     change: &'a EnvChange,
 ) -> Result<Vec<envs::store::EnvVarUpsert<'a>>, Error> {
     let mut upserts = BTreeMap::new();
-    for (name, value, alias) in &change.vars {
-        let old = before.get(name.as_str());
+    for var in &change.vars {
+        let old = before.get(var.name.as_str());
         refuse_bound(old)?;
         if change.skip_private && old.is_some_and(|old| !old.public) {
             continue;
         }
         let upsert = envs::store::EnvVarUpsert {
-            name,
-            value,
-            public: !change.private,
+            name: &var.name,
+            value: &var.value,
+            public: !var.private,
             managed_by: &change.managed_by,
-            alias,
+            alias: &var.alias,
         };
-        upserts.insert(name, upsert);
+        upserts.insert(&var.name, upsert);
     }
     Ok(upserts.into_values().collect())
 }
@@ -182,7 +191,7 @@ fn refuse_bound(old: Option<&EnvVar>) -> Result<(), Error> {
 }
 
 fn list_pruned(before: &Environment, change: &EnvChange) -> Vec<String> {
-    let kept = |name: &EnvName| change.vars.iter().any(|(n, ..)| n == name);
+    let kept = |name: &EnvName| change.vars.iter().any(|var| var.name == *name);
     before
         .iter()
         .filter(|var| {

@@ -7,7 +7,7 @@ use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, EnvName};
 use crate::kernel::secret::Secret;
 use crate::releases::wire::{self, EnvVarView};
-use crate::releases::{self, EnvChange};
+use crate::releases::{self, EnvChange, NewVar};
 use crate::web::answers::NegotiatedStream;
 use crate::web::errors::classic::ClassicResult;
 use crate::web::route_table::AuthPolicy::{UserOrAppToken, UserToken};
@@ -38,7 +38,7 @@ pub async fn set_env(ctx: Ctx, Path(name): Path<AppName>, params: Params) -> Cla
     Ok(ctx.wait_for_event(&event).await?)
 }
 
-fn parse_plain_vars(params: &Params) -> Result<Vec<(EnvName, Secret, String)>, Error> {
+fn parse_plain_vars(params: &Params) -> Result<Vec<NewVar>, Error> {
     if params.raw_body.trim_ascii().is_empty() || params.get_body_strings()?.is_some() {
         return Err(Error::invalid(
             "Send the variables as a JSON object of strings, such as {\"NAME\": \"value\"}.",
@@ -46,7 +46,14 @@ fn parse_plain_vars(params: &Params) -> Result<Vec<(EnvName, Secret, String)>, E
     }
     let vars = params.get_body_map()?;
     vars.into_iter()
-        .map(|(name, value)| Ok((EnvName::parse(&name)?, Secret::new(value), String::new())))
+        .map(|(name, value)| {
+            Ok(NewVar {
+                name: EnvName::parse(&name)?,
+                value: Secret::new(value),
+                alias: String::new(),
+                private: false,
+            })
+        })
         .collect()
 }
 

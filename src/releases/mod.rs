@@ -30,7 +30,7 @@ pub(crate) mod store;
 mod wire;
 
 pub use actions::{
-    EnvChange, RestartTarget, read_environment, read_environment_of, restart_app, roll_out_or_end,
+    EnvChange, NewVar, RestartTarget, read_environment, read_environment_of, restart_app, roll_out_or_end,
     roll_out_processes, set_env, set_env_of, unset_env, unset_env_of, version_not_running,
 };
 pub use notes::append_environment_notes;

@@ -7,7 +7,7 @@ use crate::envs::{EnvVar, Environment};
 use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, EnvName};
 use crate::kernel::secret::Secret;
-use crate::releases::{self, EnvChange, RestartTarget};
+use crate::releases::{self, EnvChange, NewVar, RestartTarget};
 use crate::web::{Ctx, Params};
 
 /// A variable with its value. Fields are in the order of their keys.
@@ -46,13 +46,17 @@ pub(super) fn select_vars(env: &Environment, params: &Params) -> Result<Vec<EnvV
     Ok(env.iter().filter(wanted).cloned().map(EnvVarView::from).collect())
 }
 
-/// Reads `Envs.N.Name`, `Envs.N.Value`, `NoRestart`, `Private`, `ManagedBy`, `PruneUnused`.
+/// Reads `Envs.N.Name`, `Envs.N.Value`, `Envs.N.Private`, `NoRestart`, `Private` of all, `ManagedBy`, `PruneUnused`.
 pub(super) fn parse_env_change(params: &Params) -> Result<EnvChange, Error> {
+    let all_private = params.get_bool("private")?;
     let mut vars = Vec::new();
     for item in params.get_objects("envs")? {
-        let name = EnvName::parse(&item.require_string("name")?)?;
-        let value = Secret::new(item.get_string_or_empty("value")?.unwrap_or_default());
-        vars.push((name, value, item.get_string("alias")?.unwrap_or_default()));
+        vars.push(NewVar {
+            name: EnvName::parse(&item.require_string("name")?)?,
+            value: Secret::new(item.get_string_or_empty("value")?.unwrap_or_default()),
+            alias: item.get_string("alias")?.unwrap_or_default(),
+            private: all_private || item.get_bool("private")?,
+        });
     }
     let prune = params.get_bool("pruneunused")?;
     if vars.is_empty() && !prune {
@@ -62,7 +66,6 @@ pub(super) fn parse_env_change(params: &Params) -> Result<EnvChange, Error> {
     }
     Ok(EnvChange {
         vars,
-        private: params.get_bool("private")?,
         managed_by: params.get_string("managedby")?.unwrap_or_default(),
         prune,
         no_restart: params.get_bool("norestart")?,

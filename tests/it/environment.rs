@@ -200,3 +200,28 @@ async fn migration_returns_variables_managed_by_tsuru_to_users() {
     );
     tancho.running.drain_and_stop().await;
 }
+
+#[tokio::test]
+async fn each_variable_of_a_request_may_be_private_by_itself() {
+    let (tancho, ana) = app().await;
+    let envs = json!([
+        { "name": "SHOWN", "value": "1", "private": false },
+        { "name": "HIDDEN", "value": "2", "private": true },
+        { "name": "TOO", "value": "3" },
+    ]);
+    for (private, wanted) in [(false, [true, false, true]), (true, [false, false, false])] {
+        let body = json!({ "envs": envs, "private": private, "managedBy": "terraform", "norestart": true });
+        let (status, text) = tancho
+            .send_json(&ana, Method::POST, "/1.0/apps/shop/env", Some(body))
+            .await;
+        assert!(status == 200 && !text.contains("Error"), "{status} {text}");
+        let path = "/1.0/apps/shop/env?env=SHOWN&env=HIDDEN&env=TOO";
+        let vars = tancho.read_json(&ana, path).await;
+        let public = |name: &str| {
+            let mut all = vars.as_array().unwrap().iter();
+            all.find(|var| var["name"] == name).unwrap()["public"] == json!(true)
+        };
+        assert_eq!(["SHOWN", "HIDDEN", "TOO"].map(public), wanted, "{private}");
+    }
+    tancho.running.drain_and_stop().await;
+}

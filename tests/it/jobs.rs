@@ -155,6 +155,11 @@ async fn job_is_created_described_changed_and_removed() {
     let app = json!({ "name": "nightly", "platform": "python" });
     let (status, text) = fixture.send(Method::POST, "/1.0/apps", app).await;
     assert_eq!(status, 201, "{text}");
+    // What nobody has chosen is not shown as chosen.
+    assert_eq!(
+        fixture.info("nightly").await["job"]["spec"].get("concurrencyPolicy"),
+        None
+    );
     let change = json!({ "name": "nightly", "description": "counts", "tags": ["blue"], "schedule": "0 3 * * *",
         "activeDeadlineSeconds": 60, "concurrencyPolicy": "Replace", "metadata": { "labels": [{ "name": "tier", "value": "gold" }] },
         "container": { "command": ["echo", "two words"] } });

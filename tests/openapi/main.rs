@@ -145,7 +145,12 @@ fn known_handlers_have_their_known_fields() {
         .collect();
     assert_eq!(
         kinds,
-        BTreeMap::from([("alias", false), ("name", true), ("value", false)])
+        BTreeMap::from([
+            ("alias", false),
+            ("name", true),
+            ("private", false),
+            ("value", false)
+        ])
     );
     let create = fields("tancho::apps::modern::create_app");
     let FieldKind::Objects(processes) = &create.properties["processes"].kind else {

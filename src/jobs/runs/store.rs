@@ -92,7 +92,7 @@ pub(super) async fn lock_claim(tx: &mut PgConnection, run: Uuid) -> sqlx::Result
     let row = sqlx::query!(
         r#"select r.app_id as "job: AppId", a.name as "name: AppName", r.origin = 'schedule' as "is_scheduled!", r.attempt,
                   extract(epoch from clock_timestamp() - r.scheduled_at)::bigint as "late_seconds!",
-                  j.starting_deadline, j.concurrency as "concurrency: ConcurrencyPolicy",
+                  j.starting_deadline, coalesce(j.concurrency, 'forbid') as "concurrency!: ConcurrencyPolicy",
                   (select count(*) from job_run o where o.app_id = r.app_id and o.state = 'started') as "running!",
                   v.version as "version?"
            from job_run r

@@ -148,6 +148,14 @@ pub async fn list_instances(ctx: Ctx, params: Params) -> ModernResult<Json<Vec<S
     Ok(Json(groups.into_iter().map(ServiceInstancesView::from).collect()))
 }
 
+/// Returns a field by the name that forms have for it, else by that of JSON bodies.
+fn either<T>(form: Option<T>, json: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+    match form {
+        None => json,
+        found => Ok(found),
+    }
+}
+
 pub async fn create_instance(
     ctx: Ctx,
     Path(service): Path<ServiceName>,
@@ -156,8 +164,11 @@ pub async fn create_instance(
     let new = NewInstance {
         service,
         name: InstanceName::parse(&params.require_string("name")?)?,
-        plan: params.get_string("plan")?.unwrap_or_default(),
-        team: params.parse_field::<TeamName>("owner")?,
+        plan: either(params.get_string("plan")?, params.get_string("plan_name"))?.unwrap_or_default(),
+        team: either(
+            params.parse_field::<TeamName>("owner")?,
+            params.parse_field("team_owner"),
+        )?,
         description: params.get_string("description")?.unwrap_or_default(),
         tags: read_tags(&params)?,
         parameters: params.get_string_map("parameters")?,

@@ -12,6 +12,8 @@ async fn plan_is_created_with_units_and_listed() {
                       "cpuBurst": { "default": 1.5, "maxAllowed": 2 } });
     let (status, text) = fixture.send(root, "POST /1.0/plans", new.clone()).await;
     assert_eq!(status, 201, "{text}");
+    // Programs decode the plan that was created.
+    let made: Value = serde_json::from_str(&text).unwrap();
     let plans = fixture.read(&fixture.ana, "/1.0/plans").await;
     let medium = plans
         .as_array()
@@ -20,7 +22,7 @@ async fn plan_is_created_with_units_and_listed() {
         .find(|plan| plan["name"] == "medium");
     let expected = json!({ "name": "medium", "memory": 512 << 20, "cpumilli": 500, "default": false,
                            "cpuBurst": { "default": 1.5, "maxAllowed": 2.0 } });
-    assert_eq!(medium.unwrap(), &expected);
+    assert_eq!((medium.unwrap(), &made), (&expected, &expected));
     fixture
         .assert_refused(root, "POST /1.0/plans", new.clone(), 409, "Plan already exists")
         .await;

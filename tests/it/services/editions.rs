@@ -196,6 +196,24 @@ async fn modern_edition_serves_a_service_with_streams_updates_and_teams() {
     assert_eq!(made["form"]["tags"], json!(["front", "cost=42"]));
     assert_eq!(made["form"]["parameters.max\\.connections"], json!(["50"]));
     assert_eq!(made["user"], "admin");
+    // Programs send JSON, with the names that answers have.
+    let body =
+        json!({ "name": "json-db", "service_name": "postgres", "plan_name": "small", "team_owner": "red" });
+    let request = fixture.tancho.request(Method::POST, path).bearer_auth("ana");
+    let answer = request.json(&body).send().await.unwrap();
+    assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+    let info = parsed(
+        &fixture
+            .request_ok("GET", "/1.0/services/postgres/instances/json-db", "")
+            .await,
+    );
+    assert_eq!(
+        (&info["PlanName"], &info["TeamOwner"]),
+        (&json!("small"), &json!("red"))
+    );
+    fixture
+        .request_ok("DELETE", "/1.0/services/postgres/instances/json-db", "")
+        .await;
 
     let list = parsed(
         &fixture
