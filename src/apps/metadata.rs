@@ -68,6 +68,21 @@ pub struct MetadataItemPatch {
 }
 
 impl MetadataPatch {
+    /// Creates a change from names with values; without one, the item is removed.
+    pub fn from_items(
+        labels: Vec<(String, Option<String>)>,
+        annotations: Vec<(String, Option<String>)>,
+    ) -> Self {
+        let patches = |items: Vec<(String, Option<String>)>| {
+            let patch = |(name, value)| MetadataItemPatch { name, value };
+            items.into_iter().map(patch).collect()
+        };
+        Self {
+            labels: patches(labels),
+            annotations: patches(annotations),
+        }
+    }
+
     /// Returns true if it changes nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.annotations.is_empty()

@@ -33,6 +33,6 @@ pub use change::{AppChange, RestartScope, apply_change, check_change, check_valu
 pub use info::{InfoCache, prune_changes};
 pub use jobs::{JobAppRequest, NewJobApp, check_job_app, describe_job_apps, find_job_app, insert_job_app};
 pub use listing::{AppScopes, list_team_apps};
-pub use metadata::{MetadataItemPatch, MetadataPatch};
+pub use metadata::MetadataPatch;
 pub use model::{App, AppDescription, AppKind, AppState, BoundInstance, ProcessScale, UnitView};
 pub use views::AppView;

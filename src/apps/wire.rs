@@ -2,11 +2,12 @@
 
 use crate::apps::actions::CreateApp;
 use crate::apps::listing::AppFilter;
-use crate::apps::metadata::{MetadataItemPatch, MetadataPatch};
+use crate::apps::metadata::MetadataPatch;
 use crate::apps::processes::{ProcessChange, ProcessPlan};
 use crate::kernel::error::Error;
 use crate::kernel::names::{AppName, CName, PlanName, ProcessName};
 use crate::web::Params;
+use crate::web::metadata_items::parse_metadata_items;
 
 /// What clients send as the plan of a process that is to have the plan of its app.
 const DEFAULT_PLAN: &str = "$default";
@@ -73,25 +74,10 @@ pub(super) fn parse_processes(params: &Params) -> Result<Vec<ProcessChange>, Err
     params.get_objects("processes")?.iter().map(process).collect()
 }
 
-/// Reads `labels` and `annotations`, each item with `name` and either `value` or `delete`.
+/// Reads a change of metadata.
 pub(super) fn parse_metadata_patch(params: &Params) -> Result<MetadataPatch, Error> {
-    let items = |key: &str| -> Result<Vec<MetadataItemPatch>, Error> {
-        let item = |item: &Params| {
-            let value = match item.get_bool("delete")? {
-                true => None,
-                false => Some(item.get_string_or_empty("value")?.unwrap_or_default()),
-            };
-            Ok(MetadataItemPatch {
-                name: item.require_string("name")?,
-                value,
-            })
-        };
-        params.get_objects(key)?.iter().map(item).collect()
-    };
-    Ok(MetadataPatch {
-        labels: items("labels")?,
-        annotations: items("annotations")?,
-    })
+    let (labels, annotations) = parse_metadata_items(params)?;
+    Ok(MetadataPatch::from_items(labels, annotations))
 }
 
 /// Reads one or more cnames.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 
-use crate::apps::{AppChange, MetadataItemPatch, MetadataPatch};
+use crate::apps::{AppChange, MetadataPatch};
 use crate::jobs::actions::{self, CreateJob, parse_schedule_change};
 use crate::jobs::change::{self, JobChange};
 use crate::jobs::model::SettingsChange;
@@ -11,6 +11,7 @@ use crate::kernel::error::Error;
 use crate::kernel::names::JobName;
 use crate::web::answers::{AcceptedJson, CreatedJson};
 use crate::web::errors::modern::ModernResult;
+use crate::web::metadata_items::parse_metadata_items;
 use crate::web::route_table::AuthPolicy::UserToken;
 use crate::web::route_table::{DELETE, GET, POST, PUT, RouteTable};
 use crate::web::{Ctx, Params, Path};
@@ -38,23 +39,8 @@ fn parse_settings(params: &Params) -> Result<SettingsChange, Error> {
 }
 
 fn parse_metadata(params: &Params) -> Result<MetadataPatch, Error> {
-    let items = |key: &str| -> Result<Vec<MetadataItemPatch>, Error> {
-        let item = |item: &Params| {
-            let value = match item.get_bool("delete")? {
-                true => None,
-                false => Some(item.get_string_or_empty("value")?.unwrap_or_default()),
-            };
-            Ok(MetadataItemPatch {
-                name: item.require_string("name")?,
-                value,
-            })
-        };
-        params.get_objects(key)?.iter().map(item).collect()
-    };
-    Ok(MetadataPatch {
-        labels: items("labels")?,
-        annotations: items("annotations")?,
-    })
+    let (labels, annotations) = parse_metadata_items(params)?;
+    Ok(MetadataPatch::from_items(labels, annotations))
 }
 
 fn parse_create_job(params: &Params) -> Result<CreateJob, Error> {

@@ -5,6 +5,7 @@ pub mod answers;
 mod ctx;
 pub mod errors;
 pub mod form_parts;
+pub mod metadata_items;
 pub mod output_stream;
 pub mod params;
 mod path;
