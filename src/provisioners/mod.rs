@@ -17,6 +17,7 @@ mod exec_session;
 pub mod fake;
 mod images;
 pub mod local;
+mod observation;
 pub mod registry;
 mod runner;
 mod unit_log;
@@ -27,6 +28,7 @@ pub use exec_session::{
     ExecProgram, ExecRequest, ExecSession, ExecStreams, ExecTerminal, ResizeTerminal, TerminalSize,
 };
 pub use images::{ImageDetails, ImageOwner, ImageStore, PullProgress};
+pub use observation::{FoundUnit, FoundUnits, UnitObservation};
 pub use registry::ProvisionerRegistry;
 pub use runner::{Runner, UnitRef};
 pub use unit_log::{LogLine, LogPosition, LogStream};

@@ -7,11 +7,10 @@ use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::provisioners::{UnitId, UnitReport, UnitState};
+use crate::provisioners::{FoundUnit, UnitId, UnitReport, UnitState};
 use crate::units::health::{HealthChecker, UnitIncarnation};
 use crate::units::model::{DesiredRelease, DesiredSide, ObservedState, Unit, UnitPhase};
 use crate::units::planner::{self, PlanStep};
-use crate::units::reconcile::FoundUnit;
 use crate::units::store::{DesiredRow, UnitsByProcess};
 use crate::units::tasks::UnitTasks;
 

@@ -30,7 +30,7 @@ use crate::kernel::ids::JobId;
 use crate::kernel::names::JobName;
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
-use crate::provisioners::{ProvisionError, UnitId, UnitRef, UnitReport, UnitRunner};
+use crate::provisioners::{FoundUnits, ProvisionError, UnitId, UnitRef, UnitRunner};
 use crate::sagas::{ReconcileReport, Reconciler};
 use crate::telemetry::metrics;
 use crate::units::logs::LogCollector;
@@ -38,7 +38,7 @@ use crate::units::logs::LogCollector;
 /// The pause between two rounds while a run is going on, and else.
 const ACTIVE_PERIOD: Duration = Duration::from_millis(250);
 const IDLE_PERIOD: Duration = Duration::from_secs(2);
-/// Time limit for a provisioner to list its units, and to accept one.
+/// Time limit for a provisioner to accept a unit.
 const PROVISIONER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a unit may take to end beyond its grace period.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
@@ -125,11 +125,16 @@ impl Reconciler for JobRunner {
         self.shared.forget_others(&runs);
         if !runs.is_empty() {
             // Read after the rows: a row that says launched is older than the report.
-            let (observed, silent) = observe_units(&self.shared.core).await;
+            let observation = self.shared.core.provisioners.observe_units().await;
+            for (provisioner, why) in &observation.silent {
+                tracing::warn!(provisioner, why, "cannot list the units of jobs");
+            }
+            // Of the units of a silent provisioner nothing is known: their runs are left as they are.
             let runs = runs
                 .into_iter()
-                .filter(|run| !silent.contains(run.provisioner.as_str()));
-            let settled = stream::iter(runs).map(|run| RunnerState::settle(&self.shared, run, &observed));
+                .filter(|run| !observation.silent.contains_key(run.provisioner.as_str()));
+            let settled =
+                stream::iter(runs).map(|run| RunnerState::settle(&self.shared, run, &observation.found));
             settled.buffer_unordered(CONCURRENT_ENDS).count().await;
         }
         if claimed > 0 {
@@ -143,33 +148,6 @@ impl Reconciler for JobRunner {
 enum LongStep {
     Launch,
     Stop(Arc<dyn UnitRunner>, String),
-}
-
-type ObservedUnits = HashMap<UnitId, (Arc<dyn UnitRunner>, UnitReport)>;
-
-/// Returns the units of all provisioners, and the provisioners that do not answer: of their units nothing is known, and
-/// their runs are left as they are.
-async fn observe_units(core: &Core) -> (ObservedUnits, HashSet<&'static str>) {
-    let (mut observed, mut silent) = (ObservedUnits::new(), HashSet::new());
-    for (name, runner) in core.provisioners.unit_runners() {
-        match tokio::time::timeout(PROVISIONER_TIMEOUT, runner.observe_units()).await {
-            Ok(Ok(reports)) => {
-                let found = reports
-                    .into_iter()
-                    .map(|report| (report.unit.clone(), (Arc::clone(runner), report)));
-                observed.extend(found);
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(provisioner = name, %error, "cannot list the units of jobs");
-                silent.insert(name);
-            }
-            Err(_) => {
-                tracing::warn!(provisioner = name, "listing the units of jobs timed out");
-                silent.insert(name);
-            }
-        }
-    }
-    (observed, silent)
 }
 
 impl RunnerState {
@@ -187,26 +165,26 @@ impl RunnerState {
     }
 
     /// Takes the next step of a run. A run that fails to be handled does not keep the others from theirs.
-    async fn settle(shared: &Arc<Self>, run: ActiveRun, observed: &ObservedUnits) {
+    async fn settle(shared: &Arc<Self>, run: ActiveRun, observed: &FoundUnits) {
         if shared.lock_busy().contains(&run.unit) {
             return shared.collect_log(&run).await;
         }
         let found = observed.get(&run.unit);
         let failure = shared.lock_failures().get(&run.unit).cloned();
-        let step = decide_step(&run, found.map(|(_, report)| report), failure);
+        let step = decide_step(&run, found.map(|found| &found.report), failure);
         let done = match step {
             RunStep::Wait => {
                 shared.collect_log(&run).await;
                 shared.note_launch(&run).await
             }
-            RunStep::End(end) => shared.end_run(&run, found.map(|(runner, _)| runner), end).await,
+            RunStep::End(end) => shared.end_run(&run, found.map(|found| &found.runner), end).await,
             RunStep::Launch => {
                 Self::spawn(shared, run, LongStep::Launch);
                 Ok(())
             }
             RunStep::Stop(reason) => {
-                if let Some((runner, _)) = found {
-                    Self::spawn(shared, run, LongStep::Stop(Arc::clone(runner), reason));
+                if let Some(found) = found {
+                    Self::spawn(shared, run, LongStep::Stop(Arc::clone(&found.runner), reason));
                 }
                 Ok(())
             }

@@ -8,12 +8,12 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use crate::db::{self, notices::NoticeChannel};
 use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::ids::AppId;
-use crate::provisioners::UnitId;
+use crate::provisioners::{FoundUnits, UnitId};
 use crate::sagas::ReconcileReport;
 use crate::units::merge::{self, RoundWrites};
 use crate::units::model::{Unit, UnitPhase};
 use crate::units::planner::PlanStep;
-use crate::units::reconcile::{FoundUnits, ReconcilerState, UnitReconciler};
+use crate::units::reconcile::{ReconcilerState, UnitReconciler};
 use crate::units::store::{self, UnitResults};
 
 /// The work of one round for one app.

@@ -22,7 +22,7 @@ use crate::core::Core;
 use crate::db::notices::NoticeChannel;
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::provisioners::{UnitId, UnitReport, UnitRunner};
+use crate::provisioners::UnitId;
 use crate::sagas::{ReconcileReport, Reconciler};
 use crate::units::health::HealthChecker;
 use crate::units::logs::{self, LogCollector};
@@ -97,14 +97,6 @@ struct ReconcilerState {
     /// Draining units that a router still had in its routes when last checked.
     still_routed: HashMap<UnitId, Instant>,
 }
-
-/// A unit as reported by a provisioner.
-pub(super) struct FoundUnit {
-    pub(super) runner: Arc<dyn UnitRunner>,
-    pub(super) report: UnitReport,
-}
-
-type FoundUnits = HashMap<UnitId, FoundUnit>;
 
 impl UnitReconciler {
     /// Creates the reconciler of this host.
@@ -197,7 +189,9 @@ impl UnitReconciler {
         // Read first: an operation that ends meanwhile counts as running, so no unit is judged by an older
         // report.
         let busy = self.tasks.busy_units();
-        let observed = self.observe_units(state).await;
+        let observation = self.core.provisioners.observe_units().await;
+        state.silent_provisioners = observation.silent;
+        let observed = observation.found;
         let mut apps = self.find_due_apps(state, &observed).await?;
         self.remove_unmanaged(state, &observed).await?;
         apps.extend(state.unsettled.iter());

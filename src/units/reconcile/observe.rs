@@ -1,4 +1,4 @@
-//! Observation: the reports of the provisioners, the apps that may have changed, the unmanaged units.
+//! Observation: the apps that may have changed, the unmanaged units.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
@@ -6,46 +6,15 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::provisioners::UnitId;
+use crate::provisioners::{FoundUnits, UnitId};
 use crate::units::merge;
 use crate::units::model::UnitPhase;
 use crate::units::reconcile::{
-    CHEAP_SCAN, FULL_SCAN_INTERVAL, FoundUnit, FoundUnits, MAX_SCAN_PAUSE, ReconcilerState, UnitReconciler,
+    CHEAP_SCAN, FULL_SCAN_INTERVAL, MAX_SCAN_PAUSE, ReconcilerState, UnitReconciler,
 };
 use crate::units::store;
 
-/// Time limit for a provisioner to list its units.
-const OBSERVE_TIMEOUT: Duration = Duration::from_secs(10);
-
 impl UnitReconciler {
-    /// Asks all provisioners. One that does not answer is noted, and does not hold up the others.
-    pub(super) async fn observe_units(&self, state: &mut ReconcilerState) -> FoundUnits {
-        let mut observed = FoundUnits::new();
-        state.silent_provisioners.clear();
-        for (name, runner) in self.core.provisioners.unit_runners() {
-            let reports = match tokio::time::timeout(OBSERVE_TIMEOUT, runner.observe_units()).await {
-                Ok(Ok(reports)) => reports,
-                Ok(Err(error)) => {
-                    state.silent_provisioners.insert(name, error.to_string());
-                    continue;
-                }
-                Err(_) => {
-                    let why = "The provisioner timed out listing its units.".to_owned();
-                    state.silent_provisioners.insert(name, why);
-                    continue;
-                }
-            };
-            for report in reports {
-                let found = FoundUnit {
-                    runner: Arc::clone(runner),
-                    report,
-                };
-                observed.insert(found.report.unit.clone(), found);
-            }
-        }
-        observed
-    }
-
     /// Returns the apps that have changed since the last round, or all unsettled ones if a full scan is due.
     pub(super) async fn find_due_apps(
         &self,
