@@ -112,6 +112,7 @@ async fn create_in_transaction(
         data,
     );
     events::record_event(&mut tx, call, &event).await?;
+    db::send_notice(&mut tx, NoticeChannel::Jobs, "").await?;
     tx.commit().await?;
     Ok(list_next_runs(settings, now))
 }

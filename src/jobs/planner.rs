@@ -1,6 +1,7 @@
 //! The planner: turns schedules into planned runs when their instants come. It runs on every worker; a job that one
 //! planner has is left out by the others, and the instants of a job are unique.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,20 +16,35 @@ use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
 use crate::sagas::{ReconcileReport, Reconciler};
 
-/// A run is to start within a second of its instant.
-const PERIOD: Duration = Duration::from_millis(400);
+/// The longest and the shortest pause between two looks at the next instant. A notice ends a pause; the longest one is
+/// for notices that are lost.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// Jobs in one transaction.
 const JOBS_PER_ROUND: i64 = 200;
 
 /// See the module.
 pub struct JobPlanner {
     core: Core,
+    /// Until the next instant.
+    pause: Mutex<Duration>,
 }
 
 impl JobPlanner {
     /// Creates the planner.
     pub fn new(core: &Core) -> Self {
-        Self { core: core.clone() }
+        Self {
+            core: core.clone(),
+            pause: Mutex::new(SHORTEST_PAUSE),
+        }
+    }
+
+    /// Sets the pause until the next instant, by the clock of the database.
+    async fn set_pause(&self) -> Result<(), Error> {
+        let until_next = store::time_until_next(&self.core.db).await?;
+        let pause = until_next.map_or(LONGEST_PAUSE, |time| time.clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = pause;
+        Ok(())
     }
 }
 
@@ -82,11 +98,11 @@ impl Reconciler for JobPlanner {
     }
 
     fn channels(&self) -> &'static [NoticeChannel] {
-        &[]
+        &[NoticeChannel::Jobs]
     }
 
     fn period(&self) -> Duration {
-        PERIOD
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn run_round(&self) -> Result<ReconcileReport, Error> {
@@ -94,6 +110,8 @@ impl Reconciler for JobPlanner {
         let due = store::lock_due_jobs(&mut tx, JOBS_PER_ROUND).await?;
         let mut report = ReconcileReport::default();
         if due.is_empty() {
+            drop(tx);
+            self.set_pause().await?;
             return Ok(report);
         }
         let mut plan = RoundPlan::default();
@@ -104,6 +122,7 @@ impl Reconciler for JobPlanner {
         let jobs: Vec<AppId> = due.iter().map(|row| row.app_id).collect();
         store::delete_old_runs(&self.core.db, &jobs, self.core.settings.jobs.keep_runs.into()).await?;
         report.has_more = jobs.len() as i64 == JOBS_PER_ROUND;
+        self.set_pause().await?;
         report.done.push(format!("planned {new} runs of jobs"));
         Ok(report)
     }

@@ -1,5 +1,7 @@
 //! Jobs and their runs in SQL.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
@@ -153,6 +155,19 @@ pub(super) async fn lock_due_jobs(tx: &mut PgConnection, limit: i64) -> sqlx::Re
     )
     .fetch_all(tx)
     .await
+}
+
+/// The time until the first instant that is not planned yet; `None`: there is none.
+pub(super) async fn time_until_next(db: impl PgExecutor<'_>) -> sqlx::Result<Option<Duration>> {
+    let seconds = sqlx::query_scalar!(
+        r#"select extract(epoch from j.next_at - clock_timestamp())::double precision as "seconds!"
+           from job j join app a on a.app_id = j.app_id
+           where j.next_at is not null and a.state = 'live'
+           order by j.next_at limit 1"#
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
 }
 
 /// A run to write.

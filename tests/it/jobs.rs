@@ -384,7 +384,7 @@ async fn each_instant_starts_once_whatever_the_number_of_replicas() {
     }
     for _ in 0..3 {
         fixture
-            .sql("update job set next_at = date_trunc('second', now())".into())
+            .sql("update job set next_at = date_trunc('second', now()); notify tancho_jobs".into())
             .await;
         let planned = async || -> i64 {
             let query = sqlx::query_scalar("select count(*) from job where next_at <= now()");
@@ -496,7 +496,8 @@ async fn schedule_that_cannot_be_read_stops_no_other_job() {
         .sql(
             "update job set schedule = 'nonsense', next_at = now() - interval '1 second'
              where app_id = (select app_id from app where name = 'broken');
-             update job set next_at = now() where app_id = (select app_id from app where name = 'sound')"
+             update job set next_at = now() where app_id = (select app_id from app where name = 'sound');
+             notify tancho_jobs"
                 .into(),
         )
         .await;
