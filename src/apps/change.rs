@@ -146,7 +146,7 @@ pub async fn apply_change(
     change: AppChange,
 ) -> Result<RestartScope, Error> {
     // Read under the lock, so that neither of two concurrent changes is lost.
-    let full = store::find_description_of_kind(&mut *tx, app.kind, &app.name)
+    let full = store::find_description(&mut *tx, app.kind, &app.name)
         .await?
         .filter(|full| full.app.id == app.id)
         .ok_or_else(|| Error::not_found(format!("{} not found.", app.title())))?;
@@ -216,7 +216,7 @@ pub(super) async fn save_first_settings(
     if metadata.is_empty() && processes.is_empty() {
         return Ok(());
     }
-    let full = store::find_description_of_kind(&mut *tx, new.kind, new.name)
+    let full = store::find_description(&mut *tx, new.kind, new.name)
         .await?
         .ok_or_else(|| Error::internal("the app just created was not found"))?;
     processes::check_known(&full, processes)?;

@@ -90,11 +90,7 @@ pub async fn find_job_app(core: &Core, name: &JobName) -> Result<App, Error> {
     found.ok_or_else(|| Error::job_not_found(name))
 }
 
-/// Describes jobs, in the order of the names; those that are gone are left out.
+/// Describes jobs, ordered by name; those that are gone are left out.
 pub async fn describe_job_apps(core: &Core, names: &[AppName]) -> Result<Vec<AppDescription>, Error> {
-    let mut all = Vec::with_capacity(names.len());
-    for name in names {
-        all.extend(store::find_description_of_kind(&core.db, AppKind::Job, name).await?);
-    }
-    Ok(all)
+    Ok(store::list_descriptions(&core.db, AppKind::Job, names).await?)
 }

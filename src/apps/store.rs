@@ -67,15 +67,26 @@ pub(crate) async fn find_app_description(
     db: impl PgExecutor<'_>,
     name: &AppName,
 ) -> sqlx::Result<Option<AppDescription>> {
-    find_description_of_kind(db, AppKind::App, name).await
+    find_description(db, AppKind::App, name).await
 }
 
 /// An app or a job by name with all that its description shows.
-pub(super) async fn find_description_of_kind(
+pub(super) async fn find_description(
     db: impl PgExecutor<'_>,
     kind: AppKind,
     name: &AppName,
 ) -> sqlx::Result<Option<AppDescription>> {
+    Ok(list_descriptions(db, kind, std::slice::from_ref(name))
+        .await?
+        .pop())
+}
+
+/// Apps or jobs with all that their descriptions show, ordered by name; those that there are not are left out.
+pub(super) async fn list_descriptions(
+    db: impl PgExecutor<'_>,
+    kind: AppKind,
+    names: &[AppName],
+) -> sqlx::Result<Vec<AppDescription>> {
     sqlx::query_as!(
         AppDescriptionRow,
         r#"select a.app_id as "app_id: AppId", kind as "kind: AppKind", number, a.name as "name: AppName", label,
@@ -100,13 +111,13 @@ pub(super) async fn find_description_of_kind(
                         where b.app_id = a.app_id and b.state <> 'binding' order by b.seq)
                       as "binds!: Vec<(String, String, String)>"
            from app a join plan p on p.name = a.plan join pool l on l.name = a.pool
-           where a.name = $1 and a.kind = $2"#,
-        name.as_str(),
+           where a.name = any($1) and a.kind = $2 order by a.name"#,
+        names as &[AppName],
         kind.as_str(),
     )
-    .fetch_optional(db)
+    .fetch_all(db)
     .await
-    .map(|row| row.map(AppDescription::from))
+    .map(|rows| rows.into_iter().map(AppDescription::from).collect())
 }
 
 /// A new app.

@@ -1,9 +1,11 @@
 //! Actions on jobs: create, read, trigger, stop a run, remove. Those that change a job are in `change`.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use crate::apps::{self, App, AppDescription, JobAppRequest, MetadataPatch, NewJobApp};
+use crate::apps::{self, App, JobAppRequest, MetadataPatch, NewJobApp};
 use crate::core::Core;
 use crate::db::{self, notices::NoticeChannel};
 use crate::events::{self, NewEvent};
@@ -12,11 +14,11 @@ use crate::jobs::model::{
     SettingsChange,
 };
 use crate::jobs::schedule::JobSchedule;
-use crate::jobs::store::{self, JobScopes, NewRun};
+use crate::jobs::store::{self, JobRow, JobScopes, NewRun};
 use crate::jobs::views::NO_SCHEDULE;
 use crate::kernel::error::Error;
-use crate::kernel::ids::EventId;
-use crate::kernel::names::{JobName, PlanName, PlatformName, PoolName, TeamName};
+use crate::kernel::ids::{AppId, EventId};
+use crate::kernel::names::{AppName, JobName, PlanName, PlatformName, PoolName, TeamName};
 use crate::kernel::permission::{ContextKind, Permission};
 use crate::kernel::request_context::RequestContext;
 use crate::{lifecycle, teams};
@@ -155,25 +157,29 @@ pub(super) async fn list_jobs(core: &Core, call: &RequestContext) -> Result<Vec<
         })
     })();
     let names = store::list_job_names(&core.db, scopes.as_ref()).await?;
-    let mut jobs = Vec::with_capacity(names.len());
-    for full in apps::describe_job_apps(core, &names).await? {
-        jobs.extend(describe_job_app(core, full).await?);
-    }
-    Ok(jobs)
+    describe_jobs(core, &names).await
 }
 
-/// Completes a description; `None` if the job is gone.
-async fn describe_job_app(core: &Core, full: AppDescription) -> Result<Option<JobDescription>, Error> {
-    let Some(row) = store::find_job(&core.db, full.app.id).await? else {
-        return Ok(None);
-    };
-    let settings = row.to_settings()?;
-    Ok(Some(JobDescription {
-        full,
-        next_runs: list_next_runs(&settings, row.now),
-        settings,
-        last_success_at: row.last_success_at,
-    }))
+/// Describes jobs by their names, in the same order; those that are gone are left out.
+async fn describe_jobs(core: &Core, names: &[AppName]) -> Result<Vec<JobDescription>, Error> {
+    let described = apps::describe_job_apps(core, names).await?;
+    let ids: Vec<AppId> = described.iter().map(|full| full.app.id).collect();
+    let rows = store::find_jobs(&core.db, &ids).await?;
+    let mut rows: HashMap<AppId, JobRow> = rows.into_iter().map(|row| (row.app_id, row)).collect();
+    let mut jobs = Vec::with_capacity(described.len());
+    for full in described {
+        let Some(row) = rows.remove(&full.app.id) else {
+            continue;
+        };
+        let settings = row.to_settings()?;
+        jobs.push(JobDescription {
+            full,
+            next_runs: list_next_runs(&settings, row.now),
+            settings,
+            last_success_at: row.last_success_at,
+        });
+    }
+    Ok(jobs)
 }
 
 /// Describes a job with its newest runs. Errors: `NotFound`, `Forbidden`.
@@ -183,10 +189,9 @@ pub(super) async fn describe_job(
     name: &JobName,
 ) -> Result<(JobDescription, Vec<JobRun>), Error> {
     let job = find_authorized_job(core, call, name, Permission::JOB_READ).await?;
-    let full = apps::describe_job_apps(core, std::slice::from_ref(&job.name)).await?;
+    let described = describe_jobs(core, std::slice::from_ref(&job.name)).await?;
     let gone = || Error::job_not_found(name);
-    let full = full.into_iter().next().ok_or_else(gone)?;
-    let described = describe_job_app(core, full).await?.ok_or_else(gone)?;
+    let described = described.into_iter().next().ok_or_else(gone)?;
     let runs = store::list_runs(&core.db, job.id, SHOWN_RUNS).await?;
     Ok((described, runs))
 }

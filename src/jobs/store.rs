@@ -14,6 +14,7 @@ use crate::kernel::names::AppName;
 
 /// A job, as stored.
 pub(super) struct JobRow {
+    pub(super) app_id: AppId,
     schedule: String,
     zone: String,
     command: Vec<String>,
@@ -47,15 +48,20 @@ impl JobRow {
 }
 
 pub(super) async fn find_job(db: impl PgExecutor<'_>, job: AppId) -> sqlx::Result<Option<JobRow>> {
+    Ok(find_jobs(db, &[job]).await?.pop())
+}
+
+/// The jobs with these ids, in any order.
+pub(super) async fn find_jobs(db: impl PgExecutor<'_>, jobs: &[AppId]) -> sqlx::Result<Vec<JobRow>> {
     sqlx::query_as!(
         JobRow,
-        r#"select schedule, zone, command, concurrency as "concurrency: ConcurrencyPolicy",
+        r#"select app_id as "app_id: AppId", schedule, zone, command, concurrency as "concurrency: ConcurrencyPolicy",
                   missed_runs as "missed_runs: MissedRunPolicy", active_deadline, starting_deadline, retries,
                   last_success_at, next_at, now() as "now!"
-           from job where app_id = $1"#,
-        job.0,
+           from job where app_id = any($1)"#,
+        jobs as &[AppId],
     )
-    .fetch_optional(db)
+    .fetch_all(db)
     .await
 }
 
