@@ -51,6 +51,7 @@ pub mod releases;
 
 pub mod routing;
 pub mod units;
+pub mod volumes;
 
 pub mod deploys;
 pub mod exec;

@@ -36,7 +36,7 @@ const ROWS: &[&[&str]] = &[
     &["apps"],
     &["versions", "certificates"],
     &["releases"],
-    &["units", "routing"],
+    &["units", "routing", "volumes"],
     &["services", "deploys", "exec", "webhooks"],
     &["repositories"],
     &["ssh", "forges"],
@@ -142,6 +142,7 @@ const TABLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("versions", &["version", "version_holder", "version_process"]),
+    ("volumes", &["removed_volume", "volume", "volume_bind"]),
     ("webhooks", &["webhook", "webhook_delivery"]),
 ];
 

@@ -26,6 +26,7 @@ mod rows;
 mod search;
 pub(crate) mod store;
 mod views;
+mod volume_views;
 mod wire;
 
 pub use actions::{describe_authorized_app, ensure_live, find_authorized_app, read_app, visible_app_scopes};

@@ -145,6 +145,14 @@ pub struct BoundInstance {
     pub plan: String,
 }
 
+/// A volume that is bound to an app.
+#[derive(Clone, Debug)]
+pub struct BoundVolume {
+    pub volume: String,
+    pub mount_point: String,
+    pub is_read_only: bool,
+}
+
 /// An app with everything that its description shows, from one round trip.
 #[derive(Clone, Debug)]
 pub struct AppDescription {
@@ -160,6 +168,7 @@ pub struct AppDescription {
     /// Processes that have another plan than the app, with their plans.
     pub process_plans: Vec<(String, String)>,
     pub binds: Vec<BoundInstance>,
+    pub volumes: Vec<BoundVolume>,
 }
 
 impl AppDescription {

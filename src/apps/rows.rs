@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::apps::model::{App, AppDescription, AppKind, AppState, BoundInstance, ProcessScale, UnitView};
+use crate::apps::model::{
+    App, AppDescription, AppKind, AppState, BoundInstance, BoundVolume, ProcessScale, UnitView,
+};
 use crate::apps::plan_override::PlanOverride;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, PlanName, PlatformName, PoolName, TeamName};
@@ -71,6 +73,7 @@ pub(super) struct AppDescriptionRow {
     pub(super) processes: Vec<(String, i32)>,
     pub(super) process_plans: Vec<(String, String)>,
     pub(super) binds: Vec<(String, String, String)>,
+    pub(super) volumes: Vec<(String, String, bool)>,
 }
 
 impl From<AppDescriptionRow> for AppDescription {
@@ -125,6 +128,15 @@ impl From<AppDescriptionRow> for AppDescription {
             processes: scales.collect(),
             process_plans: row.process_plans,
             binds: bounds.collect(),
+            volumes: row
+                .volumes
+                .into_iter()
+                .map(|(volume, mount_point, is_read_only)| BoundVolume {
+                    volume,
+                    mount_point,
+                    is_read_only,
+                })
+                .collect(),
         }
     }
 }

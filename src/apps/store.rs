@@ -109,7 +109,11 @@ pub(super) async fn list_descriptions(
                   array(select (sv.name, i.name, i.plan)
                         from bind b join service_instance i using (instance_id) join service sv using (service_id)
                         where b.app_id = a.app_id and b.state <> 'binding' order by b.seq)
-                      as "binds!: Vec<(String, String, String)>"
+                      as "binds!: Vec<(String, String, String)>",
+                  array(select (v.name, b.mount_point, b.read_only)
+                        from volume_bind b join volume v using (volume_id)
+                        where b.app_id = a.app_id order by b.mount_point)
+                      as "volumes!: Vec<(String, String, bool)>"
            from app a join plan p on p.name = a.plan join pool l on l.name = a.pool
            where a.name = any($1) and a.kind = $2 order by a.name"#,
         names as &[AppName],

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::apps::model::{App, AppDescription, UnitView};
 use crate::apps::plan_override::PlanOverride;
+use crate::apps::volume_views::AppVolumeView;
 use crate::core::Core;
 use crate::kernel::names::{AppName, PlanName, PoolName, TeamName};
 use crate::plans::PlanBurstView;
@@ -292,7 +293,7 @@ pub struct AppView {
     teams: Vec<TeamName>,
     units: Vec<AppUnitView>,
     units_metrics: [(); 0],
-    volume_binds: [(); 0],
+    volume_binds: Vec<AppVolumeView>,
 }
 
 #[derive(Debug, JsonSchema, Serialize)]
@@ -378,7 +379,11 @@ impl AppView {
             teams: summary.teams,
             units: summary.units,
             units_metrics: [],
-            volume_binds: [],
+            volume_binds: full
+                .volumes
+                .iter()
+                .map(|bound| AppVolumeView::new(full, bound))
+                .collect(),
         }
     }
 }

@@ -266,6 +266,9 @@ impl BuildSession<'_> {
         let counted = self.scratch.memory_cgroup().is_some();
         let stage = ExecStage {
             user: request.user,
+            groups: Vec::new(),
+            mounts: Vec::new(),
+            mount_scratch: PathBuf::new(),
             dir: self.scratch.tree_dir(),
             ends: cgroups.clone(),
             cgroups,

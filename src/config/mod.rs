@@ -18,6 +18,7 @@ mod tests;
 mod tls;
 mod validation;
 mod values;
+mod volumes;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use self::router::RouterSettings;
 pub use self::ssh::SshSettings;
 pub use self::tls::TlsSettings;
 pub use self::values::{AutoFlag, IpNetwork, LogFormat, RegistrationPolicy, ServerRole};
+pub use self::volumes::{SIZE_OPTION, VolumePlan, VolumesSettings};
 use crate::kernel::byte_size::ByteSize;
 use crate::kernel::error::Error;
 use crate::kernel::names::{BranchName, Email};
@@ -76,6 +78,8 @@ pub struct Settings {
     pub local: LocalProvisionerSettings,
     /// The provisioner that runs containers on this host.
     pub docker: DockerProvisionerSettings,
+    /// Volumes.
+    pub volumes: VolumesSettings,
     /// Calls to the APIs of services.
     pub services: ServicesSettings,
     /// Mails to users.

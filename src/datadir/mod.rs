@@ -105,6 +105,11 @@ impl DataDir {
         self.path.join("units")
     }
 
+    /// The data of volumes, one folder each.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.path.join("volumes")
+    }
+
     /// The results of builds, one folder per version.
     pub fn versions_dir(&self) -> PathBuf {
         self.path.join("versions")
@@ -193,6 +198,7 @@ impl DataDir {
         let read = if self.as_root { 0o755 } else { 0o700 };
         for (folder, mode) in [
             (self.units_dir(), pass),
+            (self.volumes_dir(), pass),
             (self.versions_dir(), pass),
             (self.cache_dir(), pass),
             (self.platforms_dir(), read),

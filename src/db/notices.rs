@@ -30,7 +30,7 @@ pub enum NoticeChannel {
     Log,
     /// The encryption keys changed. Payload: empty.
     Keys,
-    /// Files of versions are to be removed: empty.
+    /// Files of versions, or of volumes, are to be removed. Payload: empty.
     Versions,
     /// Webhooks have something to deliver. Payload: empty.
     Webhooks,

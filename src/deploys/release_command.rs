@@ -20,7 +20,7 @@ use crate::provisioners::{
 };
 use crate::sagas::{StepContext, StepError};
 use crate::units::model::new_unit_id;
-use crate::{units, versions};
+use crate::{units, versions, volumes};
 
 /// The name of the process, in variables and in the id of the unit.
 const PROCESS: &str = "release";
@@ -53,7 +53,7 @@ pub(super) async fn run_command(
     let mut connection = core.db.acquire().await?;
     let environment = envs::effective_environment(core, &mut connection, app.id, &app.name).await?;
     drop(connection);
-    let spec = build_spec(core, (app, version, unit), row, &environment)?;
+    let spec = build_spec(core, (app, version, unit), row, &environment).await?;
     ctx.append_log("---- Running the release command ----").await;
     runner.ensure_unit(&spec).await.map_err(step_error)?;
     let limit = core.settings.builds.deadline;
@@ -157,7 +157,7 @@ fn list_masked(environment: &Environment) -> Vec<Secret> {
         .collect()
 }
 
-fn build_spec(
+async fn build_spec(
     core: &Core,
     (app, version, unit): (&App, i32, UnitId),
     row: &ReleaseCommandRow,
@@ -186,5 +186,6 @@ fn build_spec(
         cpu_milli: row.cpu_milli.try_into().unwrap_or(0),
         grace: core.settings.apps.stop_grace,
         restart: RestartPolicy::Never,
+        volumes: volumes::list_app_mounts(core, app.id).await?,
     })
 }

@@ -23,11 +23,12 @@ pub enum EventTargetKind {
     Router,
     EventBlock,
     Webhook,
+    Volume,
     Global,
 }
 
 impl EventTargetKind {
-    pub(super) const ALL: [EventTargetKind; 14] = [
+    pub(super) const ALL: [EventTargetKind; 15] = [
         EventTargetKind::App,
         EventTargetKind::Job,
         EventTargetKind::Service,
@@ -41,6 +42,7 @@ impl EventTargetKind {
         EventTargetKind::Router,
         EventTargetKind::EventBlock,
         EventTargetKind::Webhook,
+        EventTargetKind::Volume,
         EventTargetKind::Global,
     ];
 
@@ -65,6 +67,7 @@ impl EventTargetKind {
             EventTargetKind::Router => "router",
             EventTargetKind::EventBlock => "event-block",
             EventTargetKind::Webhook => "webhook",
+            EventTargetKind::Volume => "volume",
             EventTargetKind::Global => "global",
         }
     }

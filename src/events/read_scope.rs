@@ -85,6 +85,7 @@ pub fn read_permission(target: EventTargetKind) -> Option<Permission> {
         EventTargetKind::Router => Some(Permission::ROUTER_READ_EVENTS),
         EventTargetKind::EventBlock => Some(Permission::EVENT_BLOCK_READ_EVENTS),
         EventTargetKind::Webhook => Some(Permission::WEBHOOK_READ_EVENTS),
+        EventTargetKind::Volume => Some(Permission::VOLUME_READ_EVENTS),
         EventTargetKind::Global => None,
     }
 }

@@ -10,7 +10,7 @@ use crate::kernel::error::Error;
 use crate::kernel::names::ProcessName;
 use crate::provisioners::{RestartPolicy, Runner, UnitApp, UnitId, UnitRef, UnitSpec};
 use crate::units::model::new_unit_id;
-use crate::{releases, units, versions};
+use crate::{releases, units, versions, volumes};
 
 /// The readable part of the id, in the place of the process.
 const NAME: &str = "run";
@@ -96,6 +96,7 @@ impl OneOffPlan {
             cpu_milli: self.row.cpu_milli.try_into().unwrap_or(0),
             grace: STOP_GRACE,
             restart: RestartPolicy::Always,
+            volumes: volumes::list_release_mounts(core, self.row.release_id).await?,
         })
     }
 }

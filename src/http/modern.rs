@@ -4,7 +4,7 @@ use crate::http::health;
 use crate::web::route_table::RouteTable;
 use crate::{
     apps, certificates, clusters, deploys, events, exec, forges, jobs, lifecycle, plans, platforms, pools,
-    releases, repositories, routers, routing, sagas, services, teams, units, users, webhooks,
+    releases, repositories, routers, routing, sagas, services, teams, units, users, volumes, webhooks,
 };
 
 /// Returns all modern routes, each with its version in the API.
@@ -33,6 +33,7 @@ pub fn modern_routes() -> RouteTable {
         clusters::modern::routes,
         certificates::modern::routes,
         routers::modern::routes,
+        volumes::modern::routes,
         routing::modern::routes,
         services::instances::modern::routes,
         services::catalogue::modern::routes,

@@ -143,6 +143,7 @@ impl Error {
         saga_not_found => "Saga";
         orphan_not_found => "Orphan";
         webhook_not_found => "Webhook";
+        volume_not_found => "Volume";
     }
 
     /// A path that is no permission. The contracts have 400 for it.

@@ -76,6 +76,10 @@ id!(
     BindId
 );
 id!(
+    /// A volume, through all its names.
+    VolumeId
+);
+id!(
     /// A saga: a durable operation.
     SagaId
 );

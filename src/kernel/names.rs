@@ -192,6 +192,13 @@ name!(
 );
 
 name!(
+    /// A volume.
+    VolumeName,
+    "volume name",
+    check_dns_label
+);
+
+name!(
     /// A role.
     RoleName,
     "role name",

@@ -140,6 +140,13 @@ pub(super) async fn remove_pool(core: &Core, call: &RequestContext, name: &PoolN
     let event = pool_event(name, Permission::POOL_DELETE, json!({ "name": name }));
     events::record_event(&mut tx, call, &event).await?;
     let removed = store::delete_pool(&mut tx, name).await;
+    if let Err(error) = &removed
+        && db::violates_constraint(error, "volume_pool_fkey")
+    {
+        return Err(Error::forbidden(
+            "This pool has volumes: remove them before removing the pool.",
+        ));
+    }
     let removed = db::map_constraint_violation(removed, "app_pool_fkey", || {
         Error::forbidden("This pool has apps: remove them before removing the pool.")
     })?;

@@ -22,6 +22,7 @@ pub mod registry;
 mod runner;
 mod unit_log;
 mod units;
+mod volumes;
 mod workloads;
 
 pub use exec_session::{
@@ -33,6 +34,7 @@ pub use registry::ProvisionerRegistry;
 pub use runner::{Runner, UnitRef};
 pub use unit_log::{LogLine, LogPosition, LogStream};
 pub use units::{RestartPolicy, UnitApp, UnitId, UnitReport, UnitRunner, UnitSpec, UnitState};
+pub use volumes::{UnitVolume, volume_variable};
 pub use workloads::{
     Placement, VolumeMount, Workload, WorkloadId, WorkloadOwner, WorkloadProbe, WorkloadReport,
     WorkloadRunner,

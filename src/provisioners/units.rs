@@ -18,10 +18,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{ExecRequest, ExecSession, ImageStore, LogLine, LogPosition, ProvisionError};
+use super::{ExecRequest, ExecSession, ImageStore, LogLine, LogPosition, ProvisionError, UnitVolume};
 use crate::kernel::artifact::Artifact;
 use crate::kernel::error::Error;
-use crate::kernel::ids::AppId;
+use crate::kernel::ids::{AppId, VolumeId};
 use crate::kernel::names::{AppName, EnvName, ProcessName};
 use crate::kernel::secret::Secret;
 
@@ -109,6 +109,8 @@ pub struct UnitSpec {
     pub grace: Duration,
     /// What happens when its command ends.
     pub restart: RestartPolicy,
+    /// Its volumes, each at a path of its own.
+    pub volumes: Vec<UnitVolume>,
 }
 
 /// What happens when the command of a unit ends.
@@ -210,6 +212,9 @@ pub trait UnitRunner: Send + Sync {
     /// Runs a command in a running unit: with the same files, user, environment and limits.
     async fn exec_in_unit(&self, unit: &UnitId, request: &ExecRequest)
     -> Result<ExecSession, ProvisionError>;
+
+    /// Removes a volume of this host with its data; one that there is not is fine. No unit may use it any more.
+    async fn remove_volume(&self, volume: VolumeId) -> Result<(), ProvisionError>;
 
     /// Returns what keeps the images of versions; `None`: units run from folders, not from images.
     fn image_store(&self) -> Option<&dyn ImageStore> {

@@ -43,6 +43,7 @@ pub(super) async fn find_release_state(
     .await
 }
 
+/// Inserts a release with the volumes that are bound now.
 pub(super) async fn insert_release(
     tx: &mut PgConnection,
     app: AppId,
@@ -51,7 +52,11 @@ pub(super) async fn insert_release(
     (side, routable): (ReleaseSide, bool),
 ) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
-        "insert into release (app_id, version, env, user_env, side, routable) values ($1, $2, $3, $4, $5, $6)
+        "insert into release (app_id, version, env, user_env, side, routable, volumes)
+         values ($1, $2, $3, $4, $5, $6,
+                 coalesce((select jsonb_agg(jsonb_build_object('volume', volume_id, 'path', mount_point, 'readOnly', read_only)
+                                            order by mount_point)
+                           from volume_bind where app_id = $1), '[]'))
          returning release_id",
         app.0,
         version,

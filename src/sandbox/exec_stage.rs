@@ -22,7 +22,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
 
-use super::{SandboxPolicy, namespaces, supervisor};
+use super::{FolderMount, SandboxPolicy, mounts, namespaces, supervisor};
 
 /// The exit status of a stage that failed before it executed the program.
 pub const FAILED: i32 = 125;
@@ -33,6 +33,12 @@ const ENV_PREFIX: &str = "TANCHO_UNIT_";
 pub struct ExecStage {
     /// The uid and gid to switch to; `None` = keep the current ones.
     pub user: Option<u32>,
+    /// Groups to join beside that of the user; what it writes is also theirs. They apply only if the user changes.
+    pub groups: Vec<u32>,
+    /// Folders that it sees at paths of their own; they need namespaces.
+    pub mounts: Vec<FolderMount>,
+    /// An empty folder, over which it may mount.
+    pub mount_scratch: PathBuf,
     /// The working directory.
     pub dir: PathBuf,
     /// Cgroups to join.
@@ -75,10 +81,14 @@ impl ExecStage {
             control_terminal().map_err(|error| format!("cannot use the terminal: {error}"))?;
         }
         self.apply_limits()?;
-        umask(Mode::from_bits_truncate(0o077));
+        umask(Mode::from_bits_truncate(match self.groups.is_empty() {
+            true => 0o077,
+            false => 0o007,
+        }));
         if self.confinement.namespaces {
             namespaces::enter_namespaces(self.shared_memory)
                 .map_err(|error| format!("cannot set up private shared memory: {error}"))?;
+            mounts::mount_folders(&self.mounts, &self.mount_scratch)?;
         }
         self.switch_user()
             .map_err(|error| format!("cannot run as user {:?}: {error}", self.user))?;
@@ -137,7 +147,8 @@ impl ExecStage {
             return Ok(());
         };
         let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
-        setgroups(&[])?;
+        let groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&groups)?;
         setresgid(gid, gid, gid)?;
         setresuid(uid, uid, uid)
     }

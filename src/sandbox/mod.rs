@@ -9,7 +9,7 @@
 //!   nothing else. It may listen only on its own port; otherwise it could wait until another unit's port is
 //!   free and receive its requests;
 //! * [`seccomp_filter`], seccomp: refuses system calls that no app needs and that kernel exploits depend on;
-//! * [`namespaces`]: shared memory with names is private.
+//! * [`namespaces`]: shared memory with names is private; [`mounts`]: so are the paths of volumes.
 //!
 //! All three are best effort: on a host without them, one line is logged and the process starts anyway. The
 //! user, the limits and the cgroups do not depend on them. `docs/isolation.md` states what holds where.
@@ -23,6 +23,7 @@ pub mod disk_usage;
 pub mod exec_stage;
 mod landlock_rules;
 mod leftovers;
+mod mounts;
 mod namespaces;
 pub(crate) mod proc;
 mod seccomp_filter;
@@ -38,6 +39,7 @@ use crate::config::Settings;
 
 pub use landlock_rules::system_folders;
 pub use leftovers::kill_leftovers_of_user;
+pub use mounts::{FolderMount, can_mount_at};
 
 /// The sandbox policy of a process. It crosses process boundaries on a command line, so it contains no
 /// secret.
@@ -103,6 +105,11 @@ impl SandboxPolicy {
     pub fn with_probed_namespaces(mut self, exe: &Path) -> Self {
         self.namespaces = self.namespaces && exec_stage::probe_namespaces(exe);
         self
+    }
+
+    /// Returns true if a process can be kept from writing to files that it may read.
+    pub fn restricts_files(&self) -> bool {
+        self.landlock && landlock_rules::is_available()
     }
 
     /// Returns the requested features that this kernel lacks, for the log.

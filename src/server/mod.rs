@@ -40,6 +40,7 @@ use crate::services::{binds, instances};
 use crate::ssh::{self, HostKey};
 use crate::telemetry::metrics;
 use crate::versions::VersionHealer;
+use crate::volumes::VolumeHealer;
 use crate::webhooks::{DeliverWebhook, WebhookDispatcher};
 use crate::{
     certificates, deploys, forges, key_rotation, lifecycle, releases, repositories, routing, units, users,
@@ -340,6 +341,7 @@ pub fn list_disk_reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
     vec![
         Arc::new(repositories::RepositoryHealer::new(core)),
         Arc::new(VersionHealer::new(core)),
+        Arc::new(VolumeHealer::new(core)),
     ]
 }
 

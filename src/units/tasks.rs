@@ -20,7 +20,7 @@ use crate::provisioners::{ProvisionError, RestartPolicy, UnitApp, UnitId, UnitRu
 use crate::releases;
 use crate::units::logs::LogCollector;
 use crate::units::store;
-use crate::versions;
+use crate::{versions, volumes};
 
 /// Maximum number of concurrent starts.
 const STARTS: usize = 16;
@@ -228,6 +228,7 @@ async fn build_spec(core: &Core, unit: &UnitId) -> Result<Option<UnitSpec>, Erro
         cpu_milli: row.cpu_milli.try_into().unwrap_or(0),
         grace: core.settings.apps.stop_grace,
         restart: RestartPolicy::Always,
+        volumes: volumes::list_release_mounts(core, row.release_id).await?,
     }))
 }
 

@@ -14,7 +14,7 @@ use crate::kernel::error::Error;
 use crate::kernel::ids::{EventBlockId, EventId, SagaId};
 use crate::kernel::names::{
     AppName, ClusterName, Email, GroupName, InstanceName, JobName, PlanName, PlatformName, PoolName,
-    RoleName, RouterName, ServiceName, TeamName, TeamTokenName, WebhookName,
+    RoleName, RouterName, ServiceName, TeamName, TeamTokenName, VolumeName, WebhookName,
 };
 use crate::web::errors::modern::ModernError;
 
@@ -81,6 +81,7 @@ name_params! {
     TeamTokenName => team_token_not_found;
     GroupName => group_not_found;
     WebhookName => webhook_not_found;
+    VolumeName => volume_not_found;
     SagaId => saga_not_found;
     Uuid => orphan_not_found;
 }

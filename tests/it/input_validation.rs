@@ -11,7 +11,7 @@ use tancho::web::route_table::{RouteInfo, full_path};
 use crate::test_server::{TestServer, TestUser};
 
 /// A valid value for each path parameter, of a resource that does not exist.
-const PARAMS: [(&str, &str); 28] = [
+const PARAMS: [(&str, &str); 29] = [
     ("app", "nothing"),
     ("job", "nothing"),
     ("team", "nothing"),
@@ -38,12 +38,13 @@ const PARAMS: [(&str, &str); 28] = [
     ("token", "nothing"),
     ("group", "nothing"),
     ("webhook", "nothing"),
+    ("volume", "nothing"),
     ("block", "0123456789abcdef01234567"),
     ("*path", "nothing"),
 ];
 
 /// Parameters with a rule, and what the error calls them.
-const NAMES: [(&str, &str); 15] = [
+const NAMES: [(&str, &str); 16] = [
     ("app", "App"),
     ("job", "Job"),
     ("team", "Team"),
@@ -59,6 +60,7 @@ const NAMES: [(&str, &str); 15] = [
     ("saga", "Saga"),
     ("token", "Token"),
     ("webhook", "Webhook"),
+    ("volume", "Volume"),
 ];
 
 fn all_routes() -> Vec<RouteInfo> {

@@ -42,5 +42,6 @@ mod test_server;
 mod units;
 mod upgrade;
 mod versions;
+mod volumes;
 mod webhooks;
 mod wire;

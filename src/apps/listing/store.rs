@@ -103,7 +103,8 @@ pub(super) fn list_apps<'a>(
                         order by u.created_at, unit_id) as "units!: Vec<UnitRecord>",
                   '{}'::record[] as "processes!: Vec<(String, i32)>",
                   '{}'::record[] as "process_plans!: Vec<(String, String)>",
-                  '{}'::record[] as "binds!: Vec<(String, String, String)>"
+                  '{}'::record[] as "binds!: Vec<(String, String, String)>",
+                  '{}'::record[] as "volumes!: Vec<(String, String, bool)>"
            -- Sorted before anything is looked up for a row, so that the first rows come at once.
            from (select a.*, p.memory_bytes, p.cpu_milli, p.cpu_burst, p.max_cpu_burst, p.is_default, l.provisioner
                  from app a join plan p on p.name = a.plan join pool l on l.name = a.pool

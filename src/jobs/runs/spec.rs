@@ -7,11 +7,11 @@ use chrono::SecondsFormat;
 use crate::core::Core;
 use crate::envs;
 use crate::jobs::runs::store::{self, ActiveRun, ProcessRow};
-use crate::kernel::error::Error;
+use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::names::{EnvName, ProcessName};
 use crate::kernel::secret::Secret;
 use crate::provisioners::{RestartPolicy, UnitApp, UnitSpec};
-use crate::{units, versions};
+use crate::{units, versions, volumes};
 
 /// The process that a job runs, if its version has several.
 const PROCESS: &str = "job";
@@ -68,6 +68,13 @@ pub(super) async fn build_spec(core: &Core, run: &ActiveRun) -> Result<Result<Un
         cpu_milli: process.cpu_milli.try_into().unwrap_or(0),
         grace: grace(core),
         restart: RestartPolicy::Never,
+        volumes: match volumes::list_app_mounts(core, run.job).await {
+            Ok(volumes) => volumes,
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                return Ok(Err(error.message().to_owned()));
+            }
+            Err(error) => return Err(error),
+        },
     }))
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn sample_spec(unit: &str, command: &str) -> UnitSpec {
         cpu_milli: 0,
         grace: Duration::from_secs(5),
         restart: RestartPolicy::Always,
+        volumes: Vec::new(),
     }
 }
 

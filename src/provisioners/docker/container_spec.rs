@@ -9,11 +9,11 @@ use bollard::models::{
 
 use super::{
     APP_LABEL, APP_NAME_LABEL, DockerRunnerConfig, HOST_LABEL, PROCESS_LABEL, RUNS_ONCE_LABEL, UNIT_LABEL,
-    UnitSpec, VERSION_LABEL, whole_seconds,
+    UnitSpec, VERSION_LABEL, volumes, whole_seconds,
 };
 use crate::config::ContainerCapabilities;
 use crate::kernel::command_words::{parse_plain_words, quote_words};
-use crate::provisioners::RestartPolicy;
+use crate::provisioners::{RestartPolicy, volume_variable};
 
 /// The port of an image that names none, as in tsuru.
 const DEFAULT_PORT: u16 = 8888;
@@ -67,6 +67,7 @@ pub(super) fn make_body(
         host_config: Some(HostConfig {
             port_bindings: Some(ports),
             network_mode: Some(network.to_owned()),
+            mounts: Some(volumes::make_mounts(spec, config)),
             ..make_limits(spec, config)
         }),
         ..ContainerCreateBody::default()
@@ -164,10 +165,15 @@ fn health_check(spec: &UnitSpec, image: &ImageConfig) -> Option<HealthConfig> {
 
 fn make_env(spec: &UnitSpec, port: u16) -> Vec<String> {
     let is_ours = |name: &str| matches!(name, "PORT" | "port");
+    let volumes = spec
+        .volumes
+        .iter()
+        .map(|volume| format!("{}={}", volume_variable(&volume.name), volume.path));
     let given = spec.env.iter().filter(|(name, _)| !is_ours(name.as_str()));
     given
         .map(|(name, value)| format!("{}={}", name.as_str(), value.expose_secret()))
         .chain([format!("PORT={port}"), format!("port={port}")])
+        .chain(volumes)
         .collect()
 }
 

@@ -28,6 +28,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod unit_notes;
+mod volumes;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
@@ -48,6 +49,7 @@ use super::{
     LogPosition, LogStream, ProvisionError, Runner, TerminalSize, UnitId, UnitReport, UnitRunner, UnitSpec,
     UnitState,
 };
+use crate::kernel::ids::VolumeId;
 pub use config::{DockerRunnerConfig, open_runner};
 use engine::{EngineClient, EngineError};
 use log_follow::UnitFollowers;
@@ -336,6 +338,10 @@ impl UnitRunner for DockerRunner {
     ) -> Result<ExecSession, ProvisionError> {
         self.engine.check_up()?;
         exec::start_exec(self, unit, request).await
+    }
+
+    async fn remove_volume(&self, volume: VolumeId) -> Result<(), ProvisionError> {
+        self.delete_volume(volume).await
     }
 
     fn image_store(&self) -> Option<&dyn ImageStore> {

@@ -11,6 +11,7 @@ use super::super::contract::units::{
 use super::*;
 use crate::config::{ContainerCapabilities, Settings};
 use crate::kernel::artifact::{Artifact, ImageName};
+use crate::kernel::ids::VolumeId;
 use crate::provisioners::ExecTerminal;
 
 /// Names the socket of an engine whose containers are the tests' own, and an image in it that has busybox.
@@ -152,6 +153,10 @@ impl UnitRunner for WithImage {
         request: &ExecRequest,
     ) -> Result<ExecSession, ProvisionError> {
         self.0.exec_in_unit(unit, request).await
+    }
+
+    async fn remove_volume(&self, volume: VolumeId) -> Result<(), ProvisionError> {
+        self.0.remove_volume(volume).await
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{FakeCall, FakeUnit, command_words, run_command, unit_gone};
+use crate::kernel::ids::VolumeId;
 use crate::provisioners::{
     ExecRequest, ExecSession, LogLine, LogPosition, LogStream, ProvisionError, RestartPolicy, UnitId,
     UnitReport, UnitRunner, UnitSpec, UnitState,
@@ -194,6 +195,10 @@ impl UnitRunner for FakeUnitRunner {
             true => Ok(run_command(request)),
             false => Err(unit_gone(unit)),
         }
+    }
+
+    async fn remove_volume(&self, _: VolumeId) -> Result<(), ProvisionError> {
+        Ok(())
     }
 }
 

@@ -13,6 +13,8 @@ use crate::sandbox::SandboxPolicy;
 pub struct LocalRunnerConfig {
     /// The folder that contains the units' folders. The units' users must be able to traverse its parents.
     pub root: PathBuf,
+    /// The folder that contains the folders of volumes, as accessible as `root`.
+    pub volumes: PathBuf,
     /// The id of this host.
     pub host: String,
     /// The folder of an app's version.
@@ -36,8 +38,10 @@ impl LocalRunnerConfig {
         version_dir: impl Fn(AppId, i32) -> PathBuf + Send + Sync + 'static,
         app_uid: impl Fn(i32) -> Option<u32> + Send + Sync + 'static,
     ) -> Self {
+        let root = root.into();
         Self {
-            root: root.into(),
+            volumes: root.with_extension("volumes"),
+            root,
             host: host.to_owned(),
             version_dir: Arc::new(version_dir),
             app_uid: Arc::new(app_uid),
@@ -54,6 +58,7 @@ pub fn open_runner(parts: &RunnerParts<'_>) -> Result<Option<Runner>, ProvisionE
     let policy = SandboxPolicy::new(settings, data_dir.path()).with_readable([data_dir.platforms_dir()]);
     let config = LocalRunnerConfig {
         root: data_dir.units_dir(),
+        volumes: data_dir.volumes_dir(),
         host: parts.host.to_owned(),
         version_dir: Arc::clone(&parts.version_dir),
         app_uid: Arc::clone(&parts.app_uid),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{ShimState, UnitFolder};
 use super::spec_transfer::ShimSpec;
+use super::volumes::ShimVolume;
 use crate::config;
 use crate::sandbox::SandboxPolicy;
 use crate::sandbox::exec_stage::ExecStage;
@@ -67,8 +68,21 @@ impl UnitLimits {
             ports.push(own);
         }
         let own: PathBuf = spec.dir.clone();
+        let folders = |is_read_only| {
+            let volumes = spec.volumes.iter();
+            let chosen = volumes.filter(move |volume| volume.is_read_only == is_read_only);
+            chosen.map(|volume| volume.dir.clone()).collect::<Vec<_>>()
+        };
         ExecStage {
             user: spec.user,
+            groups: spec.volumes.iter().filter_map(|volume| volume.group).collect(),
+            mounts: spec
+                .volumes
+                .iter()
+                .filter(|volume| volume.is_mounted)
+                .map(ShimVolume::to_mount)
+                .collect(),
+            mount_scratch: spec.mount_scratch.clone(),
             dir: spec.dir.clone(),
             cgroups: state.cgroup_paths().cloned().collect(),
             data: limit(spec.memory_bytes).filter(|_| state.cgroup.is_none()),
@@ -82,11 +96,24 @@ impl UnitLimits {
             parent,
             open_files: limit(self.open_files),
             processes: limit(self.processes.saturating_mul(UNITS_OF_A_USER)),
-            file_bytes: limit(self.scratch_bytes),
+            file_bytes: self.largest_file(spec),
             expendable: OOM_SCORE_ADJ,
             confinement: confinement
                 .with_readable([own])
+                .with_readable(folders(true))
+                .with_writable(folders(false))
                 .with_writable([folder.home_dir()]),
+        }
+    }
+
+    /// Returns the size that no file may exceed: that of the largest folder that it may be in.
+    fn largest_file(&self, spec: &ShimSpec) -> Option<u64> {
+        let written = spec.volumes.iter().filter(|volume| !volume.is_read_only);
+        let sizes = written.map(|volume| volume.max_bytes).chain([self.scratch_bytes]);
+        let sizes: Vec<u64> = sizes.collect();
+        match sizes.contains(&0) {
+            true => None,
+            false => sizes.into_iter().max(),
         }
     }
 }

@@ -29,6 +29,7 @@ mod shim_events;
 mod spec_transfer;
 mod start;
 mod terminal;
+mod volumes;
 
 use std::fs;
 use std::io;
@@ -45,6 +46,7 @@ use super::{
     ProvisionError, ResizeTerminal, RestartPolicy, Runner, TerminalSize, UnitId, UnitReport, UnitRunner,
     UnitSpec, UnitState,
 };
+use crate::kernel::ids::VolumeId;
 use crate::sandbox::proc;
 pub use config::{LocalRunnerConfig, open_runner};
 use folder::{ShimState, UnitFolder, UnitLock};
@@ -77,6 +79,9 @@ impl LocalRunner {
             .create(&settings.root)
             .and_then(|()| settings.root.canonicalize())
             .and_then(|root| folder::finish_deletions(&root).map(|()| root));
+        if settings.volumes.is_dir() {
+            let _later = folder::finish_deletions(&settings.volumes);
+        }
         settings.root = opened.map_err(|error| {
             ProvisionError::Permanent(format!(
                 "The folder {} cannot be used for units: {error}.",
@@ -317,6 +322,11 @@ impl UnitRunner for LocalRunner {
         let (settings, changes) = (Arc::clone(&self.settings), self.changes.subscribe());
         let (unit, request) = (unit.clone(), request.clone());
         run_blocking(move || Ok(exec::start_exec(&settings, &unit, &request, changes))).await?
+    }
+
+    async fn remove_volume(&self, volume: VolumeId) -> Result<(), ProvisionError> {
+        let volumes = self.settings.volumes.clone();
+        run_blocking(move || volumes::remove_volume(&volumes, volume)).await
     }
 }
 

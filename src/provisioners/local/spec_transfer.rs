@@ -11,10 +11,12 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
+use super::volumes::{ShimVolume, prepare_volumes, scratch_folder};
 use super::{LocalRunnerConfig, ProvisionError, RestartPolicy, UnitId, UnitLimits, UnitSpec};
 use crate::kernel::artifact::Artifact;
 use crate::kernel::names::{AppName, EnvName, ProcessName};
 use crate::kernel::secret::Secret;
+use crate::provisioners::volume_variable;
 
 /// The limit on the size of a spec, in bytes.
 const MAX_SPEC_BYTES: u64 = 16 << 20;
@@ -49,6 +51,11 @@ pub(super) struct ShimSpec {
     /// What happens when the command ends.
     #[serde(default)]
     pub(super) restart: RestartPolicy,
+    #[serde(default)]
+    pub(super) volumes: Vec<ShimVolume>,
+    /// The folder over which it mounts them.
+    #[serde(default)]
+    pub(super) mount_scratch: PathBuf,
 }
 
 impl ShimSpec {
@@ -86,6 +93,8 @@ impl ShimSpec {
             limits: settings.limits.clone(),
             cgroup: settings.cgroup.clone(),
             restart: spec.restart,
+            volumes: prepare_volumes(settings, spec)?,
+            mount_scratch: scratch_folder(&settings.volumes),
         })
     }
 
@@ -127,11 +136,15 @@ pub(super) fn unit_env(spec: &ShimSpec, home: &Path, port: u16) -> Vec<(String, 
         ("NODE_ENV".into(), "production".into()),
     ];
     let port = ["PORT", "port"].map(|name| (name.to_owned(), port.to_string()));
+    let volumes = spec.volumes.iter().map(|volume| {
+        let path = volume.visible_path().to_string_lossy().into_owned();
+        (volume_variable(&volume.name), path)
+    });
     let given = spec
         .env
         .iter()
         .map(|(name, value)| (name.to_string(), value.expose_secret().to_owned()));
-    for (name, value) in given.chain(port) {
+    for (name, value) in given.chain(port).chain(volumes) {
         all.retain(|(known, _)| *known != name);
         all.push((name, value));
     }

@@ -286,6 +286,7 @@ const NAMES: &[(&str, &str)] = &[
     ("{unit}", "no-such-unit"),
     ("{version}", "1"),
     ("{webhook}", "chat"),
+    ("{volume}", "disk"),
 ];
 const EVENT: &str = "5f3e8a1b9c4d2e0001a7b3d0";
 
@@ -301,6 +302,7 @@ const LOCKS: &str = "
         ('router', 'edge', '5f3e8a1b9c4d2e0001a7b3d0'), ('service', 'postgres', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('service-instance', 'postgres/shop-db', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('webhook', 'chat', '5f3e8a1b9c4d2e0001a7b3d0'), ('webhook', 'new', '5f3e8a1b9c4d2e0001a7b3d0'),
+        ('volume', 'disk', '5f3e8a1b9c4d2e0001a7b3d0'), ('volume', 'new', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('event-block', '', '5f3e8a1b9c4d2e0001a7b3d0'),
         ('event-block', '5f3e8a1b9c4d2e0001a7b401', '5f3e8a1b9c4d2e0001a7b3d0');
     insert into event_block (block_id, owner_name, reason)
@@ -385,6 +387,7 @@ impl AccessMatrix {
             "team.read",
             "service.read",
             "service-instance.read",
+            "volume.read",
         ] {
             let field = format!("permission={permission}");
             self.request_ok("root", "POST /1.0/roles/reader/permissions", &field)
@@ -402,8 +405,10 @@ impl AccessMatrix {
         self.request_ok("ana", "POST /1.0/services/postgres/instances", instance)
             .await;
         // Nothing is ever delivered to it.
-        let hook = r#"{"name":"chat","team_owner":"web-team","url":"http://example.com/","event_filter":{"kind_names":["volume.create"]}}"#;
+        let hook = r#"{"name":"chat","team_owner":"web-team","url":"http://example.com/","event_filter":{"kind_names":["cluster.create"]}}"#;
         self.request_ok("ana", "POST /1.6/events/webhooks", hook).await;
+        let volume = r#"{"Name":"disk","Plan":{"Name":"default"},"TeamOwner":"web-team"}"#;
+        self.request_ok("ana", "POST /1.4/volumes", volume).await;
         // The first request for a repository creates it.
         let look = "GET /git/shop.git/info/refs";
         self.request_ok("ana", look, "?service=git-upload-pack").await;

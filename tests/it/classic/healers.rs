@@ -37,6 +37,7 @@ async fn healers_are_listed_as_single_key_objects_and_run_repeatedly() {
             "archives",
             "repositories",
             "versions",
+            "volumes",
             "routes"
         ]
     );

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::Method;
+use tancho::config::VolumePlan;
 
 use super::test_service::{self, RecordedService, ServiceMode};
 use crate::test_server::{TestServer, TestUser};
@@ -33,11 +34,22 @@ pub(super) struct RecordedFixture {
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
+fn volume_plan(name: &str) -> VolumePlan {
+    VolumePlan {
+        provisioner: "local".into(),
+        name: name.parse().unwrap(),
+        options: [("size".to_owned(), "20G".to_owned())].into(),
+    }
+}
+
 impl RecordedFixture {
     /// Creates users and teams.
     pub(super) async fn with_users() -> Self {
-        let tancho =
-            TestServer::start_with(|settings| settings.apps.drain_timeout = Duration::from_millis(50)).await;
+        let tancho = TestServer::start_with(|settings| {
+            settings.apps.drain_timeout = Duration::from_millis(50);
+            settings.volumes.plans = ["disk", "fast"].map(volume_plan).into();
+        })
+        .await;
         let root = tancho.login_admin().await;
         let ana = tancho.create_user("ana").await;
         let bob = tancho.create_user("bob").await;

@@ -163,6 +163,11 @@ async fn certificate_requests_match_the_recordings() {
 }
 
 #[tokio::test]
+async fn volume_requests_match_the_recordings() {
+    replay(table::VOLUMES, RecordedFixture::with_apps().await).await;
+}
+
+#[tokio::test]
 async fn event_block_and_webhook_requests_match_the_recordings() {
     replay(table::EVENTS, RecordedFixture::with_users().await).await;
 }

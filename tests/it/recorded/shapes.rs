@@ -4,6 +4,8 @@
 //! The client matches keys case-insensitively, so keys are lowercased before they are looked up. The
 //! environment is the one list that it reads by the exact key.
 
+use std::collections::BTreeMap;
+
 use chrono::Datelike as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -13,7 +15,7 @@ use super::types::{
     AppInfo, AppItem, AppRouter, CertificateList, Constraint, Deploy, EnvVar, Event, EventBlock, Full, Id,
     Instance, InstanceRow, Job, JobInfo, Line, LogLine, Permission, Plan, Platform, PlatformInfo, Pool,
     Provisioner, Quota, Role, Router, Scheme, Service, ServicePlan, Team, TeamItem, TeamToken, Texts, Token,
-    User, Webhook,
+    User, Volume, VolumePlan, Webhook,
 };
 
 /// The kinds of responses.
@@ -86,6 +88,10 @@ pub(super) enum AnswerShape {
     NoInstances,
     ServicePlans,
     Instance,
+    Volumes,
+    Volume,
+    /// Plans by provisioner.
+    VolumePlans,
     Certificates,
     /// A list without certificates.
     NoCertificates,
@@ -323,6 +329,12 @@ impl AnswerShape {
             AnswerShape::Permissions => permissions(reply),
             AnswerShape::Roles => some::<Role>(reply).map(drop),
             AnswerShape::Role => one::<Role>(reply).map(drop),
+            AnswerShape::Volumes => some::<Volume>(reply).map(drop),
+            AnswerShape::Volume => one::<Volume>(reply).map(drop),
+            AnswerShape::VolumePlans => {
+                let plans: BTreeMap<String, Vec<VolumePlan>> = one(reply)?;
+                ensure(!plans.is_empty(), "no plans", reply)
+            }
             AnswerShape::Services => some::<Service>(reply).map(drop),
             AnswerShape::Instances => some::<InstanceRow>(reply).map(drop),
             AnswerShape::NoInstances => {

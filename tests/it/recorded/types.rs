@@ -259,7 +259,7 @@ pub(super) struct AppInfo {
     #[serde(default)]
     pub(super) processes: Vec<Process>,
     #[serde(default)]
-    pub(super) volumebinds: Vec<Value>,
+    pub(super) volumebinds: Vec<VolumeBind>,
     #[serde(default)]
     pub(super) internaladdresses: Vec<Value>,
     #[serde(default)]
@@ -465,6 +465,36 @@ pub(super) struct Pool {
     pub(super) teams: Vec<String>,
     pub(super) allowed: BTreeMap<String, Vec<String>>,
     pub(super) labels: Option<Texts>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Volume {
+    pub(super) name: Full,
+    pub(super) pool: Full,
+    pub(super) plan: VolumePlan,
+    pub(super) teamowner: Full,
+    pub(super) status: String,
+    pub(super) binds: Option<Vec<VolumeBind>>,
+    pub(super) opts: Option<Texts>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct VolumePlan {
+    pub(super) name: Full,
+    pub(super) opts: Option<Texts>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct VolumeBind {
+    pub(super) id: VolumeBindKey,
+    pub(super) readonly: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct VolumeBindKey {
+    pub(super) app: Full,
+    pub(super) mountpoint: Full,
+    pub(super) volume: Full,
 }
 
 #[derive(Debug, Deserialize)]

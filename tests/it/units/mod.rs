@@ -415,6 +415,7 @@ async fn units_without_a_row_are_removed() {
         cpu_milli: 0,
         grace: Duration::ZERO,
         restart: RestartPolicy::Always,
+        volumes: Vec::new(),
     };
     fixture.fake().ensure_unit(&spec).await.unwrap();
     spec.unit = one_off.clone();

@@ -9,6 +9,7 @@ mod operator;
 mod running;
 mod services;
 mod users;
+mod volumes;
 
 pub(super) use apps::APPS;
 pub(super) use catalog::CATALOG;
@@ -19,16 +20,17 @@ pub(super) use operator::OPERATOR;
 pub(super) use running::RUNNING;
 pub(super) use services::SERVICES;
 pub(super) use users::USERS;
+pub(super) use volumes::VOLUMES;
 
 use super::ReplayRow;
 
 /// Returns all rows of all chapters.
 pub(super) fn all() -> impl Iterator<Item = &'static ReplayRow> {
-    let certificates = CERTIFICATES.iter();
+    let others = CERTIFICATES.iter().chain(VOLUMES);
     [USERS, APPS, RUNNING, SERVICES, OPERATOR, CATALOG, EVENTS, JOBS]
         .into_iter()
         .flatten()
-        .chain(certificates)
+        .chain(others)
 }
 
 /// A lock on `shop` held by another event.
@@ -73,6 +75,8 @@ pub(super) const NOT_REPLAYED: &[(&str, &str)] = &[
     ("pool-list-no-content", NO_204),
     ("app-router-list-no-content", NO_204),
     ("cluster-list-no-content", NO_204),
+    ("volume-list-no-content", NO_204),
+    ("volume-plan-list-no-content", NO_204),
     ("provisioner-list-empty", NO_204),
     ("app-list-error", BROKEN),
     ("login-schemes-failed", BROKEN),
@@ -97,6 +101,10 @@ pub(super) const NOT_REPLAYED: &[(&str, &str)] = &[
     ("service-plan-list-empty", ALWAYS_SOME),
     ("pool-list-forbidden", "every user may read this list"),
     ("router-list-forbidden", "every user may read this list"),
+    (
+        "volume-list-forbidden",
+        "every user may read this list, which has the volumes of their teams",
+    ),
     ("certificate-list-no-router", ALWAYS_SOME),
     ("certificate-issuer-set", NO_ISSUERS),
     ("certificate-issuer-set-refused", NO_ISSUERS),
