@@ -144,6 +144,10 @@ fn build_ruleset(policy: &SandboxPolicy) -> Result<RulesetCreated, RulesetError>
             own,
         ))?
         .add_rules(path_beneath_rules(&policy.readable, read))?
+        .add_rules(path_beneath_rules(
+            &policy.removable,
+            read | AccessFs::RemoveFile | AccessFs::RemoveDir,
+        ))?
         .add_rules(path_beneath_rules(&policy.writable, own))
 }
 

@@ -54,6 +54,8 @@ pub struct SandboxPolicy {
     pub readable: Vec<PathBuf>,
     /// Paths that it may also write.
     pub writable: Vec<PathBuf>,
+    /// Folders in which it may read and remove files, but not write.
+    pub removable: Vec<PathBuf>,
     /// Paths that stay inaccessible even inside a system folder: Tancho's own.
     pub closed: Vec<PathBuf>,
     /// The TCP ports on which it may listen, beside those that the kernel picks; `None`: any.
@@ -78,6 +80,7 @@ impl SandboxPolicy {
             seccomp: local.seccomp,
             readable: local.readable.clone(),
             writable: local.writable.clone(),
+            removable: Vec::new(),
             closed: secrets.chain([data.to_owned()]).collect(),
             listens: (!local.listen_anywhere).then(Vec::new),
             namespaces: local.namespaces,
@@ -97,6 +100,13 @@ impl SandboxPolicy {
     #[must_use]
     pub fn with_writable(mut self, folders: impl IntoIterator<Item = PathBuf>) -> Self {
         self.writable.extend(folders);
+        self
+    }
+
+    /// Returns the policy with more folders in which files may be read and removed.
+    #[must_use]
+    pub fn with_removable(mut self, folders: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.removable.extend(folders);
         self
     }
 

@@ -242,3 +242,56 @@ async fn path_that_the_host_cannot_add_is_told_by_the_variable() {
     assert!(lines.contains(&format!("path {}", data.display())), "{lines:#?}");
     assert_eq!(fs::read(data.join("file")).unwrap(), b"kept");
 }
+
+#[tokio::test]
+async fn full_volume_is_only_read_and_emptied_until_it_has_room() {
+    let fixture = isolated_fixture(|_| {});
+    if !kernel_has("Landlock") {
+        return;
+    }
+    let mut volume = volume(25_005);
+    volume.max_bytes = 1 << 20;
+    // Each run knows by its scratch folder which one it is.
+    let program = r#"
+log = os.environ["HOME"] + "/runs"
+run = os.path.getsize(log) if os.path.exists(log) else 0
+open(log, "a").write("x")
+if run == 0:
+    open(DATA + "/big", "w").write("x" * (3 << 20))
+    print("wrote", flush=True)
+elif run == 1:
+    attempt("full: read", lambda: open(DATA + "/big").read())
+    attempt("full: write", lambda: open(DATA + "/more", "w"))
+    attempt("full: append", lambda: open(DATA + "/big", "a"))
+    attempt("full: folder", lambda: os.mkdir(DATA + "/folder"))
+    attempt("full: remove", lambda: os.remove(DATA + "/big"))
+    print("emptied", flush=True)
+else:
+    attempt("room: write", lambda: open(DATA + "/more", "w"))
+    print("room", flush=True)
+"#;
+    let unit = unit_with(&fixture, "filling", USER, &volume, program);
+    fixture.start(&unit).await;
+    for line in ["wrote", "emptied", "room"] {
+        fixture.wait_for_log_line(&unit, line).await;
+    }
+    let lines = unit_output(&fixture, &unit).await;
+    let seen: Vec<&str> = refusals(&lines);
+    let is_done = |what: &str| seen.contains(&format!("DONE {what}").as_str());
+    for (what, done) in [
+        ("full: read", true),
+        ("full: write", false),
+        ("full: append", false),
+        ("full: folder", false),
+        ("full: remove", true),
+        ("room: write", true),
+    ] {
+        assert_eq!(is_done(what), done, "{what}: {lines:#?}");
+    }
+    let notices: Vec<&String> = lines
+        .iter()
+        .filter(|line| line.contains("the volume shop-data"))
+        .collect();
+    assert_eq!(notices.len(), 2, "{lines:#?}");
+    assert!(notices[0].contains("holds more than 1M"), "{lines:#?}");
+}

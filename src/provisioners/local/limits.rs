@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{ShimState, UnitFolder};
 use super::spec_transfer::ShimSpec;
+use super::volume_limit;
 use super::volumes::ShimVolume;
 use crate::config;
 use crate::sandbox::SandboxPolicy;
@@ -22,6 +23,10 @@ const OOM_SCORE_ADJ: u16 = 500;
 /// The shared memory of a unit without a memory limit, and of one whose shared memory no cgroup counts.
 const SHARED_MEMORY: u64 = 512 << 20;
 const SHARED_MEMORY_UNCOUNTED: u64 = 64 << 20;
+
+fn is_full(volume: &ShimVolume) -> bool {
+    volume.is_bounded() && volume_limit::is_full(&volume.dir)
+}
 
 /// The limits; 0 is no limit. Read by older and newer versions of Tancho: fields are only added, with
 /// defaults.
@@ -68,9 +73,8 @@ impl UnitLimits {
             ports.push(own);
         }
         let own: PathBuf = spec.dir.clone();
-        let folders = |is_read_only| {
-            let volumes = spec.volumes.iter();
-            let chosen = volumes.filter(move |volume| volume.is_read_only == is_read_only);
+        let folders = |rights: fn(&ShimVolume) -> bool| {
+            let chosen = spec.volumes.iter().filter(move |volume| rights(volume));
             chosen.map(|volume| volume.dir.clone()).collect::<Vec<_>>()
         };
         ExecStage {
@@ -100,8 +104,9 @@ impl UnitLimits {
             expendable: OOM_SCORE_ADJ,
             confinement: confinement
                 .with_readable([own])
-                .with_readable(folders(true))
-                .with_writable(folders(false))
+                .with_readable(folders(|volume| volume.is_read_only))
+                .with_removable(folders(is_full))
+                .with_writable(folders(|volume| !volume.is_read_only && !is_full(volume)))
                 .with_writable([folder.home_dir()]),
         }
     }

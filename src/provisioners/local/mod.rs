@@ -29,6 +29,7 @@ mod shim_events;
 mod spec_transfer;
 mod start;
 mod terminal;
+mod volume_limit;
 mod volumes;
 
 use std::fs;
@@ -102,6 +103,10 @@ impl LocalRunner {
             );
         }
         let changes = tokio::sync::watch::Sender::new(0);
+        tracker.spawn(volume_limit::measure_volumes(
+            settings.volumes.clone(),
+            stop.clone(),
+        ));
         tracker.spawn(folder_poll::poll_folders(
             settings.root.clone(),
             changes.clone(),

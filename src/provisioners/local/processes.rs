@@ -11,6 +11,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
 
+use super::volume_limit::ForcedEnd;
+
 /// An event for the shim.
 #[derive(Debug)]
 pub(super) enum ShimEvent {
@@ -18,8 +20,8 @@ pub(super) enum ShimEvent {
     Stop,
     /// The unit must stop at once.
     StopNow,
-    /// The scratch home exceeds its limit.
-    ScratchFull,
+    /// The running processes must end.
+    MustEnd(ForcedEnd),
     /// A child ended; `None` if its status is unknown.
     ChildEnded(u32, Option<ExitStatus>),
     /// Of the first so many children, no descendant is left.

@@ -8,6 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::processes::ShimEvent;
+use super::volume_limit::ForcedEnd;
+use crate::kernel::byte_size::ByteSize;
 use crate::sandbox::disk_usage::{self, DiskLimit};
 use crate::sandbox::{cgroup, proc};
 
@@ -23,12 +25,17 @@ pub(super) fn watch_scratch(home: &Path, cgroup: Option<&PathBuf>, bytes: u64, s
         bytes,
         files: MAX_FILES,
     };
+    let cause = ForcedEnd::ScratchFull {
+        limit: ByteSize(bytes),
+    };
     let mut pause = MIN_PAUSE;
     loop {
         thread::sleep(pause);
         let began = Instant::now();
         let pids = cgroup.map_or_else(proc::list_descendants, |cgroup| cgroup::list_members(cgroup));
-        if disk_usage::exceeds_limit(home, &pids, limit) && sender.send(ShimEvent::ScratchFull).is_err() {
+        if disk_usage::exceeds_limit(home, &pids, limit)
+            && sender.send(ShimEvent::MustEnd(cause.clone())).is_err()
+        {
             return;
         }
         pause = MIN_PAUSE.max(began.elapsed() * PAUSE_FACTOR);

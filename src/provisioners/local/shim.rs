@@ -25,8 +25,9 @@ use super::launch::{shorten_line, spawn_thread};
 use super::log::LogWriter;
 use super::processes::{ShimEvent, UnitProcesses};
 use super::spec_transfer::ShimSpec;
+use super::volume_limit::{ForcedEnd, watch_marks};
+use super::volumes::ShimVolume;
 use super::{RestartPolicy, UnitState, scratch_limit};
-use crate::kernel::byte_size::ByteSize;
 use crate::kernel::host_clock::host_now;
 use crate::sandbox::cgroup;
 use crate::sandbox::exec_stage::close_inherited;
@@ -119,8 +120,8 @@ pub(super) struct UnitShim {
     pub(super) log_readers: Vec<JoinHandle<()>>,
     /// The unit was asked to stop at once.
     pub(super) stop_now: bool,
-    /// The scratch home exceeds its limit: the running processes must end.
-    pub(super) scratch_full: bool,
+    /// Why the running processes must end.
+    pub(super) forced_end: Option<ForcedEnd>,
     /// Holds the port; released when dropped.
     pub(super) port_lock: Option<std::fs::File>,
 }
@@ -155,6 +156,11 @@ impl UnitShim {
                 scratch_limit::watch_scratch(&home, cgroup.as_ref(), scratch_bytes, &tell);
             })?;
         }
+        let volumes: Vec<ShimVolume> = spec.volumes.iter().filter(|v| v.is_bounded()).cloned().collect();
+        if !volumes.is_empty() {
+            let tell = tell.clone();
+            spawn_thread("volumes", move || watch_marks(&volumes, &tell))?;
+        }
         spawn_thread("signals", move || forward_signals(&signals, &tell))?;
         let log = Arc::new(Mutex::new(LogWriter::open(folder.path())));
         let mut shim = Self {
@@ -168,7 +174,7 @@ impl UnitShim {
             ended_count: 0,
             log_readers: Vec::new(),
             stop_now: false,
-            scratch_full: false,
+            forced_end: None,
             port_lock: None,
         };
         shim.save_state();
@@ -192,7 +198,11 @@ impl UnitShim {
             if self.spec.restart == RestartPolicy::Never {
                 return self.end_for_good(reason, exit);
             }
-            if std::mem::take(&mut self.scratch_full) {
+            if self
+                .forced_end
+                .take()
+                .is_some_and(|cause| cause.empties_scratch())
+            {
                 let _seen_again = self.folder.empty_home();
             }
             if began.elapsed() >= HEALTHY_RUN {
@@ -228,9 +238,10 @@ impl UnitShim {
             let what = format!("the hook {:?}", shorten_line(&hook));
             match ended {
                 None => return Err(RunEnd::Stop),
-                Some(None) if self.scratch_full => return Err(self.scratch_exceeded()),
                 Some(None) => {
-                    return Err(RunEnd::Failed(self.hook_timeout_words(&hook), None));
+                    let cause = self.forced_end.as_ref().map(ForcedEnd::describe);
+                    let words = cause.unwrap_or_else(|| self.hook_timeout_words(&hook));
+                    return Err(RunEnd::Failed(words, None));
                 }
                 Some(Some(Some(status))) if status.success() => {}
                 Some(Some(status)) => {
@@ -281,8 +292,10 @@ impl UnitShim {
                     let (words, _) = self.describe_exit(status, kills);
                     self.log_notice(&format!("the hook {:?} failed: {words}", shorten_line(&line)));
                 }
-                Some(None) if self.scratch_full => return self.scratch_exceeded(),
                 Some(None) => {
+                    if let Some(cause) = &self.forced_end {
+                        return RunEnd::Failed(cause.describe(), None);
+                    }
                     if let Some(hook_pid) = hook_pid {
                         self.processes.signal_group_of(hook_pid, Signal::SIGKILL);
                         self.log_notice(&format!("{}, and is killed", self.hook_timeout_words(&line)));
@@ -319,14 +332,6 @@ impl UnitShim {
     fn hook_timeout_words(&self, line: &str) -> String {
         let seconds = self.spec.limits.hook_seconds;
         format!("the hook {:?} took longer than {seconds} s", shorten_line(line))
-    }
-
-    fn scratch_exceeded(&self) -> RunEnd {
-        let limit = ByteSize(self.spec.limits.scratch_bytes);
-        RunEnd::Failed(
-            format!("killed: its scratch folder exceeded {limit} and was emptied"),
-            None,
-        )
     }
 
     /// Reports the end of a unit that is not restarted. It is written however long that takes: without it, the unit

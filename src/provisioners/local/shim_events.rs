@@ -20,8 +20,8 @@ const QUICK_KILL_ROUNDS: u32 = 50;
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl UnitShim {
-    /// Waits for a matching event. `None` = the unit must stop; `Some(None)` = timeout, or the scratch home
-    /// is full.
+    /// Waits for a matching event. `None` = the unit must stop; `Some(None)` = timeout, or its processes must
+    /// end.
     pub(super) fn wait_for_event<T>(
         &mut self,
         until: Instant,
@@ -33,7 +33,7 @@ impl UnitShim {
                 self.save_state();
                 return None;
             }
-            if self.scratch_full {
+            if self.forced_end.is_some() {
                 return Some(None);
             }
             match self.next_event(until) {
@@ -56,11 +56,11 @@ impl UnitShim {
             }
             match self.events.recv_timeout(wait) {
                 Ok(event) => {
-                    match event {
-                        ShimEvent::NoneLeft(count) => self.ended_count = self.ended_count.max(count),
+                    match &event {
+                        ShimEvent::NoneLeft(count) => self.ended_count = self.ended_count.max(*count),
                         ShimEvent::Stop => self.state.stopping = true,
                         ShimEvent::StopNow => (self.state.stopping, self.stop_now) = (true, true),
-                        ShimEvent::ScratchFull => self.scratch_full = true,
+                        ShimEvent::MustEnd(cause) => self.forced_end = Some(cause.clone()),
                         ShimEvent::ChildEnded(..) => {}
                     }
                     return Some(event);

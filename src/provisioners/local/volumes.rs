@@ -1,5 +1,5 @@
 //! Volumes of this host: a folder each, `<volumes>/<id>/data`, of a group of its own that the units of the bound apps
-//! join. The parent can be passed by everybody and holds nothing else.
+//! join. The parent can be passed by everybody, and holds what Tancho notes of the volume.
 //!
 //! A unit sees a volume at its path if the host lets it have mounts of its own and adds nothing to a folder that the host
 //! has; it sees it in any case at the path that its variable says.
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid, chown};
 use serde::{Deserialize, Serialize};
 
+use super::volume_limit::write_bound;
 use super::{LocalRunnerConfig, ProvisionError, UnitSpec};
 use crate::builders::remove_tree;
 use crate::kernel::ids::VolumeId;
@@ -46,6 +47,11 @@ impl ShimVolume {
             true => &self.path,
             false => &self.dir,
         }
+    }
+
+    /// Whether the unit writes to it, and it may hold only so much.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.max_bytes > 0 && !self.is_read_only
     }
 
     pub(super) fn to_mount(&self) -> FolderMount {
@@ -124,6 +130,7 @@ fn make_folder(volumes: &Path, volume: &UnitVolume, group: Option<u32>) -> io::R
         None => OWN_MODE,
     };
     fs::set_permissions(&data, Permissions::from_mode(mode))?;
+    write_bound(&folder, volume.max_bytes)?;
     Ok(data)
 }
 
