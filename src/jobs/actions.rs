@@ -13,7 +13,6 @@ use crate::jobs::model::{
     ConcurrencyPolicy, JobDescription, JobRun, JobSettings, RunOrigin, RunState, ScheduleChange,
     SettingsChange,
 };
-use crate::jobs::schedule::JobSchedule;
 use crate::jobs::store::{self, JobRow, JobScopes, NewRun};
 use crate::jobs::views::NO_SCHEDULE;
 use crate::kernel::error::Error;
@@ -21,6 +20,7 @@ use crate::kernel::ids::{AppId, EventId};
 use crate::kernel::names::{AppName, JobName, PlanName, PlatformName, PoolName, TeamName};
 use crate::kernel::permission::{ContextKind, Permission};
 use crate::kernel::request_context::RequestContext;
+use crate::kernel::schedule::CronSchedule;
 use crate::{lifecycle, teams};
 
 /// How a job is built if its creator does not say: nothing is installed, and the Procfile names its command.
@@ -139,7 +139,7 @@ pub(super) fn parse_schedule_change(
     match (schedule, manual) {
         (None, false) => Ok(None),
         (None, true) => Ok(Some(ScheduleChange::Manual)),
-        (Some(text), false) => Ok(Some(ScheduleChange::Cron(JobSchedule::parse(text, zone)?))),
+        (Some(text), false) => Ok(Some(ScheduleChange::Cron(CronSchedule::parse(text, zone)?))),
         (Some(_), true) => Err(Error::invalid(
             "A job has a schedule, or is manual: give one of them.",
         )),

@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 
 use crate::apps::AppDescription;
-use crate::jobs::schedule::JobSchedule;
 use crate::kernel::error::Error;
 use crate::kernel::excerpt::quote_excerpt;
+use crate::kernel::schedule::CronSchedule;
 
 /// Seconds after its instant within which a run may start, unless the job says otherwise.
 const STARTING_DEADLINE: i32 = 300;
@@ -109,7 +109,7 @@ impl RunOrigin {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct JobSettings {
     /// `None`: only when it is triggered.
-    pub(super) schedule: Option<JobSchedule>,
+    pub(super) schedule: Option<CronSchedule>,
     /// Empty: what the process `job` of its version runs, or its only process.
     pub(super) command: Vec<String>,
     /// `None`: nobody has chosen one, and the default holds.
@@ -147,7 +147,7 @@ impl Default for JobSettings {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ScheduleChange {
     Manual,
-    Cron(JobSchedule),
+    Cron(CronSchedule),
 }
 
 /// A change of settings; what is `None` stays as it is.

@@ -10,10 +10,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::core::Core;
 use crate::db::notices::NoticeChannel;
 use crate::jobs::model::{RunOrigin, RunState};
-use crate::jobs::schedule::{DuePlan, JobSchedule, LatePolicy, plan_due};
+use crate::jobs::schedule::{DuePlan, LatePolicy, plan_due};
 use crate::jobs::store::{self, DueJobRow, NewRun};
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
+use crate::kernel::schedule::CronSchedule;
 use crate::sagas::{ReconcileReport, Reconciler};
 
 /// The longest and the shortest pause between two looks at the next instant. A notice ends a pause; the longest one is
@@ -57,7 +58,7 @@ struct RoundPlan {
 
 impl RoundPlan {
     fn add_job(&mut self, row: &DueJobRow) {
-        let schedule = match JobSchedule::parse(&row.schedule, Some(&row.zone)) {
+        let schedule = match CronSchedule::parse(&row.schedule, Some(&row.zone)) {
             Ok(schedule) => schedule,
             Err(error) => {
                 // A bug, or a row that was written by hand: the other jobs go on.

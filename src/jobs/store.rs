@@ -7,10 +7,10 @@ use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::jobs::model::{ConcurrencyPolicy, JobRun, JobSettings, MissedRunPolicy, RunOrigin, RunState};
-use crate::jobs::schedule::JobSchedule;
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::AppName;
+use crate::kernel::schedule::CronSchedule;
 
 /// A job, as stored.
 pub(super) struct JobRow {
@@ -33,7 +33,7 @@ impl JobRow {
     pub(super) fn to_settings(&self) -> Result<JobSettings, Error> {
         let schedule = match self.schedule.is_empty() {
             true => None,
-            false => Some(JobSchedule::parse(&self.schedule, Some(&self.zone)).map_err(Error::internal)?),
+            false => Some(CronSchedule::parse(&self.schedule, Some(&self.zone)).map_err(Error::internal)?),
         };
         Ok(JobSettings {
             schedule,
@@ -83,8 +83,8 @@ pub(super) async fn upsert_job(
                        active_deadline = excluded.active_deadline, starting_deadline = excluded.starting_deadline,
                        retries = excluded.retries, next_at = excluded.next_at",
         job.0,
-        schedule.map_or("", JobSchedule::as_str),
-        schedule.map_or("UTC", JobSchedule::zone_name),
+        schedule.map_or("", CronSchedule::as_str),
+        schedule.map_or("UTC", CronSchedule::zone_name),
         &settings.command,
         settings.concurrency.map(ConcurrencyPolicy::as_str),
         settings.missed_runs.as_str(),

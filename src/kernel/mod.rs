@@ -22,6 +22,7 @@ pub mod permission_context;
 pub mod public_hosts;
 pub mod rate_limiter;
 pub mod request_context;
+pub mod schedule;
 pub mod secret;
 pub mod secret_mask;
 pub mod yaml;
