@@ -53,6 +53,7 @@ pub mod routing;
 pub mod units;
 pub mod volumes;
 
+pub mod autoscale;
 pub mod deploys;
 pub mod exec;
 pub mod services;

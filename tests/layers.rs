@@ -37,7 +37,7 @@ const ROWS: &[&[&str]] = &[
     &["versions", "certificates"],
     &["releases"],
     &["units", "routing", "volumes"],
-    &["services", "deploys", "exec", "webhooks"],
+    &["services", "deploys", "exec", "webhooks", "autoscale"],
     &["repositories"],
     &["ssh", "forges"],
     &["lifecycle", "healers"],
@@ -63,6 +63,7 @@ const TABLES: &[(&str, &[&str])] = &[
         "apps",
         &["app", "app_change", "app_cname", "app_team", "process_plan"],
     ),
+    ("autoscale", &["autoscale", "unit_usage"]),
     (
         "certificates",
         &[

@@ -11,6 +11,7 @@
 
 mod actions;
 mod addresses;
+mod autoscale;
 mod change;
 pub mod classic;
 mod info;
@@ -30,6 +31,9 @@ mod volume_views;
 mod wire;
 
 pub use actions::{describe_authorized_app, ensure_live, find_authorized_app, read_app, visible_app_scopes};
+pub use autoscale::{
+    AppScaleRule, CpuTarget, ScaleBehavior, ScaleDown, ScaleQuery, ScaleRule, ScaleSchedule,
+};
 pub use change::{AppChange, RestartScope, apply_change, check_change, check_values};
 pub use info::{InfoCache, prune_changes};
 pub use jobs::{JobAppRequest, NewJobApp, check_job_app, describe_job_apps, find_job_app, insert_job_app};

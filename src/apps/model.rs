@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
+use crate::apps::autoscale::AppScaleRule;
 use crate::apps::plan_override::PlanOverride;
 use crate::events::{EventTarget, EventTargetKind};
 use crate::kernel::ids::AppId;
@@ -169,6 +170,7 @@ pub struct AppDescription {
     pub process_plans: Vec<(String, String)>,
     pub binds: Vec<BoundInstance>,
     pub volumes: Vec<BoundVolume>,
+    pub scale_rules: Vec<AppScaleRule>,
 }
 
 impl AppDescription {

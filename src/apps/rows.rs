@@ -1,7 +1,9 @@
 //! The rows of the app queries, and their conversion to the types of the model.
 
 use chrono::{DateTime, Utc};
+use sqlx::types::Json;
 
+use crate::apps::autoscale::AppScaleRule;
 use crate::apps::model::{
     App, AppDescription, AppKind, AppState, BoundInstance, BoundVolume, ProcessScale, UnitView,
 };
@@ -74,6 +76,7 @@ pub(super) struct AppDescriptionRow {
     pub(super) process_plans: Vec<(String, String)>,
     pub(super) binds: Vec<(String, String, String)>,
     pub(super) volumes: Vec<(String, String, bool)>,
+    pub(super) scale_rules: Json<Vec<AppScaleRule>>,
 }
 
 impl From<AppDescriptionRow> for AppDescription {
@@ -128,6 +131,7 @@ impl From<AppDescriptionRow> for AppDescription {
             processes: scales.collect(),
             process_plans: row.process_plans,
             binds: bounds.collect(),
+            scale_rules: row.scale_rules.0,
             volumes: row
                 .volumes
                 .into_iter()

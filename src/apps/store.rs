@@ -1,7 +1,9 @@
 //! Apps in SQL.
 
+use sqlx::types::Json;
 use sqlx::{PgConnection, PgExecutor};
 
+use crate::apps::autoscale::AppScaleRule;
 use crate::apps::model::{App, AppDescription, AppKind, AppState};
 use crate::apps::plan_override::PlanOverrideChange;
 use crate::apps::rows::{AppDescriptionRow, UnitRecord};
@@ -113,7 +115,13 @@ pub(super) async fn list_descriptions(
                   array(select (v.name, b.mount_point, b.read_only)
                         from volume_bind b join volume v using (volume_id)
                         where b.app_id = a.app_id order by b.mount_point)
-                      as "volumes!: Vec<(String, String, bool)>"
+                      as "volumes!: Vec<(String, String, bool)>",
+                  coalesce((select jsonb_agg(s.rule || jsonb_build_object('process', s.process, 'version', r.version)
+                                             order by s.side, s.process)
+                            from autoscale s
+                            left join live_release v on v.app_id = s.app_id and v.side = s.side
+                            left join release r on r.release_id = v.current_release
+                            where s.app_id = a.app_id), '[]') as "scale_rules!: Json<Vec<AppScaleRule>>"
            from app a join plan p on p.name = a.plan join pool l on l.name = a.pool
            where a.name = any($1) and a.kind = $2 order by a.name"#,
         names as &[AppName],

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::apps::autoscale::AppScaleRule;
 use crate::apps::model::{App, AppDescription, UnitView};
 use crate::apps::plan_override::PlanOverride;
 use crate::apps::volume_views::AppVolumeView;
@@ -269,7 +270,7 @@ impl AppSummaryView {
 #[derive(Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AppView {
-    autoscale: [(); 0],
+    autoscale: Vec<AppScaleRule>,
     cname: Vec<String>,
     deploys: i32,
     description: String,
@@ -352,7 +353,7 @@ impl AppView {
             service: bind.service.clone(),
         });
         Self {
-            autoscale: [],
+            autoscale: full.scale_rules.clone(),
             cname: summary.cname,
             deploys: full.app.deploys,
             description: summary.description,

@@ -3,8 +3,9 @@
 use crate::http::health;
 use crate::web::route_table::RouteTable;
 use crate::{
-    apps, certificates, clusters, deploys, events, exec, forges, jobs, lifecycle, plans, platforms, pools,
-    releases, repositories, routers, routing, sagas, services, teams, units, users, volumes, webhooks,
+    apps, autoscale, certificates, clusters, deploys, events, exec, forges, jobs, lifecycle, plans,
+    platforms, pools, releases, repositories, routers, routing, sagas, services, teams, units, users,
+    volumes, webhooks,
 };
 
 /// Returns all modern routes, each with its version in the API.
@@ -23,6 +24,7 @@ pub fn modern_routes() -> RouteTable {
         repositories::modern::routes,
         releases::modern::routes,
         units::modern::routes,
+        autoscale::modern::routes,
         exec::modern::routes,
         deploys::modern::routes,
         forges::modern::routes,

@@ -213,6 +213,10 @@ pub trait UnitRunner: Send + Sync {
     async fn exec_in_unit(&self, unit: &UnitId, request: &ExecRequest)
     -> Result<ExecSession, ProvisionError>;
 
+    /// Returns how much time of a processor units have used since they were started; those of which that is not known are
+    /// left out.
+    async fn measure_cpu(&self, units: &[UnitId]) -> Result<Vec<(UnitId, Duration)>, ProvisionError>;
+
     /// Removes a volume of this host with its data; one that there is not is fine. No unit may use it any more.
     async fn remove_volume(&self, volume: VolumeId) -> Result<(), ProvisionError>;
 

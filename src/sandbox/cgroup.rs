@@ -217,6 +217,17 @@ pub(crate) fn count_oom_kills(path: &Path) -> u64 {
         .unwrap_or(0)
 }
 
+/// The time of a processor that the processes of a cgroup have used, also those that have ended; `None`: it is not counted.
+pub(crate) fn read_cpu_time(path: &Path) -> Option<Duration> {
+    if let Ok(text) = fs::read_to_string(path.join("cpu.stat"))
+        && let Some(used) = text.lines().find_map(|line| line.strip_prefix("usage_usec "))
+    {
+        return used.trim().parse().ok().map(Duration::from_micros);
+    }
+    let used = fs::read_to_string(path.join("cpuacct.usage")).ok()?;
+    used.trim().parse().ok().map(Duration::from_nanos)
+}
+
 /// Kills all members once.
 pub(crate) fn kill_members(path: &Path) {
     if fs::write(path.join("cgroup.kill"), "1").is_ok() {

@@ -1,6 +1,7 @@
 //! Processes in `/proc`. A process is identified by its pid and start time, because pids are reused.
 
 use std::fs;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,6 +23,8 @@ pub(crate) struct ProcessStat {
     pub(crate) group: i32,
     pub(crate) session: i32,
     began: u64,
+    /// The time of a processor that it and those of its children that have ended have used.
+    pub(crate) cpu_time: Duration,
 }
 
 impl ProcessHandle {
@@ -65,8 +68,17 @@ fn read_stat(pid: i32) -> Option<ProcessStat> {
         group: number(2)?,
         session: number(3)?,
         began: fields.get(19)?.parse().ok()?,
+        cpu_time: fields
+            .get(11..15)
+            .unwrap_or_default()
+            .iter()
+            .map(|ticks| Duration::from_millis(ticks.parse::<u64>().unwrap_or(0) * TICK_MILLIS))
+            .sum(),
     })
 }
+
+/// One hundred in a second, on all architectures.
+const TICK_MILLIS: u64 = 10;
 
 /// Lists all processes that are not zombies.
 pub(crate) fn list_processes() -> Vec<ProcessStat> {

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::autoscale::{UnitScaler, UsageCollector};
 use crate::caller_limits::CallerLimits;
 use crate::config::{ServerRole, Settings};
 use crate::core::{AuthCache, Core, CoreParts, PublicAddresses, PublicSsh};
@@ -329,6 +330,9 @@ pub fn list_reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
         // Jobs.
         Arc::new(JobPlanner::new(core)),
         Arc::new(JobRunner::new(core)),
+        // Scaling by load.
+        Arc::new(UsageCollector::new(core)),
+        Arc::new(UnitScaler::new(core)),
         // Storage in the database.
         Arc::new(EventRetentionHealer::new(core)),
         Arc::new(ArchiveHealer::new(core)),

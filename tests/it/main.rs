@@ -10,6 +10,7 @@ mod app_changes;
 mod apps;
 mod attacks;
 mod audit;
+mod autoscale;
 mod catalog;
 mod certificates;
 mod classic;

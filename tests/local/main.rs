@@ -33,6 +33,7 @@ mod sealed_files;
 mod shared_memory;
 mod sockets;
 mod terminals;
+mod usage;
 mod volumes;
 
 use contract::{find_report, wait_for_report};

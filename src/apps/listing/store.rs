@@ -2,7 +2,9 @@
 
 use futures_util::stream::{BoxStream, StreamExt};
 use sqlx::PgExecutor;
+use sqlx::types::Json;
 
+use crate::apps::autoscale::AppScaleRule;
 use crate::apps::model::{AppDescription, AppKind, AppState};
 use crate::apps::rows::{AppDescriptionRow, UnitRecord};
 use crate::kernel::ids::AppId;
@@ -104,7 +106,8 @@ pub(super) fn list_apps<'a>(
                   '{}'::record[] as "processes!: Vec<(String, i32)>",
                   '{}'::record[] as "process_plans!: Vec<(String, String)>",
                   '{}'::record[] as "binds!: Vec<(String, String, String)>",
-                  '{}'::record[] as "volumes!: Vec<(String, String, bool)>"
+                  '{}'::record[] as "volumes!: Vec<(String, String, bool)>",
+                  '[]'::jsonb as "scale_rules!: Json<Vec<AppScaleRule>>"
            -- Sorted before anything is looked up for a row, so that the first rows come at once.
            from (select a.*, p.memory_bytes, p.cpu_milli, p.cpu_burst, p.max_cpu_burst, p.is_default, l.provisioner
                  from app a join plan p on p.name = a.plan join pool l on l.name = a.pool

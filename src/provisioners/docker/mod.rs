@@ -28,6 +28,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod unit_notes;
+mod usage;
 mod volumes;
 mod watch;
 
@@ -338,6 +339,11 @@ impl UnitRunner for DockerRunner {
     ) -> Result<ExecSession, ProvisionError> {
         self.engine.check_up()?;
         exec::start_exec(self, unit, request).await
+    }
+
+    async fn measure_cpu(&self, units: &[UnitId]) -> Result<Vec<(UnitId, Duration)>, ProvisionError> {
+        self.engine.check_up()?;
+        usage::measure_cpu(self, units).await
     }
 
     async fn remove_volume(&self, volume: VolumeId) -> Result<(), ProvisionError> {

@@ -155,6 +155,10 @@ impl UnitRunner for WithImage {
         self.0.exec_in_unit(unit, request).await
     }
 
+    async fn measure_cpu(&self, units: &[UnitId]) -> Result<Vec<(UnitId, Duration)>, ProvisionError> {
+        self.0.measure_cpu(units).await
+    }
+
     async fn remove_volume(&self, volume: VolumeId) -> Result<(), ProvisionError> {
         self.0.remove_volume(volume).await
     }

@@ -28,6 +28,7 @@ struct FakeUnits {
     failures: VecDeque<ProvisionError>,
     initial_state: Option<UnitState>,
     last_number: u32,
+    used_cpu: BTreeMap<UnitId, Duration>,
 }
 
 impl Default for FakeUnitRunner {
@@ -61,6 +62,11 @@ impl FakeUnitRunner {
             unit.report.state = state;
             unit.report.reason = reason.map(str::to_owned);
         });
+    }
+
+    /// Sets how much time of a processor a unit has used.
+    pub fn set_used_cpu(&self, unit: &UnitId, time: Duration) {
+        self.lock_state().used_cpu.insert(unit.clone(), time);
     }
 
     /// Sets the reported address of a unit, for tests that route to a real listener.
@@ -195,6 +201,12 @@ impl UnitRunner for FakeUnitRunner {
             true => Ok(run_command(request)),
             false => Err(unit_gone(unit)),
         }
+    }
+
+    async fn measure_cpu(&self, units: &[UnitId]) -> Result<Vec<(UnitId, Duration)>, ProvisionError> {
+        let inner = self.lock_state();
+        let used = |unit: &UnitId| Some((unit.clone(), *inner.used_cpu.get(unit)?));
+        Ok(units.iter().filter_map(used).collect())
     }
 
     async fn remove_volume(&self, _: VolumeId) -> Result<(), ProvisionError> {

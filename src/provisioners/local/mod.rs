@@ -29,6 +29,7 @@ mod shim_events;
 mod spec_transfer;
 mod start;
 mod terminal;
+mod usage;
 mod volume_limit;
 mod volumes;
 
@@ -327,6 +328,11 @@ impl UnitRunner for LocalRunner {
         let (settings, changes) = (Arc::clone(&self.settings), self.changes.subscribe());
         let (unit, request) = (unit.clone(), request.clone());
         run_blocking(move || Ok(exec::start_exec(&settings, &unit, &request, changes))).await?
+    }
+
+    async fn measure_cpu(&self, units: &[UnitId]) -> Result<Vec<(UnitId, Duration)>, ProvisionError> {
+        let (root, units) = (self.settings.root.clone(), units.to_vec());
+        run_blocking(move || Ok(usage::measure_cpu(&root, &units))).await
     }
 
     async fn remove_volume(&self, volume: VolumeId) -> Result<(), ProvisionError> {

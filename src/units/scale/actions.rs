@@ -145,6 +145,7 @@ pub async fn add_units(core: &Core, call: &RequestContext, request: &ScaleReques
     .await?;
     let processes = AppProcesses::load_locked(&mut tx, app.id, request.version).await?;
     let (process, before) = processes.resolve_process(request.process.as_ref())?;
+    refuse_scaled(&mut tx, &app, (processes.side, &process)).await?;
     quotas::check_unit_quota(&mut tx, app.id, i32::try_from(units).map_err(Error::internal)?).await?;
     let after = before + units;
     if after > MAX_UNITS_PER_PROCESS {
@@ -176,6 +177,7 @@ pub async fn remove_units(
     .await?;
     let processes = AppProcesses::load_locked(&mut tx, app.id, request.version).await?;
     let (process, before) = processes.resolve_process(request.process.as_ref())?;
+    refuse_scaled(&mut tx, &app, (processes.side, &process)).await?;
     if units > before {
         return Err(Error::invalid(format!(
             "You can't remove {units} units of {process}: it has {before}."
@@ -197,6 +199,20 @@ pub async fn remove_units(
     .await?;
     tx.commit().await?;
     Ok(id)
+}
+
+/// Refuses to change a number of units that follows the load: it has one owner. Errors: `Conflict`.
+async fn refuse_scaled(
+    tx: &mut PgConnection,
+    app: &App,
+    (side, process): (ReleaseSide, &str),
+) -> Result<(), Error> {
+    match store::find_scale_bounds(&mut *tx, app.id, side, process).await? {
+        None => Ok(()),
+        Some((min, max)) => Err(Error::conflict(format!(
+            "The process {process} is scaled automatically between {min} and {max} units: change that by `tsuru autoscale set`, or end it by `tsuru autoscale unset`."
+        ))),
+    }
 }
 
 fn check_unit_count(units: i64) -> Result<i64, Error> {

@@ -5,10 +5,12 @@
 //! do not become ready in time, or the user cancels, the number is set back.
 
 mod actions;
+mod automatic;
 mod saga;
 mod store;
 
 pub use actions::{
     ScaleRequest, StartStopRequest, add_units, kill_unit, remove_units, start_processes, stop_processes,
 };
+pub use automatic::set_scaled_units;
 pub(super) use saga::ScaleSaga;

@@ -157,3 +157,22 @@ pub(super) async fn list_unit_counts(
     .fetch_all(db)
     .await
 }
+
+/// The bounds within which the number of units of a process follows its load; `None`: users set it.
+pub(super) async fn find_scale_bounds(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    side: ReleaseSide,
+    process: &str,
+) -> sqlx::Result<Option<(i32, i32)>> {
+    sqlx::query!(
+        r#"select (rule ->> 'minUnits')::integer as "min!", (rule ->> 'maxUnits')::integer as "max!"
+           from autoscale where app_id = $1 and side = $2 and process = $3"#,
+        app.0,
+        side.number(),
+        process,
+    )
+    .fetch_optional(db)
+    .await
+    .map(|row| row.map(|row| (row.min, row.max)))
+}

@@ -33,6 +33,8 @@ async fn healers_are_listed_as_single_key_objects_and_run_repeatedly() {
             "certificates",
             "job-planner",
             "job-runner",
+            "unit-usage",
+            "unit-scaler",
             "retention",
             "archives",
             "repositories",

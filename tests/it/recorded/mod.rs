@@ -163,6 +163,11 @@ async fn certificate_requests_match_the_recordings() {
 }
 
 #[tokio::test]
+async fn autoscale_requests_match_the_recordings() {
+    replay(table::AUTOSCALE, RecordedFixture::with_running_app().await).await;
+}
+
+#[tokio::test]
 async fn volume_requests_match_the_recordings() {
     replay(table::VOLUMES, RecordedFixture::with_apps().await).await;
 }

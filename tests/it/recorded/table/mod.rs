@@ -1,6 +1,7 @@
 //! Every recording: how it is replayed, or why not.
 
 mod apps;
+mod autoscale;
 mod catalog;
 mod certificates;
 mod events;
@@ -12,6 +13,7 @@ mod users;
 mod volumes;
 
 pub(super) use apps::APPS;
+pub(super) use autoscale::AUTOSCALE;
 pub(super) use catalog::CATALOG;
 pub(super) use certificates::CERTIFICATES;
 pub(super) use events::EVENTS;
@@ -26,7 +28,7 @@ use super::ReplayRow;
 
 /// Returns all rows of all chapters.
 pub(super) fn all() -> impl Iterator<Item = &'static ReplayRow> {
-    let others = CERTIFICATES.iter().chain(VOLUMES);
+    let others = CERTIFICATES.iter().chain(VOLUMES).chain(AUTOSCALE);
     [USERS, APPS, RUNNING, SERVICES, OPERATOR, CATALOG, EVENTS, JOBS]
         .into_iter()
         .flatten()
