@@ -52,7 +52,8 @@ pub(super) fn read_procfile(tree: &Path) -> Result<Option<String>, BuildError> {
     Ok(text)
 }
 
-fn read_text_file(path: &Path, most: u64) -> Result<Option<String>, BuildError> {
+/// Reads a short text file of the archive, through links that stay inside; `None` if there is none.
+pub(super) fn read_text_file(path: &Path, most: u64) -> Result<Option<String>, BuildError> {
     let inside = match fs::canonicalize(path) {
         Err(_) => return Ok(None),
         Ok(inside) => inside,

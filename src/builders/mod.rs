@@ -22,6 +22,7 @@
 mod build_session;
 mod command;
 mod disk_watch;
+mod dockerfile;
 mod failure_reason;
 mod files;
 mod freeze;
@@ -51,6 +52,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use dockerfile::{BuiltImage, ImageBuildRequest, build_image, is_harmless_trigger};
 pub use procfile::{ProcessCommand, Procfile, find_main_process, merge_processes};
 pub use tree::{chown_tree, remove_leftovers, remove_tree, remove_version};
 pub use tsuru_yaml::TsuruYaml;

@@ -8,6 +8,7 @@ use crate::apps::{self, App, AppKind};
 use crate::config::ServerRole;
 use crate::core::Core;
 use crate::deploys::archive_transfer;
+use crate::deploys::dockerfile_version::ImageRecipe;
 use crate::deploys::image_version;
 use crate::deploys::rollback::{RollbackData, RollbackSaga};
 use crate::deploys::saga::{DeployData, DeploySaga};
@@ -17,7 +18,7 @@ use crate::deploys::upload::ArchiveUpload;
 use crate::deploys::version_changes::version_not_found;
 use crate::events::{self, NewEvent};
 use crate::kernel::artifact::ImageName;
-use crate::kernel::error::Error;
+use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::ids::EventId;
 use crate::kernel::log_text::clean_line;
 use crate::kernel::names::AppName;
@@ -51,8 +52,8 @@ pub struct DeployOptions {
     pub author: String,
     /// What becomes of the versions that run.
     pub sides: SideOptions,
-    /// The caller has sent a Dockerfile, which is not used.
-    pub ignores_dockerfile: bool,
+    /// The Dockerfile that the caller has sent beside the files.
+    pub dockerfile: Option<String>,
 }
 
 /// What is deployed.
@@ -63,25 +64,44 @@ pub enum DeploySource {
     Image(ImageName),
 }
 
-/// Refuses what the app's pool does not take. Errors: `Invalid`, with what it does take.
-async fn check_source(core: &Core, app: &App, source: &DeploySource) -> Result<(), Error> {
-    let takes_images = image_version::find_runner(core, app)
-        .await?
-        .image_store()
-        .is_some();
-    match source {
-        DeploySource::Archive(_) if takes_images => Err(Error::invalid(format!(
+/// Refuses what the app's pool does not take. Returns how an archive is built as an image, if it is. Errors: `Invalid`,
+/// with what the pool does take.
+async fn check_source(
+    core: &Core,
+    app: &App,
+    source: &DeploySource,
+    order: &DeployOptions,
+) -> Result<Option<ImageRecipe>, Error> {
+    let runner = image_version::find_runner(core, app).await?;
+    let dockerfile = order.dockerfile.clone();
+    match (source, runner.image_store()) {
+        (DeploySource::Archive(_), Some(images)) if images.builds_images() => {
+            Ok(Some(ImageRecipe { dockerfile }))
+        }
+        (DeploySource::Archive(_), Some(_)) => Err(Error::invalid(format!(
             "The pool {} runs images only: deploy one, as in `tsuru app deploy --image`.",
             app.pool
         ))),
-        DeploySource::Image(_) if !takes_images => Err(image_version::runs_no_images(app)),
-        _ => Ok(()),
+        (DeploySource::Image(_), None) => Err(image_version::runs_no_images(app)),
+        // Today's client can send the files of a job in no other way.
+        (DeploySource::Archive(_), None) if dockerfile.is_some() && app.kind == AppKind::App => {
+            Err(image_version::runs_no_images(app))
+        }
+        _ => Ok(None),
     }
 }
 
 /// Refuses who may not deploy, before anything is uploaded.
 pub async fn authorize_deploy(core: &Core, call: &RequestContext, name: &AppName) -> Result<App, Error> {
-    let app = apps::find_authorized_app(core, call, name, Permission::APP_DEPLOY_UPLOAD).await?;
+    let app = match apps::find_authorized_app(core, call, name, Permission::APP_DEPLOY_UPLOAD).await {
+        // What is uploaded may be the files of a Dockerfile, which is known only later.
+        Err(error) if error.kind() == ErrorKind::Forbidden => {
+            let dockerfile = Permission::APP_DEPLOY_DOCKERFILE;
+            let app = apps::find_authorized_app(core, call, name, dockerfile).await;
+            app.map_err(|_| error)?
+        }
+        found => found?,
+    };
     apps::ensure_live(&app)?;
     Ok(app)
 }
@@ -97,6 +117,7 @@ pub async fn deploy_app(
     let permission = match (&source, order.origin.as_str()) {
         (DeploySource::Image(_), _) => Permission::APP_DEPLOY_IMAGE,
         (_, "git") => Permission::APP_DEPLOY_GIT,
+        _ if order.dockerfile.is_some() => Permission::APP_DEPLOY_DOCKERFILE,
         _ => Permission::APP_DEPLOY_UPLOAD,
     };
     let app = apps::find_authorized_app(core, call, name, permission).await?;
@@ -113,7 +134,7 @@ pub async fn deploy_to(
 ) -> Result<EventId, Error> {
     apps::ensure_live(app)?;
     check_origin(&order.origin)?;
-    check_source(core, app, &source).await?;
+    let recipe = check_source(core, app, &source, &order).await?;
     if order.origin.is_empty() {
         order.origin = "app-deploy".into();
     }
@@ -131,11 +152,11 @@ pub async fn deploy_to(
     }
     let archive = upload.finish().await?;
     if !archive_transfer::hands_over_archives(core) {
-        return begin_deploy(core, call, app, &order, (archive, Some(upload))).await;
+        return begin_deploy(core, call, app, (&order, recipe), (archive, Some(upload))).await;
     }
     archive_transfer::store_archive(core, &archive).await?;
     drop(upload);
-    let begun = begin_deploy(core, call, app, &order, (archive.clone(), None)).await;
+    let begun = begin_deploy(core, call, app, (&order, recipe), (archive.clone(), None)).await;
     if begun.is_err() {
         archive_transfer::discard_archive(core, &archive).await;
     }
@@ -147,7 +168,7 @@ async fn begin_deploy(
     core: &Core,
     call: &RequestContext,
     app: &App,
-    order: &DeployOptions,
+    (order, recipe): (&DeployOptions, Option<ImageRecipe>),
     (archive, upload): (String, Option<ArchiveUpload>),
 ) -> Result<EventId, Error> {
     let data = json!({ "origin": order.origin, "message": order.message, "commit": order.commit, "author": order.author });
@@ -155,7 +176,7 @@ async fn begin_deploy(
     let owner = call.event_owner().1;
     sagas::start_saga::<DeploySaga>(&core.db, call, &new, async |tx, event| {
         store::insert_deploy(tx, event, app.id, None, order, &owner).await?;
-        if order.ignores_dockerfile {
+        if order.dockerfile.is_some() && recipe.is_none() {
             events::append_log(&mut *tx, event, NO_DOCKERFILE_NOTICE).await?;
         }
         order.sides.check_running(tx, app).await?;
@@ -165,11 +186,13 @@ async fn begin_deploy(
                     "The archive took too long to be stored: deploy again.",
                 ));
             }
-            return Ok(DeployData::new(app.id, archive, None).with_sides(order.sides));
+            let data = DeployData::new(app.id, archive, None).with_recipe(recipe);
+            return Ok(data.with_sides(order.sides));
         };
         // Before the commit, whose outcome may never be known: an archive that nobody needs is swept.
         upload.keep();
-        Ok(DeployData::new(app.id, archive, Some(core.host.to_string())).with_sides(order.sides))
+        let data = DeployData::new(app.id, archive, Some(core.host.to_string()));
+        Ok(data.with_recipe(recipe).with_sides(order.sides))
     })
     .await
 }

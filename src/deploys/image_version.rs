@@ -1,13 +1,12 @@
 //! A version that is an image: taken over as it is, by the provisioner of the app's pool.
 
 use serde_json::Value;
-use tokio::sync::mpsc;
 
 use crate::apps::App;
 use crate::builders::{self, ProcessCommand, Procfile, TsuruYaml};
 use crate::core::Core;
+use crate::deploys::build_log::follow_lines;
 use crate::deploys::build_slot::acquire_build_slot;
-use crate::deploys::saga::LINE_BUFFER;
 use crate::kernel::artifact::ImageName;
 use crate::kernel::byte_size::ByteSize;
 use crate::kernel::command_words::quote_words;
@@ -67,8 +66,39 @@ pub(super) async fn take_over_image(
         }
     });
     let details = pinned.await?;
-    check_size(core, &name, details.bytes)?;
     let (processes, yaml) = read_processes(&name, &details)?;
+    let content = ImageContent {
+        details,
+        processes,
+        yaml,
+        release_command: None,
+    };
+    record_image(core, ctx, (app, version), &name, content).await
+}
+
+/// An image, and what runs of it.
+pub(super) struct ImageContent {
+    pub(super) details: ImageDetails,
+    pub(super) processes: Vec<ProcessCommand>,
+    pub(super) yaml: TsuruYaml,
+    pub(super) release_command: Option<String>,
+}
+
+/// Makes an image the content of a version.
+pub(super) async fn record_image(
+    core: &Core,
+    ctx: &StepContext,
+    (app, version): (&App, i32),
+    name: &ImageName,
+    content: ImageContent,
+) -> Result<(), StepError> {
+    let ImageContent {
+        details,
+        processes,
+        yaml,
+        release_command,
+    } = content;
+    check_size(core, name, details.bytes)?;
     let most = core.settings.apps.max_deploy_timeout;
     ctx.append_log_lines(&units::health_adjustments(&yaml, most))
         .await;
@@ -79,7 +109,7 @@ pub(super) async fn take_over_image(
         bytes: i64::try_from(details.bytes).unwrap_or(i64::MAX),
         digest: details.pinned.digest().to_owned(),
         image: Some(details.pinned.to_string()),
-        release_command: None,
+        release_command: release_command.as_deref(),
     };
     ctx.write_fenced(async |tx| Ok(versions::mark_version_ready(tx, app.id, version, &made).await?))
         .await?;
@@ -106,15 +136,7 @@ async fn pin_image(
     owner: &ImageOwner,
     ctx: &StepContext,
 ) -> Result<ImageDetails, StepError> {
-    let (sender, mut lines) = mpsc::channel(LINE_BUFFER);
-    let telling = async {
-        let mut batch = Vec::new();
-        while lines.recv_many(&mut batch, LINE_BUFFER).await > 0 {
-            ctx.append_log_lines(&batch).await;
-            batch.clear();
-        }
-    };
-    let (pinned, ()) = tokio::join!(images.pin_image(name, owner, sender), telling);
+    let pinned = follow_lines(ctx, |lines| images.pin_image(name, owner, lines)).await;
     pinned.map_err(|error| {
         StepError::GiveUp(match error {
             ProvisionError::Permanent(words) => Error::invalid(words),
@@ -123,12 +145,14 @@ async fn pin_image(
     })
 }
 
-/// Lets the image of a version go that came to nothing. One that is left goes with the app.
+/// Lets the image of a version go that came to nothing, with what its build has left. One that is left goes with the app.
 pub(super) async fn release_image(core: &Core, app: AppId, version: i32) {
     let owner = ImageOwner { app, version };
     let runners = core.provisioners.runners();
     for images in runners.filter_map(|(_, runner)| runner.image_store()) {
-        if let Err(error) = images.release_image(&owner).await {
+        let released = images.release_image(&owner).await;
+        let discarded = images.discard_builds(app).await;
+        if let Err(error) = released.and(discarded) {
             tracing::warn!(%app, version, %error, "the image of a failed deploy is left until its app is removed");
         }
     }
@@ -144,7 +168,7 @@ pub(super) fn runs_no_images(app: &App) -> Error {
 
 /// Reads the processes and the tsuru.yaml of an image from its labels; without them, its own command is the only
 /// process.
-fn read_processes(
+pub(super) fn read_processes(
     name: &ImageName,
     details: &ImageDetails,
 ) -> Result<(Vec<ProcessCommand>, TsuruYaml), Error> {

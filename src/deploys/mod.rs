@@ -10,16 +10,18 @@
 //! Where it runs: on the host that has the archive. If that host has no worker, the archive is handed over through the
 //! database, and the worker that takes the deploy first is the one that keeps it, since the version's files are there.
 //!
-//! What is deployed is an archive or an image, as the provisioner of the app's pool takes it; an image is pinned to its
-//! digest in the step *build*.
+//! What is deployed is an archive or an image. Where units run from images, an archive is built as one, with its
+//! Dockerfile; an image is pinned to its digest in the step *build*.
 //!
 //! A rollback releases an earlier version again with the variables that users had set when it was first
 //! released; what binds give is always as it is now, because an old password is of no use.
 
 mod actions;
 mod archive_transfer;
+mod build_log;
 mod build_request;
 mod build_slot;
+mod dockerfile_version;
 mod image_version;
 mod leftovers;
 pub mod modern;

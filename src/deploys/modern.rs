@@ -34,7 +34,7 @@ const SUCCESS_MARK: &str = "\nOK\n";
 const JOB_SUCCESS_MARK: &str = "\nDeploy finished with success!\n";
 
 /// `POST /1.0/apps/{app}/deploy`, and `POST /1.0/apps/{app}/repository/clone` of older clients: a multipart body with the
-/// archive as `file`, the archive alone, or a form that names an `image`.
+/// archive as `file`, and a `dockerfile` if it is built with that; the archive alone; or a form that names an `image`.
 pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -> ModernResult<TextStream> {
     if is_form(&request) {
         let (order, source) = receive_form(&ctx.core, request).await?;
@@ -45,7 +45,7 @@ pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -
     }
     let app = deploys::authorize_deploy(&ctx.core, &ctx.request, &name).await?;
     let permit = deploys::admit_upload(&ctx.core, &ctx.request, &app).await?;
-    let (order, source) = receive_source(&ctx.core, &permit, DockerfileUse::Refused, request).await?;
+    let (order, source) = receive_source(&ctx.core, &permit, request).await?;
     let event = deploys::deploy_app(&ctx.core, &ctx.request, &name, order, source).await?;
     drop(permit);
     Ok(ctx
@@ -63,7 +63,7 @@ async fn receive_form(core: &Core, request: Request) -> Result<(DeployOptions, D
     let (head, body) = request.into_parts();
     let raw = axum::body::to_bytes(body, most).await.map_err(unreadable_form)?;
     let fields = Params::parse_request(&head.uri, FORM_TYPE, raw)?;
-    check_sources(&fields, false, DockerfileUse::Refused)?;
+    check_sources(&fields, false)?;
     let image = fields.get_string("image")?.ok_or_else(missing_source)?;
     let source = DeploySource::Image(ImageName::parse(&image)?);
     Ok((parse_deploy_options(&fields)?, source))
@@ -80,7 +80,7 @@ pub async fn deploy_job(ctx: Ctx, Path(name): Path<JobName>, request: Request) -
         }
         false => {
             let permit = deploys::admit_upload(&ctx.core, &ctx.request, &job).await?;
-            let (order, source) = receive_source(&ctx.core, &permit, DockerfileUse::Ignored, request).await?;
+            let (order, source) = receive_source(&ctx.core, &permit, request).await?;
             (order, source, Some(permit))
         }
     };
@@ -95,23 +95,14 @@ pub async fn deploy_job(ctx: Ctx, Path(name): Path<JobName>, request: Request) -
     Ok(ctx.stream_event(&event, format).await?)
 }
 
-/// What becomes of a Dockerfile that a client sends for files that are built without it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum DockerfileUse {
-    Refused,
-    /// Not used, which the event says: today's client can send the files of a job in no other way.
-    Ignored,
-}
-
 async fn receive_source(
     core: &Core,
     permit: &UploadPermit,
-    dockerfile: DockerfileUse,
     request: Request,
 ) -> Result<(DeployOptions, DeploySource), Error> {
     let content_type = web::content_type(request.headers());
     if form_parts::is_multipart(&content_type) {
-        return receive_parts(core, permit, dockerfile, request).await;
+        return receive_parts(core, permit, request).await;
     }
     match content_type.split(';').next().unwrap_or_default().trim() {
         "application/json" => Err(Error::invalid(
@@ -137,7 +128,6 @@ async fn receive_file(core: &Core, permit: &UploadPermit, body: Body) -> Result<
 async fn receive_parts(
     core: &Core,
     permit: &UploadPermit,
-    dockerfile: DockerfileUse,
     request: Request,
 ) -> Result<(DeployOptions, DeploySource), Error> {
     let (mut parts, mut upload) = (PartReader::open(request, "file").await?, None);
@@ -152,14 +142,14 @@ async fn receive_parts(
         upload = Some(file);
     }
     let fields = parts.into_fields()?;
-    check_sources(&fields, upload.is_some(), dockerfile)?;
+    check_sources(&fields, upload.is_some())?;
     let source = match (upload, fields.get_string("image")?) {
         (Some(upload), _) => DeploySource::Archive(upload),
         (None, Some(image)) => DeploySource::Image(ImageName::parse(&image)?),
         (None, None) => return Err(missing_source()),
     };
     let mut order = parse_deploy_options(&fields)?;
-    order.ignores_dockerfile = fields.get_string("dockerfile")?.is_some();
+    order.dockerfile = fields.get_string("dockerfile")?;
     Ok((order, source))
 }
 
@@ -174,7 +164,7 @@ fn missing_source() -> Error {
 }
 
 /// Refuses more than one source, and those that are not deployed here.
-fn check_sources(fields: &Params, has_file: bool, dockerfile: DockerfileUse) -> Result<(), Error> {
+fn check_sources(fields: &Params, has_file: bool) -> Result<(), Error> {
     let has_url = fields.get_string("archive-url")?.is_some();
     let has_image = fields.get_string("image")?.is_some();
     if (has_file && has_url) || (has_image && (has_file || has_url)) {
@@ -183,9 +173,14 @@ fn check_sources(fields: &Params, has_file: bool, dockerfile: DockerfileUse) -> 
         ));
     }
     let has_dockerfile = fields.get_string("dockerfile")?.is_some();
-    if has_dockerfile && dockerfile == DockerfileUse::Refused {
+    if has_dockerfile && has_image {
         return Err(Error::invalid(
-            "Dockerfiles are not built here yet: build the image elsewhere and deploy it by its name.",
+            "Name one source of the deploy: an image, or a dockerfile with the files that it is built of.",
+        ));
+    }
+    if has_dockerfile && !has_file {
+        return Err(Error::invalid(
+            "Send the files that the dockerfile is built of, too: a multipart body with a part named file.",
         ));
     }
     match has_url {

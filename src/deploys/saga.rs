@@ -3,12 +3,13 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use tokio::sync::mpsc;
 
 use crate::apps::{self, App};
 use crate::builders::{self, BuildArtifact, BuildRequest};
 use crate::core::Core;
+use crate::deploys::build_log::follow_lines;
 use crate::deploys::build_slot::acquire_build_slot;
+use crate::deploys::dockerfile_version::{self, ImageRecipe};
 use crate::deploys::sides::SideOptions;
 use crate::deploys::{archive_transfer, build_request, image_version, processes, release_command, store};
 use crate::events::EventOutcome;
@@ -25,8 +26,6 @@ use crate::versions::{self, BuiltVersion};
 
 /// Versions kept for going back to.
 const KEEP_VERSIONS: i64 = 10;
-/// Lines of a build on their way to the event.
-pub(super) const LINE_BUFFER: usize = 256;
 
 saga_steps! {
     /// The steps of a deploy.
@@ -57,6 +56,9 @@ pub struct DeployData {
     /// The image that is deployed, instead of an archive.
     #[serde(default)]
     image: Option<String>,
+    /// The archive is built as an image.
+    #[serde(default)]
+    recipe: Option<ImageRecipe>,
     /// Who has the archive, and then the version; none while the archive is stored in the database for any worker.
     host: Option<String>,
     version: Option<i32>,
@@ -75,12 +77,19 @@ impl DeployData {
         self
     }
 
+    /// Says that the archive is built as an image, and how.
+    pub(super) fn with_recipe(mut self, recipe: Option<ImageRecipe>) -> Self {
+        self.recipe = recipe;
+        self
+    }
+
     /// The deploy of an archive that lies on a host, or is stored for all of them.
     pub(super) fn new(app: AppId, archive: String, host: Option<String>) -> Self {
         Self {
             app,
             archive,
             image: None,
+            recipe: None,
             host,
             version: None,
             sides: SideOptions::default(),
@@ -137,6 +146,10 @@ impl DeploySaga {
         };
         if let Some(image) = &data.image {
             return image_version::take_over_image(&self.core, ctx, &app, (image, version)).await;
+        }
+        if let Some(recipe) = &data.recipe {
+            let source = (recipe, data.archive.as_str(), version);
+            return dockerfile_version::build_image_version(&self.core, ctx, &app, source).await;
         }
         let platform = build_request::require_platform(&app)?;
         // A folder that is there though the step did not end was left by a process that died: built anew.
@@ -208,18 +221,9 @@ impl DeploySaga {
     }
 
     async fn run_build(&self, request: &BuildRequest, ctx: &StepContext) -> Result<BuildArtifact, StepError> {
-        let (sender, mut lines) = mpsc::channel(LINE_BUFFER);
-        let telling = async {
-            let mut batch = Vec::new();
-            while lines.recv_many(&mut batch, LINE_BUFFER).await > 0 {
-                ctx.append_log_lines(&batch).await;
-                batch.clear();
-            }
-        };
-        let (built, ()) = tokio::join!(
-            builders::build_version(request, sender, ctx.cancel_token().clone()),
-            telling
-        );
+        let cancel = ctx.cancel_token().clone();
+        let building = |lines| builders::build_version(request, lines, cancel);
+        let built = follow_lines(ctx, building).await;
         built.map_err(|error| StepError::GiveUp(error.into()))
     }
 
@@ -308,7 +312,7 @@ impl DeploySaga {
         ctx.write_fenced(async |tx| Ok(versions::mark_version_failed(tx, data.app, version).await?))
             .await?;
         rollout_steps::wait_for_removal(&self.core, ctx, &data.rollout).await?;
-        if data.image.is_some() {
+        if data.image.is_some() || data.recipe.is_some() {
             image_version::release_image(&self.core, data.app, version).await;
         }
         Ok(())

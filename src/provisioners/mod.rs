@@ -28,7 +28,9 @@ mod workloads;
 pub use exec_session::{
     ExecProgram, ExecRequest, ExecSession, ExecStreams, ExecTerminal, ResizeTerminal, TerminalSize,
 };
-pub use images::{ImageDetails, ImageOwner, ImageStore, PullProgress};
+pub use images::{
+    BUILD_LABEL, ContextStream, ImageBuild, ImageDetails, ImageOwner, ImageStore, PullProgress,
+};
 pub use observation::{FoundUnit, FoundUnits, UnitObservation};
 pub use registry::ProvisionerRegistry;
 pub use runner::{Runner, UnitRef};

@@ -17,15 +17,15 @@ use crate::test_instance::{TestInstance, seconds, wait_for};
 const ENGINE: &str = "TANCHO_TEST_DOCKER_HOST";
 /// A web server of busybox, whose `/` is a text.
 const IMAGE: &str = "tancho-test-web:1";
-const TEXT: &str = "hello from docker\n";
+pub(crate) const TEXT: &str = "hello from docker\n";
 
 /// An engine, by its command line.
-struct DockerEngine(String);
+pub(crate) struct DockerEngine(pub(crate) String);
 
 impl DockerEngine {
     /// `None`, aloud, where there is none.
     #[expect(clippy::disallowed_methods, reason = "names a part for tests, no setting")]
-    fn find(test: &str) -> Option<Self> {
+    pub(crate) fn find(test: &str) -> Option<Self> {
         if let Ok(socket) = std::env::var(ENGINE) {
             return Some(Self(socket));
         }
@@ -40,7 +40,7 @@ impl DockerEngine {
     }
 
     /// Runs `docker`; returns its lines.
-    fn run(&self, arguments: &[&str]) -> Vec<String> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Vec<String> {
         let mut docker = Command::new("docker");
         docker.arg("--host").arg(&self.0).args(arguments);
         let output = docker.output().unwrap();
@@ -50,7 +50,7 @@ impl DockerEngine {
     }
 
     /// Returns the ids of all containers of an app, and of those only that run.
-    fn containers(&self, app: &str) -> (Vec<String>, Vec<String>) {
+    pub(crate) fn containers(&self, app: &str) -> (Vec<String>, Vec<String>) {
         let filter = format!("label=tancho.app-name={app}");
         let list = |all: bool| {
             let mut found = self.run(&[
@@ -69,14 +69,14 @@ impl DockerEngine {
     }
 
     /// Returns the id of an app of which a container exists.
-    fn app_id(&self, app: &str) -> String {
+    pub(crate) fn app_id(&self, app: &str) -> String {
         let filter = format!("label=tancho.app-name={app}");
         self.run(&["ps", "--filter", &filter, "--format", "{{.Label \"tancho.app\"}}"])
             .swap_remove(0)
     }
 
     /// Returns the tags by which the versions of an app keep images, and the networks of the app.
-    fn kept(&self, app_id: &str) -> (Vec<String>, Vec<String>) {
+    pub(crate) fn kept(&self, app_id: &str) -> (Vec<String>, Vec<String>) {
         let tags = self.run(&[
             "images",
             &format!("tancho.invalid/{app_id}"),
@@ -87,14 +87,36 @@ impl DockerEngine {
         let networks = self.run(&["network", "ls", "--filter", &filter, "--format", "{{.Name}}"]);
         (tags, networks)
     }
+
+    /// Returns what builds of an app have left: containers that are no units, and images without a name that nothing
+    /// is made of.
+    pub(crate) fn build_leftovers(&self, app_id: &str) -> Vec<String> {
+        let filter = format!("label=tancho.build={app_id}");
+        let format = "{{.ID}} {{.Label \"tancho.unit\"}}";
+        let containers = self.run(&["ps", "--all", "--filter", &filter, "--format", format]);
+        let mut left: Vec<String> = containers
+            .iter()
+            .filter(|line| line.trim().split(' ').count() == 1)
+            .cloned()
+            .collect();
+        left.extend(self.run(&[
+            "images",
+            "--quiet",
+            "--filter",
+            "dangling=true",
+            "--filter",
+            &filter,
+        ]));
+        left
+    }
 }
 
 /// A socket that stands for an engine's, and that the test controls.
-struct EngineSocket(JoinHandle<()>);
+pub(crate) struct EngineSocket(JoinHandle<()>);
 
 impl EngineSocket {
     /// Listens; passes everything on to an engine, or answers nothing.
-    fn listen(path: &Path, engine: Option<&DockerEngine>) -> Self {
+    pub(crate) fn listen(path: &Path, engine: Option<&DockerEngine>) -> Self {
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path).unwrap();
         let engine = engine.map(|engine| engine.0.trim_start_matches("unix://").to_owned());
@@ -119,27 +141,27 @@ impl EngineSocket {
     }
 
     /// Ends all connections.
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         self.0.abort();
         assert!(self.0.await.unwrap_err().is_cancelled());
     }
 }
 
 /// Starts a server with a pool of containers, `boxes`, on an engine.
-async fn start(engine: &DockerEngine) -> TestInstance {
+pub(crate) async fn start(engine: &DockerEngine) -> TestInstance {
     let tancho = TestInstance::with(&[("TANCHO_DOCKER_HOST", &engine.0)]).await;
     add_pool(&tancho).await;
     tancho
 }
 
-async fn add_pool(tancho: &TestInstance) {
+pub(crate) async fn add_pool(tancho: &TestInstance) {
     let pool = json!({ "name": "boxes", "public": true, "provisioner": "docker" });
     let added = tancho.request_as_admin(Method::POST, "/1.0/pools").json(&pool);
     let added = added.send().await.unwrap();
     assert_eq!(added.status(), 201, "{}", added.text().await.unwrap());
 }
 
-async fn create_app(tancho: &TestInstance, app: &str) {
+pub(crate) async fn create_app(tancho: &TestInstance, app: &str) {
     let order = json!({ "name": app, "teamOwner": "crew", "pool": "boxes" });
     tancho.create(order).await;
     let info = tancho.read_json(&format!("/1.0/apps/{app}")).await;
@@ -163,7 +185,7 @@ async fn deploy_well(tancho: &TestInstance, app: &str, image: &str) -> String {
 }
 
 /// Waits until the app responds, for at most ten seconds.
-async fn wait_for_text(tancho: &TestInstance, app: &str) {
+pub(crate) async fn wait_for_text(tancho: &TestInstance, app: &str) {
     wait_for("the app responds", seconds(10), async || {
         (tancho.get_app(app, "/").await == (200, TEXT.to_owned())).then_some(())
     })
@@ -335,12 +357,6 @@ async fn sources_that_a_pool_does_not_take_and_images_that_are_nowhere_are_refus
     };
     let tancho = start(&engine).await;
     create_app(&tancho, "crate3").await;
-    let archive = tancho.begin_deploy("crate3", &AppSource::web("one").pack()).await;
-    let (status, text) = (archive.status(), archive.text().await.unwrap());
-    assert!(
-        status == 400 && text.contains("runs images only"),
-        "{status} {text}"
-    );
     for bad in [
         "",
         "UPPER/case",

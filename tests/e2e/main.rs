@@ -13,6 +13,7 @@ mod command;
 mod crash;
 mod deploys;
 mod docker;
+mod docker_builds;
 mod exec;
 mod failpoints;
 mod fairness;

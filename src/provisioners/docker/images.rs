@@ -7,22 +7,49 @@ use bollard::models::ImageInspect;
 use bollard::query_parameters::{
     ListImagesOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::container_spec::image_command;
 use super::engine::EngineError;
 use super::{
-    ASK_TIMEOUT, CHANGE_TIMEOUT, DockerRunner, ImageDetails, ImageOwner, ImageStore, ProvisionError,
+    ASK_TIMEOUT, CHANGE_TIMEOUT, DockerRunner, ImageDetails, ImageOwner, ImageStore, ProvisionError, build,
+    build_leftovers,
 };
 use crate::kernel::artifact::{ImageName, PinnedImage};
 use crate::kernel::ids::AppId;
-use crate::provisioners::PullProgress;
+use crate::provisioners::{ContextStream, ImageBuild, PullProgress};
 
 /// The place of our own tags, which no registry can have.
 const OWN_REPOSITORY: &str = "tancho.invalid";
 
 fn own_repository(app: AppId) -> String {
     format!("{OWN_REPOSITORY}/{app}")
+}
+
+/// The name by which a version keeps its image.
+pub(super) fn own_name(owner: &ImageOwner) -> String {
+    format!("{}:v{}", own_repository(owner.app), owner.version)
+}
+
+/// Errors: `Permanent` for the image of a version, which is nobody else's to use.
+pub(super) fn refuse_own_name(name: &ImageName) -> Result<(), ProvisionError> {
+    match name.repository().starts_with(OWN_REPOSITORY) {
+        true => Err(ProvisionError::Permanent(format!(
+            "The image {name} belongs to a version of an app: deploy it by its own name."
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// What an image says of itself.
+pub(super) fn describe_image(pinned: PinnedImage, image: ImageInspect) -> ImageDetails {
+    let config = image.config.unwrap_or_default();
+    ImageDetails {
+        pinned,
+        command: image_command(&config),
+        labels: config.labels.unwrap_or_default().into_iter().collect(),
+        bytes: u64::try_from(image.size.unwrap_or(0)).unwrap_or(0),
+    }
 }
 
 impl DockerRunner {
@@ -57,7 +84,11 @@ impl DockerRunner {
     }
 
     /// Fetches an image, or finds the engine's own copy where no registry has it.
-    async fn fetch(&self, name: &ImageName, progress: &PullProgress) -> Result<ImageInspect, ProvisionError> {
+    pub(super) async fn fetch(
+        &self,
+        name: &ImageName,
+        progress: &PullProgress,
+    ) -> Result<ImageInspect, ProvisionError> {
         let full = name.to_string();
         let pulled = self.pull(&full, Some(progress)).await;
         let found = self.find_image(&full).await?;
@@ -78,7 +109,11 @@ impl DockerRunner {
         }
     }
 
-    async fn check_platform(&self, name: &ImageName, image: &ImageInspect) -> Result<(), ProvisionError> {
+    pub(super) async fn check_platform(
+        &self,
+        name: &ImageName,
+        image: &ImageInspect,
+    ) -> Result<(), ProvisionError> {
         let ours = self.find_architecture().await?;
         let theirs = image.architecture.clone().unwrap_or_default();
         let os = image.os.as_deref().unwrap_or("linux");
@@ -113,11 +148,7 @@ impl ImageStore for DockerRunner {
         owner: &ImageOwner,
         progress: PullProgress,
     ) -> Result<ImageDetails, ProvisionError> {
-        if name.repository().starts_with(OWN_REPOSITORY) {
-            return Err(ProvisionError::Permanent(format!(
-                "The image {name} belongs to a version of an app: deploy it by its own name."
-            )));
-        }
+        refuse_own_name(name)?;
         self.engine.check_up()?;
         let image = self.fetch(name, &progress).await?;
         self.check_platform(name, &image).await?;
@@ -137,19 +168,31 @@ impl ImageStore for DockerRunner {
         self.engine
             .ask(CHANGE_TIMEOUT, docker.tag_image(&id, Some(tag)))
             .await?;
-        let config = image.config.unwrap_or_default();
-        Ok(ImageDetails {
-            pinned,
-            command: image_command(&config),
-            labels: config.labels.unwrap_or_default().into_iter().collect(),
-            bytes: u64::try_from(image.size.unwrap_or(0)).unwrap_or(0),
-        })
+        Ok(describe_image(pinned, image))
+    }
+
+    fn builds_images(&self) -> bool {
+        true
+    }
+
+    async fn build_image(
+        &self,
+        build: &ImageBuild,
+        context: ContextStream,
+        progress: PullProgress,
+    ) -> Result<ImageDetails, ProvisionError> {
+        self.engine.check_up()?;
+        build::build_image(self, build, context, progress).await
+    }
+
+    async fn discard_builds(&self, app: AppId) -> Result<(), ProvisionError> {
+        self.engine.check_up()?;
+        build_leftovers::remove_leftovers(self, app, &HashSet::new()).await
     }
 
     async fn release_image(&self, owner: &ImageOwner) -> Result<(), ProvisionError> {
         self.engine.check_up()?;
-        self.remove_tag(&format!("{}:v{}", own_repository(owner.app), owner.version))
-            .await
+        self.remove_tag(&own_name(owner)).await
     }
 
     async fn release_app(&self, app: AppId) -> Result<(), ProvisionError> {
@@ -166,6 +209,6 @@ impl ImageStore for DockerRunner {
                 self.remove_tag(tag).await?;
             }
         }
-        Ok(())
+        build_leftovers::remove_leftovers(self, app, &HashSet::new()).await
     }
 }

@@ -14,6 +14,8 @@
 //!
 //! The engine keeps the environment of a container in its own folder, which only root can read.
 
+mod build;
+mod build_leftovers;
 mod config;
 mod container_spec;
 mod engine;
@@ -151,7 +153,13 @@ impl DockerRunner {
         if let Err(EngineError::NoAnswer(why)) = &listed {
             self.engine.mark_down(why);
         }
-        Ok(listed?)
+        let mut listed = listed?;
+        // An image can have any label, and so has what a build starts of it: a unit has its name, too.
+        listed.retain(|container| {
+            let unit = report::unit_of(container.labels.as_ref());
+            unit.is_none_or(|unit| has_name(container, &self.container_name(&unit)))
+        });
+        Ok(listed)
     }
 
     /// Looks at a container by its name or id.
@@ -249,6 +257,11 @@ impl DockerRunner {
         let grace = whole_seconds(grace).min(own);
         self.stop_container(&self.container_name(unit), Some(grace)).await
     }
+}
+
+fn has_name(container: &ContainerSummary, name: &str) -> bool {
+    let names = container.names.iter().flatten();
+    names.into_iter().any(|own| own.trim_start_matches('/') == name)
 }
 
 /// Whole seconds, rounded up: the engine knows no parts of them.

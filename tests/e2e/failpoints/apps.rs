@@ -8,7 +8,7 @@ use crate::failpoints::{BothSides, FailpointApp, FailpointFixture, ReachedPoint,
 use crate::services::INSTANCES;
 
 /// Returns true if a rollout continues after its step fails: once the new units get the requests.
-fn continues_after_failure(step: &str, late: bool) -> bool {
+pub(super) fn continues_after_failure(step: &str, late: bool) -> bool {
     match step {
         "promote" => late,
         step => ["wait-for-routers", "clean-up"].contains(&step),
@@ -16,7 +16,7 @@ fn continues_after_failure(step: &str, late: bool) -> bool {
 }
 
 /// Checks that the entry in the list of deploys matches the event.
-async fn check_deploy_entry(fixture: &FailpointFixture, reached: &ReachedPoint) -> Option<String> {
+pub(super) async fn check_deploy_entry(fixture: &FailpointFixture, reached: &ReachedPoint) -> Option<String> {
     let id = reached.event["UniqueID"].as_str().unwrap();
     let deploy = fixture.tancho.read_json(&format!("/1.0/deploys/{id}")).await;
     (deploy["Error"] != reached.event["Error"]).then(|| format!("the deploy entry has {}", deploy["Error"]))

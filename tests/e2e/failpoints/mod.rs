@@ -7,6 +7,7 @@
 mod apps;
 mod binds;
 mod certificates;
+mod docker;
 mod failpoint;
 mod forge;
 mod instances;
@@ -25,6 +26,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::apps::AppSource;
+use crate::docker::DockerEngine;
 use crate::services::{INSTANCES, SlowService, assert_both_sides_agree};
 use crate::test_instance::{TestInstance, list_names, seconds, wait_for};
 use failpoint::{FAULTS, FailPointCase, KILLS, ReachedPoint};
@@ -516,6 +518,20 @@ async fn deploy_and_rollback_sagas_survive_repetition_failure_and_kill_at_each_s
     fixture.run_scenario(apps::DeployScenario).await;
     let rollback = apps::RollbackScenario::new(&mut fixture).await;
     fixture.run_scenario(rollback).await;
+    fixture.finish();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn builds_of_images_survive_repetition_failure_and_kill_at_each_step() {
+    let test = "builds_of_images_survive_repetition_failure_and_kill_at_each_step";
+    let Some(engine) = DockerEngine::find(test) else {
+        return;
+    };
+    let mut tancho = TestInstance::new_empty();
+    tancho.set("TANCHO_DOCKER_HOST", &engine.0);
+    let mut fixture = FailpointFixture::start_on(tancho).await;
+    let scenario = docker::BuildImageScenario::new(&mut fixture, engine).await;
+    fixture.run_scenario(scenario).await;
     fixture.finish();
 }
 
