@@ -39,6 +39,8 @@ create trigger app_change after insert or delete on unit
     for each row execute function note_app_change();
 create trigger app_change_of_unit after update on unit
     for each row when (old is distinct from new) execute function note_app_change();
+create trigger app_change after insert or update or delete on side_release
+    for each row execute function note_app_change();
 create trigger app_change after update on release
     for each row when (old.routable is distinct from new.routable) execute function note_app_change();
 

@@ -6,7 +6,7 @@ use super::AppFixture;
 use crate::accounts::RequestBody;
 
 /// Each changes something that the description shows.
-const CHANGES: [&str; 19] = [
+const CHANGES: [&str; 23] = [
     "update app set description = 'another'",
     "insert into app_cname (app_id, cname) select app_id, 'www.shop.test' from app",
     "delete from app_cname",
@@ -27,6 +27,13 @@ const CHANGES: [&str; 19] = [
     "update service_instance set plan = 'huge'",
     "update service set name = 'records'",
     "delete from bind",
+    "insert into volume (volume_id, name, pool, plan, team_owner, options)
+     select gen_random_uuid(), 'data', pool, 'folder', 'red', '{}' from app;
+     insert into volume_bind (volume_id, app_id, mount_point, read_only) select volume_id, app_id, '/data', false from volume, app",
+    "delete from volume_bind",
+    "insert into autoscale (app_id, side, process, rule)
+     select app_id, 0, 'web', '{\"process\": \"web\", \"version\": 0, \"minUnits\": 1, \"maxUnits\": 3, \"behavior\": {}}' from app",
+    "update autoscale set rule = jsonb_set(rule, '{maxUnits}', '4')",
     "update app set plan = 'large'",
     "update app set quota_limit = 77",
 ];
