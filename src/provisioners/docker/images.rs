@@ -21,6 +21,9 @@ use crate::provisioners::{ContextStream, ImageBuild, PullProgress};
 
 /// The place of our own tags, which no registry can have.
 const OWN_REPOSITORY: &str = "tancho.invalid";
+/// What the engine says when an image that it was made of is removed at the same time.
+const REMOVED_MEANWHILE: &str = "unrecognized image ID";
+const REMOVAL_TRIES: u32 = 3;
 
 fn own_repository(app: AppId) -> String {
     format!("{OWN_REPOSITORY}/{app}")
@@ -132,10 +135,15 @@ impl DockerRunner {
             .force(false)
             .noprune(false)
             .build();
-        let removing = docker.remove_image(tag, Some(options), None);
-        match self.engine.ask(CHANGE_TIMEOUT, removing).await {
-            Ok(_) | Err(EngineError::Missing(_)) => Ok(()),
-            Err(error) => Err(error.into()),
+        let mut tries_left = REMOVAL_TRIES;
+        loop {
+            tries_left -= 1;
+            let removing = docker.remove_image(tag, Some(options.clone()), None);
+            match self.engine.ask(CHANGE_TIMEOUT, removing).await {
+                Ok(_) | Err(EngineError::Missing(_)) => return Ok(()),
+                Err(EngineError::Refused(why)) if why.contains(REMOVED_MEANWHILE) && tries_left > 0 => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }
