@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use instant_acme::{
-    Account, AuthorizationStatus, ChallengeType, Error as AcmeError, Identifier, NewOrder, Order,
-    OrderStatus, RetryPolicy,
+    AuthorizationStatus, ChallengeType, Error as AcmeError, Identifier, NewOrder, Order, OrderStatus,
+    RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,11 @@ use sqlx::PgConnection;
 use crate::apps;
 use crate::certificates::actions::key_associated_data;
 use crate::certificates::chain::CertificateChain;
-use crate::certificates::orders::client::{AccountFailure, open_account, to_error};
-use crate::certificates::orders::model::{describe_problem, is_transient, pause_after};
+use crate::certificates::orders::client::{
+    DECISION_TIMEOUT, account_for_step, call_authority, call_authority_optional, describe_failure,
+    wait_for_authority,
+};
+use crate::certificates::orders::model::{describe_problem, pause_after};
 use crate::certificates::orders::store::{self, OpenOrder};
 use crate::certificates::store::find_time;
 use crate::core::Core;
@@ -30,13 +33,6 @@ use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
 use crate::sagas::{Saga, SagaQueue, StepContext, StepError, saga_steps};
 
-/// For one exchange with the authority, including its own waits.
-const CALL_TIMEOUT: Duration = Duration::from_secs(40);
-/// For the authority to ask for the proof, or to sign.
-const DECISION_TIMEOUT: Duration = Duration::from_secs(90);
-/// How often a step is repeated after a failure that says nothing, and the first pause.
-const MAX_REPEATS: i32 = 3;
-const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 /// For all routers to have the proof.
 const ROUTER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -89,7 +85,7 @@ impl OrderCertificate {
         if data.order_url.is_some() {
             return Ok(());
         }
-        let account = self.account(ctx).await?;
+        let account = account_for_step(&self.core, ctx).await?;
         let identifiers = [Identifier::Dns(data.host.clone())];
         let profile = &self.core.settings.acme.profile;
         let new = NewOrder::new(&identifiers);
@@ -260,19 +256,9 @@ impl OrderCertificate {
         .await
     }
 
-    async fn account(&self, ctx: &StepContext) -> Result<Account, StepError> {
-        let opened = wait_for_authority(ctx, async { Ok(open_account(&self.core).await) }).await?;
-        match opened {
-            Ok(Ok(account)) => Ok(account),
-            Ok(Err(AccountFailure::Own(error))) => Err(error.into()),
-            Ok(Err(AccountFailure::Authority(error))) => Err(describe_failure(ctx, error)),
-            Err(error) => Err(describe_failure(ctx, error)),
-        }
-    }
-
     async fn order(&self, data: &OrderData, ctx: &StepContext) -> Result<Order, StepError> {
         let url = data.order_url.clone().unwrap_or_default();
-        let account = self.account(ctx).await?;
+        let account = account_for_step(&self.core, ctx).await?;
         call_authority(ctx, account.order(url)).await
     }
 
@@ -309,63 +295,6 @@ impl OrderCertificate {
 
 fn order_key_data(host: &str) -> AssociatedData {
     AssociatedData::new(SealedColumn::CERTIFICATE_ORDER_KEY, &[&host])
-}
-
-/// Awaits the authority without holding a worker; ends when the saga is to stop, or when the authority hangs.
-async fn wait_for_authority<T>(
-    ctx: &StepContext,
-    work: impl Future<Output = Result<T, AcmeError>>,
-) -> Result<Result<T, AcmeError>, StepError> {
-    let cancel = ctx.cancel_token().clone();
-    let limited = tokio::time::timeout(DECISION_TIMEOUT + CALL_TIMEOUT, work);
-    let done = ctx.without_worker(async {
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => None,
-            done = limited => Some(done),
-        }
-    });
-    match done.await {
-        None => Err(StepError::Interrupted),
-        Some(Err(_)) => Ok(Err(AcmeError::Timeout(None))),
-        Some(Ok(done)) => Ok(done),
-    }
-}
-
-/// The same for one exchange, whose failure is final.
-async fn call_authority<T>(
-    ctx: &StepContext,
-    work: impl Future<Output = Result<T, AcmeError>>,
-) -> Result<T, StepError> {
-    let limited = async {
-        match tokio::time::timeout(CALL_TIMEOUT, work).await {
-            Ok(done) => done,
-            Err(_) => Err(AcmeError::Timeout(None)),
-        }
-    };
-    wait_for_authority(ctx, limited)
-        .await?
-        .map_err(|error| describe_failure(ctx, error))
-}
-
-/// A lost connection or a refused nonce is no decision: the step is repeated a few times first.
-fn describe_failure(ctx: &StepContext, error: AcmeError) -> StepError {
-    let may_pass = is_transient(&error) && ctx.attempts() < MAX_REPEATS;
-    match (may_pass, to_error(error)) {
-        (true, why) => StepError::Retry {
-            why,
-            after: REPEAT_PAUSE,
-        },
-        (false, why) => StepError::GiveUp(why),
-    }
-}
-
-/// The same for the next item of a list at the authority.
-async fn call_authority_optional<T>(
-    ctx: &StepContext,
-    work: impl Future<Output = Option<Result<T, AcmeError>>>,
-) -> Result<Option<T>, StepError> {
-    call_authority(ctx, async { work.await.transpose() }).await
 }
 
 #[async_trait]
