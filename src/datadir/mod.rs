@@ -11,12 +11,11 @@ pub mod atomic_file;
 mod folder_checks;
 mod keys;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{Flock, FlockArg};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::kernel::error::Error;
 use crate::kernel::ids::ReplicaId;
@@ -29,7 +28,8 @@ pub use keys::{load_or_create_keys, read_keys};
 pub struct DataDir {
     path: PathBuf,
     as_root: bool,
-    lock: Option<Flock<File>>,
+    /// The lock belongs to the open file: it ends when no process has that file open any more.
+    lock: Mutex<Option<File>>,
     postgres_start_lock: tokio::sync::Mutex<()>,
 }
 
@@ -37,6 +37,14 @@ impl DataDir {
     /// Creates the folder and its subfolders, and locks it for this process until the value is dropped.
     /// Errors: `Conflict` if another Tancho has it (naming its pid), `Invalid` if the path is unsuitable.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        let dir = Self::open_shared(path)?;
+        dir.acquire_lock()?;
+        dir.make_folders()?;
+        Ok(dir)
+    }
+
+    /// The same without the lock and the subfolders, for a process that is to get the lock from the one that has it.
+    pub fn open_shared(path: &Path) -> Result<Self, Error> {
         let as_root = nix::unistd::geteuid().is_root();
         let pass = if as_root { 0o711 } else { 0o700 };
         let is_new = !path.exists();
@@ -53,15 +61,12 @@ impl DataDir {
         if as_root {
             check_traversable(&path)?;
         }
-        let lock = lock_folder(&path)?;
-        let dir = Self {
+        Ok(Self {
             path,
             as_root,
-            lock: Some(lock),
+            lock: Mutex::default(),
             postgres_start_lock: tokio::sync::Mutex::default(),
-        };
-        dir.make_folders()?;
-        Ok(dir)
+        })
     }
 
     /// Opens an existing folder without locking it. Errors: `Invalid` if there is none.
@@ -69,7 +74,7 @@ impl DataDir {
         Ok(Self {
             path: resolve_folder(path)?,
             as_root: nix::unistd::geteuid().is_root(),
-            lock: None,
+            lock: Mutex::default(),
             postgres_start_lock: tokio::sync::Mutex::default(),
         })
     }
@@ -86,7 +91,46 @@ impl DataDir {
 
     /// Whether this process has taken the folder (`open`) or only looks at it (`peek`).
     pub fn is_locked(&self) -> bool {
-        self.lock.is_some()
+        self.hold_lock().is_some()
+    }
+
+    fn hold_lock(&self) -> MutexGuard<'_, Option<File>> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the lock. Errors: `Conflict` if another process has it.
+    pub fn acquire_lock(&self) -> Result<(), Error> {
+        *self.hold_lock() = Some(lock_folder(&self.path)?);
+        Ok(())
+    }
+
+    /// Returns the open file of the lock, for the process that takes over; this process has the lock no more once the
+    /// file is closed.
+    pub fn release_lock_file(&self) -> Option<File> {
+        self.hold_lock().take()
+    }
+
+    /// Takes the lock over with its open file. Errors: `Invalid` if it is not the file of this folder's lock.
+    pub fn adopt_lock_file(&self, file: File) -> Result<(), Error> {
+        let path = self.path.join("lock");
+        let wrong = |error| path_error("be locked", &path, error);
+        let (given, own) = (file.metadata().map_err(wrong)?, path.metadata().map_err(wrong)?);
+        if (given.dev(), given.ino()) != (own.dev(), own.ino()) {
+            return Err(Error::invalid(format!(
+                "The running Tancho uses another data folder than {}.",
+                self.path.display()
+            )));
+        }
+        // It is locked already, and locking it again proves that.
+        file.try_lock().map_err(|error| wrong(error.into()))?;
+        write_owner(&file).map_err(wrong)?;
+        *self.hold_lock() = Some(file);
+        Ok(())
+    }
+
+    /// The socket at which the owner of the folder is asked to hand over.
+    pub fn handover_socket_path(&self) -> PathBuf {
+        self.path.join("handover.sock")
     }
 
     /// The lock for starting the managed Postgres: one start at a time in this process.
@@ -250,7 +294,14 @@ fn resolve_folder(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-fn lock_folder(folder: &Path) -> Result<Flock<File>, Error> {
+/// Writes the pid of the owner, for messages.
+fn write_owner(mut file: &File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn lock_folder(folder: &Path) -> Result<File, Error> {
     let path = folder.join("lock");
     let file = OpenOptions::new()
         .read(true)
@@ -260,15 +311,12 @@ fn lock_folder(folder: &Path) -> Result<Flock<File>, Error> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| path_error("be opened", &path, error))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut held) => {
-            let pid = std::process::id();
-            held.set_len(0)
-                .and_then(|()| writeln!(held, "{pid}"))
-                .map_err(|error| path_error("be written", &path, error))?;
-            Ok(held)
+    match file.try_lock() {
+        Ok(()) => {
+            write_owner(&file).map_err(|error| path_error("be written", &path, error))?;
+            Ok(file)
         }
-        Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+        Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
             // Only for the error message; the owner may be about to write it.
             let _ = file.take(20).read_to_string(&mut pid);
@@ -277,18 +325,17 @@ fn lock_folder(folder: &Path) -> Result<Flock<File>, Error> {
                 pid => format!("Another Tancho (pid {pid})"),
             };
             Err(Error::conflict(format!(
-                "{who} is using the data folder {}; stop it first, or choose another folder with --data-dir.",
+                "{who} is using the data folder {}; replace it with `tancho upgrade`, stop it first, or choose another folder with \
+                 --data-dir.",
                 folder.display()
             )))
         }
-        Err((_, error)) => Err(path_error("be locked", &path, error.into())),
+        Err(TryLockError::Error(error)) => Err(path_error("be locked", &path, error)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     /// A folder that other users can traverse; the guard deletes it.
@@ -335,6 +382,24 @@ mod tests {
         assert!(words.contains(&format!("pid {}", std::process::id())), "{words}");
         assert_eq!(DataDir::open_unlocked(&temp.0).unwrap().path(), first.path());
         drop(first);
+        assert!(DataDir::open(&temp.0).is_ok());
+    }
+
+    #[test]
+    fn lock_passes_to_another_owner_without_a_moment_in_between() {
+        let temp = DataDirFixture::new();
+        let first = DataDir::open(&temp.0).unwrap();
+        let second = DataDir::open_shared(&temp.0).unwrap();
+        assert!(second.acquire_lock().is_err());
+        let file = first.release_lock_file().unwrap();
+        assert!(DataDir::open(&temp.0).is_err(), "the file is still open");
+        let foreign = File::create(temp.0.join("other")).unwrap();
+        assert!(second.adopt_lock_file(foreign).is_err());
+        second.adopt_lock_file(file).unwrap();
+        assert!(second.is_locked() && !first.is_locked());
+        drop(first);
+        assert!(DataDir::open(&temp.0).is_err(), "the second has it");
+        drop(second);
         assert!(DataDir::open(&temp.0).is_ok());
     }
 
