@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::notices::{NoticeChannel, NoticeHub};
+use crate::kernel::drain_plan::DrainPlan;
 use crate::kernel::encryption::Keyring;
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::request_context::{Actor, PermissionGrant, TokenKind};
@@ -58,9 +59,17 @@ pub struct CoreParts {
     pub pass_env: Vec<(String, String)>,
     /// What users share.
     pub caller_limits: CallerLimits,
-    /// Everything spawned is counted here, and stops when `stop` says so.
+    /// What belongs to requests is spawned here.
     pub tasks: TaskTracker,
+    /// Sagas and reconcilers are spawned here. It is empty soon after `stop`.
+    pub work: TaskTracker,
+    /// Cancelled when the process begins to stop: it accepts no more connections and begins no more work.
     pub stop: CancellationToken,
+    /// Cancelled when what follows or waits in open requests is to end: with `stop`, or, where another process has taken
+    /// over, when the requests have ended or have no more time.
+    pub stop_requests: CancellationToken,
+    /// How open connections end.
+    pub drain: DrainPlan,
 }
 
 /// The public addresses of Tancho.

@@ -20,13 +20,14 @@ use crate::cli::{self, CliCommand, CommandLine, ImportArguments};
 use crate::config::{Settings, tancho_environment};
 use crate::datadir::DataDir;
 use crate::db::notices::NoticeHub;
+use crate::kernel::drain_plan::DrainPlan;
 use crate::kernel::error::Error;
 use crate::kernel::ids::ReplicaId;
 use crate::kernel::names::Email;
 use crate::kernel::secret::Secret;
 use crate::provisioners::ProvisionerRegistry;
 use crate::provisioners::registry::{PROVISIONERS, RunnerParts};
-use crate::server::{self, RouterHttps};
+use crate::server::{self, RouterHttps, RouterParts};
 use crate::telemetry::logs;
 use crate::{db, key_rotation, users, versions};
 
@@ -158,15 +159,16 @@ async fn run_router_alone(settings: Settings) -> Result<(), Error> {
     let https_address = https.as_ref().map(RouterHttps::address);
     let stop = CancellationToken::new();
     let notices = NoticeHub::spawn_listener(db.clone(), stop.clone());
-    let listeners = (listener, https);
-    let routing = server::run_router(
+    let parts = RouterParts {
         settings,
-        db.clone(),
-        ReplicaId::new(),
+        db: db.clone(),
+        replica: ReplicaId::new(),
         notices,
-        listeners,
-        stop.clone(),
-    );
+        drain: DrainPlan::default(),
+        serving: CancellationToken::new(),
+        stop: stop.clone(),
+    };
+    let routing = server::run_router(parts, (listener, https));
     let https = https_address.map(|address| format!(" router_https=https://{address}"));
     print_line(&format!(
         "tancho ready router=http://{address}{}",

@@ -19,6 +19,7 @@ use super::{
 use crate::builders::platforms;
 use crate::config::{ServerRole, Settings, process_variable};
 use crate::datadir::{self, DataDir};
+use crate::kernel::drain_plan::Predecessor;
 use crate::kernel::error::Error;
 use crate::kernel::secret::Secret;
 use crate::server::{self, RunningServer, ServerParts};
@@ -68,6 +69,7 @@ pub(super) async fn run_serve(settings: Settings) -> Result<(), Error> {
         router,
         router_https,
         router_addr,
+        predecessor: Predecessor::Exited,
     };
     let running = server::start_server(parts).await?;
     let supervision = CancellationToken::new();

@@ -107,7 +107,7 @@ impl CommandRun {
                 "The command took longer than {} minutes and was ended.",
                 limit.as_secs() / 60
             ))),
-            () = self.core.stop.cancelled() => Err(Error::unavailable(
+            () = self.core.stop_requests.cancelled() => Err(Error::unavailable(
                 "The server is stopping, and the command was ended; run it again in a moment.",
             )),
         };

@@ -85,7 +85,7 @@ impl OpenShell {
     pub(super) async fn wait_for_revocation(&self) -> Error {
         tokio::select! {
             error = self.lease.wait_for_revocation() => error,
-            () = self.core.stop.cancelled() => Error::unavailable(
+            () = self.core.stop_requests.cancelled() => Error::unavailable(
                 "The server is stopping, and the shell was ended; open it again in a moment.",
             ),
         }

@@ -17,7 +17,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
-use hyper::header::TRANSFER_ENCODING;
+use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -31,6 +31,7 @@ use tower::ServiceExt;
 use crate::config::{ApiSettings, IpNetwork};
 use crate::http::holding::HoldingBody;
 use crate::http::local_peers::LocalAddress;
+use crate::kernel::drain_plan::DrainPlan;
 use crate::net::{
     ClientIo, ConnState, ConnTimeouts, ConnWatchdog, ConnectionShares, TlsTerminator,
     close_if_body_is_unread, detect_protocol, reject_connection,
@@ -65,6 +66,7 @@ pub struct ServerLimits {
     max_per_address: usize,
     trusted_proxies: Vec<IpNetwork>,
     timeouts: ConnTimeouts,
+    drain: DrainPlan,
 }
 
 impl ServerLimits {
@@ -76,6 +78,7 @@ impl ServerLimits {
             max_per_address: max_connections,
             trusted_proxies: Vec::new(),
             timeouts: ConnTimeouts { head, idle, busy },
+            drain: DrainPlan::default(),
         }
     }
 
@@ -89,6 +92,13 @@ impl ServerLimits {
     #[must_use]
     pub fn with_address_limit(mut self, connections: usize, trusted: Vec<IpNetwork>) -> Self {
         (self.max_per_address, self.trusted_proxies) = (connections, trusted);
+        self
+    }
+
+    /// Sets how connections end when the server stops.
+    #[must_use]
+    pub fn with_drain_plan(mut self, plan: DrainPlan) -> Self {
+        self.drain = plan;
         self
     }
 
@@ -160,6 +170,7 @@ async fn serve_listener(
                     peer,
                     app: app.clone(),
                     limits: bounds.timeouts,
+                    drain: bounds.drain.clone(),
                     stop: stop.clone(),
                 };
                 let tls = tls.clone();
@@ -202,6 +213,7 @@ struct ApiConnection {
     peer: SocketAddr,
     app: Router,
     limits: ConnTimeouts,
+    drain: DrainPlan,
     stop: CancellationToken,
 }
 
@@ -226,7 +238,7 @@ impl ApiConnection {
     ) -> Result<Option<T>, String> {
         let begun = tokio::select! {
             begun = tokio::time::timeout(self.limits.head, begun) => begun,
-            () = wait_for_stop_grace(&self.stop) => return Ok(None),
+            () = wait_for_stop_grace(&self.stop), if !self.drain.is_taken_over() => return Ok(None),
         };
         match begun {
             Err(_) => Err("the client sent nothing".into()),
@@ -262,7 +274,12 @@ impl ApiConnection {
                 .max_header_size(MAX_HEAD_BYTES)
                 .serve_connection(io, service)
                 .with_upgrades();
-            let shut = http1::UpgradeableConnection::graceful_shutdown;
+            let plan = self.drain.clone();
+            // Where another process has taken over, the next response says that the connection ends.
+            let shut = |connection: Pin<&mut http1::UpgradeableConnection<_, _>>| match plan.is_taken_over() {
+                true => {}
+                false => connection.graceful_shutdown(),
+            };
             drive_connection(connection, shut, watch, self.limits, self.stop).await
         }
     }
@@ -276,6 +293,7 @@ impl ApiConnection {
     ) -> impl HttpService<Incoming, ResBody = HoldingBody<ActiveRequest>, Error = Infallible, Future: Send> + use<>
     {
         let (peer, app) = (self.peer, self.app.clone());
+        let (stop, drain) = (self.stop.clone(), self.drain.clone());
         service_fn(move |request: hyper::Request<Incoming>| {
             let busy = ActiveRequest::new(watch.clone());
             let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
@@ -284,10 +302,16 @@ impl ApiConnection {
             request.extensions_mut().insert(LocalAddress(local));
             let answer = app.clone().oneshot(request);
             let conn = watch.clone();
+            let (stop, drain) = (stop.clone(), drain.clone());
             async move {
                 answer.await.map(|mut answer| {
                     if !is_http2 {
                         close_if_body_is_unread(&conn.0, is_chunked, &mut answer);
+                        if stop.is_cancelled() && drain.is_taken_over() {
+                            answer
+                                .headers_mut()
+                                .insert(CONNECTION, HeaderValue::from_static("close"));
+                        }
                     }
                     answer.map(|body| HoldingBody::new(body, busy))
                 })

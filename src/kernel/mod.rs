@@ -7,6 +7,7 @@
 pub mod artifact;
 pub mod byte_size;
 pub mod command_words;
+pub mod drain_plan;
 pub mod encryption;
 pub mod error;
 pub mod excerpt;

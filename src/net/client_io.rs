@@ -38,6 +38,7 @@ pub(crate) struct ConnState {
     /// The last write had to wait for the client to read.
     write_blocked: AtomicBool,
     draining: AtomicBool,
+    ending: AtomicBool,
     force_closed: AtomicBool,
     waker: AtomicWaker,
 }
@@ -75,6 +76,17 @@ impl ConnState {
     pub(crate) fn start_drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Makes the connection end with its next response, or when it has been idle for too long: a client may be about to
+    /// send a request on it.
+    pub(crate) fn end_after_response(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
     }
 
     /// Closes the connection now.

@@ -124,8 +124,12 @@ pub(super) async fn serve_listener(
     }
     drop(listener);
     tasks.close();
-    slots.for_each_conn(ConnState::start_drain);
-    if tokio::time::timeout(proxy.settings.drain, tasks.wait())
+    let plan = &proxy.settings.drain_plan;
+    slots.for_each_conn(match plan.is_taken_over() {
+        true => ConnState::end_after_response,
+        false => ConnState::start_drain,
+    });
+    if tokio::time::timeout(plan.limit(proxy.settings.drain), tasks.wait())
         .await
         .is_err()
     {
@@ -245,6 +249,7 @@ where
     let watched = WatchedConn {
         client: Arc::clone(&client),
         watchdog: ConnWatchdog::new(conn_timeouts(settings)),
+        is_http2,
         drain_signalled: false,
     };
     let service = service_fn({
@@ -277,6 +282,7 @@ where
 struct WatchedConn {
     client: Arc<ClientConn>,
     watchdog: ConnWatchdog,
+    is_http2: bool,
     drain_signalled: bool,
 }
 
@@ -293,7 +299,9 @@ impl WatchedConn {
             if slot.state.is_force_closed() {
                 return Poll::Ready(Err("the drain time-out expired".into()));
             }
-            if slot.state.is_draining() && !std::mem::replace(&mut self.drain_signalled, true) {
+            // HTTP/2 has a way to announce the end; HTTP/1 says it in the next response.
+            let shuts = slot.state.is_draining() || (self.is_http2 && slot.state.is_ending());
+            if shuts && !std::mem::replace(&mut self.drain_signalled, true) {
                 shut(connection.as_mut());
             }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {

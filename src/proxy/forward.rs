@@ -110,6 +110,11 @@ pub(super) async fn handle_request(
     if is_http1 && status != StatusCode::SWITCHING_PROTOCOLS {
         let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);
         close_if_body_is_unread(&client.slot.state, is_chunked, &mut response);
+        if client.slot.state.is_ending() {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
     }
     https::add_hsts(&client, &parts, &mut response);
     client.proxy.counters.count_response(status);

@@ -42,6 +42,7 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::kernel::drain_plan::DrainPlan;
 use crate::net::{ConnectionShares, TlsTerminator};
 use crate::telemetry::metrics::RouterStats;
 use backend::{Backend, LiveHost};
@@ -69,6 +70,8 @@ pub struct ProxySettings {
     pub max_connections_per_address: usize,
     /// How long requests in flight may take to finish when the proxy stops.
     pub drain: Duration,
+    /// Whether another process has taken over when it stops.
+    pub drain_plan: DrainPlan,
     /// The maximum size of a request head, at least 8192.
     pub max_header_bytes: usize,
     /// Trust (and extend) the `X-Forwarded-*` headers of clients: only behind another proxy.
@@ -88,6 +91,7 @@ impl Default for ProxySettings {
             max_connections: 16_384,
             max_connections_per_address: 16_384,
             drain: Duration::from_secs(30),
+            drain_plan: DrainPlan::default(),
             max_header_bytes: 32 * 1024,
             trust_forwarded: false,
             https_port: 443,
@@ -190,7 +194,8 @@ impl Proxy {
     }
 
     /// Serves a listener until cancelled; then stops accepting, closes idle connections, lets requests in
-    /// flight finish within `drain`, and closes the rest. May run for several listeners at once.
+    /// flight finish within `drain`, and closes the rest. Where another process has taken over the listener, idle
+    /// connections stay until their next response instead. May run for several listeners at once.
     pub async fn serve(&self, listener: TcpListener, cancel: CancellationToken) {
         connections::serve_listener(&self.inner, listener, None, cancel).await;
     }

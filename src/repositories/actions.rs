@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 use crate::apps::{self, App};
 use crate::core::Core;
 use crate::events::{self, EventTarget, NewEvent};
+use crate::kernel::drain_plan::Predecessor;
 use crate::kernel::error::{Error, ErrorKind};
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, BranchName};
@@ -268,8 +269,8 @@ fn reachable_address(bound: SocketAddr) -> Result<String, Error> {
 /// the process that owns the folder.
 pub async fn prepare_repositories(
     core: &Core,
-    api: SocketAddr,
-    ssh: Option<SocketAddr>,
+    (api, ssh): (SocketAddr, Option<SocketAddr>),
+    predecessor: Predecessor,
 ) -> Result<(), Error> {
     let url = match core.settings.git.replica_url.as_str() {
         "" => format!("http://{}", reachable_address(api)?),
@@ -290,6 +291,9 @@ pub async fn prepare_repositories(
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with(NEW_PREFIX) || name.starts_with(hook::PUSH_FOLDER_PREFIX) {
+                if predecessor == Predecessor::Serving {
+                    continue;
+                }
                 std::fs::remove_dir_all(entry.path())?;
             } else if name.ends_with(".git") {
                 disk::chown_repository(&entry.path(), user)?;

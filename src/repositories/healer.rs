@@ -72,7 +72,7 @@ impl RepositoryHealer {
                 core: core.clone(),
                 slots: Arc::new(Semaphore::new(AT_ONCE)),
             },
-            users: KeyedTasks::new(core.tasks.clone(), core.stop.clone()),
+            users: KeyedTasks::new(core.work.clone(), core.stop.clone()),
         }
     }
 }

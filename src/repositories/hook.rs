@@ -13,6 +13,7 @@ use nix::unistd::{AccessFlags, access, mkfifo};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 
+use crate::datadir::atomic_file;
 use crate::kernel::error::Error;
 use crate::repositories::model::RefUpdate;
 
@@ -56,12 +57,9 @@ pub(super) fn install_hook(repositories: &Path) -> io::Result<()> {
         _ => {}
     }
     let path = hook_path(repositories);
-    std::fs::write(&path, HOOK_SCRIPT)?;
-    // Git runs it as another user, who must not change it.
-    for path in [hooks_folder(repositories), path] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(())
+    // Git runs it as another user, who must not change it. Replaced as a whole: a push may be about to run it.
+    std::fs::set_permissions(hooks_folder(repositories), std::fs::Permissions::from_mode(0o755))?;
+    atomic_file::write_file(&path, HOOK_SCRIPT.as_bytes(), 0o755, None)
 }
 
 /// The server's side of the pipes of one push. Dropping it removes them.

@@ -247,7 +247,10 @@ impl PushSession {
     /// Completes shortly after the server begins to stop: the deploy, which only this host can run, may be at
     /// its last step. Otherwise it pauses until the server is back, which is too long for a client to wait.
     fn wait_for_shutdown(&self) -> impl Future<Output = Error> + use<> {
-        let (stop, drain) = (self.core.stop.clone(), self.core.settings.api.drain_timeout);
+        let (stop, drain) = (
+            self.core.stop_requests.clone(),
+            self.core.settings.api.drain_timeout,
+        );
         async move {
             stop.cancelled().await;
             tokio::time::sleep(SHUTDOWN_GRACE.min(drain / 2)).await;

@@ -37,6 +37,9 @@ pub trait Reconciler: Send + Sync + 'static {
     /// Runs one round. Rounds may run on several replicas at once, and must do no harm then.
     async fn run_round(&self) -> Result<ReconcileReport, Error>;
 
+    /// Releases, at the end, what would keep another process from running rounds.
+    async fn release_claims(&self) {}
+
     /// Lists the work that is not done, a line each, for operators.
     async fn list_open_work(&self) -> Result<Vec<String>, Error> {
         Ok(Vec::new())
@@ -57,9 +60,10 @@ pub async fn run_reconciler(reconciler: Arc<dyn Reconciler>, notices: NoticeHub,
         };
         tokio::select! {
             _ = nudges.wait_for_notice(reconciler.channels(), rest) => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
         }
     }
+    reconciler.release_claims().await;
 }
 
 /// Turns a panic in a round, which is a bug, into a failure of that round alone.

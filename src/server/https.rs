@@ -11,14 +11,12 @@ use tokio_util::sync::CancellationToken;
 use crate::certificates::{
     CertificateFeed, OperatorCertificate, follow_certificates, follow_operator_certificate,
 };
-use crate::config::{Settings, TlsSettings};
-use crate::db::Db;
-use crate::db::notices::NoticeHub;
+use crate::config::TlsSettings;
 use crate::kernel::encryption::Keyring;
 use crate::kernel::error::Error;
-use crate::kernel::ids::ReplicaId;
 use crate::net::{CertificateTable, TlsTerminator};
 use crate::proxy::Proxy;
+use crate::server::router::RouterParts;
 
 /// A bound listener, and what its handshakes need.
 struct HttpsListener {
@@ -88,27 +86,30 @@ impl RouterHttps {
         self.https.bound
     }
 
-    /// Serves apps until `stop`, from the time that certificates and routes are loaded.
+    /// Serves apps from the time that routes and certificates are loaded until the router stops. Certificates are kept up
+    /// to date until `stop_feeds`, or the end of the last connection.
     pub(super) async fn serve(
         self,
         proxy: Proxy,
-        (db, notices, replica): (Db, NoticeHub, ReplicaId),
-        settings: &Settings,
-        routes: CancellationToken,
-        stop: CancellationToken,
+        parts: &RouterParts,
+        (routes, certificates): (CancellationToken, CancellationToken),
+        stop_feeds: CancellationToken,
     ) {
         let https = self.https;
         let into = (proxy.clone(), https.table);
-        let feed = CertificateFeed::new(db, self.keys, settings, replica, https.operator, into);
-        let loaded = CancellationToken::new();
-        let following = follow_certificates(feed, notices, loaded.clone(), stop.clone());
+        let (db, settings) = (parts.db.clone(), &parts.settings);
+        let feed = CertificateFeed::new(db, self.keys, settings, parts.replica, https.operator, into);
+        let stop_feed = stop_feeds.child_token();
+        let notices = parts.notices.clone();
+        let following = follow_certificates(feed, notices, certificates.clone(), stop_feed.clone());
         let serving = async {
             tokio::select! {
-                _ = future::join(loaded.cancelled(), routes.cancelled()) => {
-                    proxy.serve_tls(https.listener, https.tls, stop.clone()).await;
+                _ = future::join(certificates.cancelled(), routes.cancelled()) => {
+                    proxy.serve_tls(https.listener, https.tls, parts.stop.clone()).await;
                 }
-                () = stop.cancelled() => {}
+                () = parts.stop.cancelled() => {}
             }
+            stop_feed.cancel();
         };
         future::join(following, serving).await;
     }

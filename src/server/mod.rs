@@ -1,51 +1,48 @@
 //! The server: assembles what a process of Tancho runs, by its roles, from already bound listeners to the
 //! drain at the end. The command line and the tests start it alike.
 
+mod host_work;
 mod https;
 mod router;
 
+pub use host_work::{list_disk_reconcilers, list_reconcilers, register_sagas};
 pub use https::RouterHttps;
-pub use router::run_router;
+pub use router::{RouterParts, run_router};
+
+use host_work::HostWork;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::autoscale::{UnitScaler, UsageCollector};
 use crate::caller_limits::CallerLimits;
-use crate::config::{ServerRole, Settings};
+use crate::config::Settings;
 use crate::core::{AuthCache, Core, CoreParts, PublicAddresses, PublicSsh};
 use crate::datadir::DataDir;
 use crate::db::Db;
 use crate::db::notices::NoticeHub;
-use crate::deploys::ArchiveHealer;
-use crate::exec::{self, ExecSessionHealer};
-use crate::healers::{self, EventRetentionHealer, HealerRegistry, SagaLeaseHealer};
+use crate::healers::HealerRegistry;
 use crate::http;
-use crate::jobs::{JobPlanner, JobRunner};
+use crate::kernel::drain_plan::{DrainPlan, Predecessor};
 use crate::kernel::encryption::Keyring;
 use crate::kernel::error::Error;
 use crate::kernel::ids::ReplicaId;
+use crate::key_rotation;
 use crate::mail::Mailer;
 use crate::outbound::OutboundClient;
 use crate::provisioners::ProvisionerRegistry;
-use crate::sagas::{self, Reconciler, SagaRegistry, SagaRunner, run_reconciler};
 use crate::server::https::ApiHttps;
-use crate::services::orphans::{self, OrphanReaper};
-use crate::services::{binds, instances};
 use crate::ssh::{self, HostKey};
 use crate::telemetry::metrics;
-use crate::versions::VersionHealer;
-use crate::volumes::VolumeHealer;
-use crate::webhooks::{DeliverWebhook, WebhookDispatcher};
-use crate::{
-    certificates, deploys, forges, key_rotation, lifecycle, releases, repositories, routing, units, users,
-};
+
+/// How long sagas and reconcilers may take to end at a hand-over.
+const WORK_END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The inputs of `start_server`; all of them are ready to use.
 pub struct ServerParts {
@@ -76,6 +73,8 @@ pub struct ServerParts {
     pub router_https: Option<TcpListener>,
     /// The actual or future listen address of the router, for the URLs of apps.
     pub router_addr: SocketAddr,
+    /// What has become of the process that had the data folder before.
+    pub predecessor: Predecessor,
 }
 
 /// A running server.
@@ -89,18 +88,37 @@ pub struct RunningServer {
     pub api_https_addr: Option<SocketAddr>,
     /// `None` without the role or without TLS.
     pub router_https_addr: Option<SocketAddr>,
+    work: HostWork,
+    /// Cancelled once the router serves.
+    routing: CancellationToken,
 }
 
-/// Starts the components of the configured roles.
+/// Starts the components of the configured roles. After a predecessor that still serves, sagas and reconcilers wait for
+/// [`RunningServer::begin_work`].
 pub async fn start_server(parts: ServerParts) -> Result<RunningServer, Error> {
-    let stop = CancellationToken::new();
+    let predecessor = parts.predecessor;
+    let (core, listeners) = build_core(parts).await?;
+    key_rotation::register_replica(&core).await?;
+    // Not among the tasks of requests: it ends after them.
+    let (notices, stop) = (core.notices.clone(), core.stop_requests.clone());
+    tokio::spawn(core.auth_cache.clone().invalidate_on_notice(notices, stop));
+    core.tasks.spawn(key_rotation::watch_keys(core.clone()));
+    let work = HostWork::new(&core, listeners.addresses());
+    if predecessor == Predecessor::Exited {
+        work.begin(&core, predecessor).await?;
+    }
+    serve_clients(core, listeners, work).await
+}
+
+/// Builds what every action needs, and the listeners that use it.
+async fn build_core(parts: ServerParts) -> Result<(Core, ServerListeners), Error> {
+    let (stop, stop_requests) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
-    let api_addr = parts.api_addr;
     let router_addr = bound_address(parts.router.as_ref())?;
-    let notices = NoticeHub::spawn_listener(parts.db.clone(), stop.clone());
+    let notices = NoticeHub::spawn_listener(parts.db.clone(), stop_requests.clone());
     tasks.spawn(metrics::maintain_metrics(stop.clone()));
     let settings = parts.settings;
-    let api_url = settings.api.public_url(api_addr);
+    let api_url = settings.api.public_url(parts.api_addr);
     key_rotation::check_keys(&parts.db, &parts.keys).await?;
     let ssh = match parts.ssh {
         Some(listener) => {
@@ -126,52 +144,93 @@ pub async fn start_server(parts: ServerParts) -> Result<RunningServer, Error> {
         caller_limits: CallerLimits::new(&settings),
         settings,
         db: parts.db,
-        notices: notices.clone(),
+        notices,
         keys: Arc::new(parts.keys),
         host: parts.host,
         provisioners: parts.provisioners,
         router: router_addr,
         replica: ReplicaId::new(),
         auth_cache: AuthCache::default(),
-        tasks: tasks.clone(),
-        stop: stop.clone(),
+        tasks,
+        work: TaskTracker::new(),
+        stop,
+        stop_requests,
+        drain: DrainPlan::default(),
     });
-    key_rotation::register_replica(&core).await?;
-    tasks.spawn(
-        core.auth_cache
-            .clone()
-            .invalidate_on_notice(notices.clone(), stop.clone()),
-    );
-    tasks.spawn(key_rotation::watch_keys(core.clone()));
-    release_predecessor_claims(&core).await?;
-    if let Err(error) = deploys::remove_leftovers(&core).await {
-        tracing::warn!(error = %error.report(), "cannot remove the leftovers of earlier deploys");
+    let listeners = ServerListeners {
+        api: parts.api,
+        api_addr: parts.api_addr,
+        api_https: parts.api_https,
+        ssh,
+        router: parts.router,
+        router_addr,
+        router_https: parts.router_https,
+    };
+    Ok((core, listeners))
+}
+
+/// The listeners that a server was given.
+struct ServerListeners {
+    api: Option<TcpListener>,
+    api_addr: SocketAddr,
+    api_https: Option<TcpListener>,
+    ssh: Option<SshEndpoint>,
+    router: Option<TcpListener>,
+    router_addr: Option<SocketAddr>,
+    router_https: Option<TcpListener>,
+}
+
+impl ServerListeners {
+    /// Returns the addresses at which other replicas find the repositories: of the API, and of SSH.
+    fn addresses(&self) -> (SocketAddr, Option<SocketAddr>) {
+        (self.api_addr, self.ssh.as_ref().map(|endpoint| endpoint.bound))
     }
-    start_saga_runner(&core);
-    prepare_repositories(&core, api_addr, ssh.as_ref().map(|endpoint| endpoint.bound)).await;
-    let healers = start_reconcilers(&core);
-    let serves_api = parts.api.is_some();
-    let (api_https, router_https) = open_https(&core, parts.api_https, parts.router_https).await?;
+}
+
+/// Starts to serve the clients of all listeners.
+async fn serve_clients(
+    core: Core,
+    listeners: ServerListeners,
+    work: HostWork,
+) -> Result<RunningServer, Error> {
+    let serves_api = listeners.api.is_some();
+    let (api_https, router_https) = open_https(&core, listeners.api_https, listeners.router_https).await?;
     let https = (api_https.as_ref(), router_https.as_ref());
     let (api_https_addr, router_https_addr) =
         (https.0.map(ApiHttps::address), https.1.map(RouterHttps::address));
-    if let Some(listener) = parts.api {
-        tasks.spawn(serve_api(listener, api_https, core.clone(), healers));
-        if let Some(door) = ssh {
-            tasks.spawn(ssh::serve_connections(door.listener, core.clone(), door.key));
+    if let Some(listener) = listeners.api {
+        let healers = work.list_healers(&core);
+        core.tasks
+            .spawn(serve_api(listener, api_https, core.clone(), healers));
+        if let Some(door) = listeners.ssh {
+            let connections = ssh::serve_connections(door.listener, core.clone(), door.key);
+            core.tasks.spawn(connections);
         }
     }
-    if let Some(listener) = parts.router {
-        let (settings, db) = (core.settings.clone(), core.db.clone());
-        let listeners = (listener, router_https);
-        tasks.spawn(run_router(settings, db, core.replica, notices, listeners, stop));
+    let routing = CancellationToken::new();
+    match listeners.router {
+        Some(listener) => {
+            let parts = RouterParts {
+                settings: core.settings.clone(),
+                db: core.db.clone(),
+                replica: core.replica,
+                notices: core.notices.clone(),
+                drain: core.drain.clone(),
+                serving: routing.clone(),
+                stop: core.stop.clone(),
+            };
+            core.tasks.spawn(run_router(parts, (listener, router_https)));
+        }
+        None => routing.cancel(),
     }
     Ok(RunningServer {
-        core,
-        api_addr: serves_api.then_some(api_addr),
-        router_addr,
+        api_addr: serves_api.then_some(listeners.api_addr),
+        router_addr: listeners.router_addr,
         api_https_addr,
         router_https_addr,
+        core,
+        work,
+        routing,
     })
 }
 
@@ -196,49 +255,6 @@ async fn open_https(
         None => None,
     };
     Ok((api, router))
-}
-
-/// Sets up the repositories on a host that serves the API. If that fails, the rest of the server works.
-async fn prepare_repositories(core: &Core, api: SocketAddr, ssh: Option<SocketAddr>) {
-    if core.settings.roles.contains(&ServerRole::Api)
-        && let Err(error) = repositories::prepare_repositories(core, api, ssh).await
-    {
-        tracing::warn!(error = %error.report(), "cannot set up the repositories of apps; pushes will fail");
-    }
-}
-
-/// Releases the claims and the router registration of the last process on this data folder, which has exited,
-/// so that nobody waits until they expire.
-async fn release_predecessor_claims(core: &Core) -> Result<(), Error> {
-    if let Some(dead) = core.data_dir.take_over(core.replica)? {
-        sagas::release_claims(&core.db, dead).await?;
-        orphans::release_claims(&core.db, dead).await?;
-        routing::forget_router(&core.db, dead).await?;
-        certificates::forget_router(&core.db, dead).await?;
-        binds::repeat_unit_calls(&core.db).await?;
-        exec::end_lost_sessions(core, dead).await?;
-    }
-    Ok(())
-}
-
-/// Starts the workers of sagas: of all kinds with the worker role, and else of what needs a repository of this host,
-/// since repositories lie with the API.
-fn start_saga_runner(core: &Core) {
-    let has = |role| core.settings.roles.contains(&role);
-    let kinds = match (has(ServerRole::Worker), has(ServerRole::Api)) {
-        (true, _) => register_sagas(core),
-        (false, true) => SagaRegistry::default().with_saga(forges::DeployFromForge::new(core)),
-        (false, false) => return,
-    };
-    let runner = SagaRunner::new(
-        core.db.clone(),
-        core.notices.clone(),
-        kinds,
-        &core.host,
-        core.replica,
-        core.stop.clone(),
-    );
-    runner.start_workers(&core.tasks);
 }
 
 /// The listener and keys of the SSH server.
@@ -274,98 +290,60 @@ impl SshEndpoint {
     }
 }
 
-/// Registers every kind of saga.
-pub fn register_sagas(core: &Core) -> SagaRegistry {
-    SagaRegistry::default()
-        .with_saga(users::SendResetMail::new(core))
-        .with_saga(releases::RolloutSaga::new(core))
-        .with_saga(deploys::DeploySaga::new(core))
-        .with_saga(deploys::RollbackSaga::new(core))
-        .with_saga(units::scale_saga(core))
-        .with_saga(lifecycle::RemoveAppSaga::new(core))
-        .with_saga(instances::CreateInstanceSaga::new(core))
-        .with_saga(instances::UpdateInstanceSaga::new(core))
-        .with_saga(instances::RemoveInstanceSaga::new(core))
-        .with_saga(binds::BindSaga::new(core))
-        .with_saga(binds::UnbindSaga::new(core))
-        .with_saga(forges::DeployFromForge::new(core))
-        .with_saga(DeliverWebhook::new(core))
-        .with_saga(certificates::OrderCertificate::new(core))
-}
-
-/// Starts the reconcilers of this host's disk, and the others if the process has the worker role. Returns all that can
-/// be run manually.
-fn start_reconcilers(core: &Core) -> HealerRegistry {
-    let is_worker = core.settings.roles.contains(&ServerRole::Worker);
-    let spawn = |reconciler: &Arc<dyn Reconciler>| {
-        let notices = core.notices.clone();
-        core.tasks
-            .spawn(run_reconciler(Arc::clone(reconciler), notices, core.stop.clone()));
-    };
-    let (shared, of_host) = (list_reconcilers(core), list_disk_reconcilers(core));
-    of_host.iter().for_each(spawn);
-    let mut all = Vec::new();
-    if is_worker {
-        shared.iter().for_each(spawn);
-        // Units have a loop of their own, which processes only changes.
-        all.extend(units::start_reconciler(core).map(|units| units as Arc<dyn Reconciler>));
-    }
-    all.extend(shared.into_iter().chain(of_host));
-    // Routers follow their table by themselves; the healer only wakes them.
-    all.push(Arc::new(healers::RouterHealer::new(core)));
-    HealerRegistry::new(all)
-}
-
-/// Returns the reconcilers of what all hosts share, which workers run periodically.
-pub fn list_reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
-    vec![
-        // Services.
-        Arc::new(OrphanReaper::new(core)),
-        Arc::new(binds::UnitBindReconciler::new(core)),
-        // Sagas.
-        Arc::new(SagaLeaseHealer::new(core)),
-        Arc::new(ExecSessionHealer::new(core)),
-        Arc::new(WebhookDispatcher::new(core)),
-        Arc::new(certificates::OrderDispatcher::new(core)),
-        // Jobs.
-        Arc::new(JobPlanner::new(core)),
-        Arc::new(JobRunner::new(core)),
-        // Scaling by load.
-        Arc::new(UsageCollector::new(core)),
-        Arc::new(UnitScaler::new(core)),
-        // Storage in the database.
-        Arc::new(EventRetentionHealer::new(core)),
-        Arc::new(ArchiveHealer::new(core)),
-    ]
-}
-
-/// Returns the reconcilers of this host's disk, which every process with a data folder runs periodically, whatever its
-/// roles are now: files stay where they were made.
-pub fn list_disk_reconcilers(core: &Core) -> Vec<Arc<dyn Reconciler>> {
-    vec![
-        Arc::new(repositories::RepositoryHealer::new(core)),
-        Arc::new(VersionHealer::new(core)),
-        Arc::new(VolumeHealer::new(core)),
-    ]
-}
-
 impl RunningServer {
-    /// Stops the server: rejects new requests, gives those in progress `api.drain_seconds`, and leaves sagas
-    /// to the next replica. Units keep running.
-    pub async fn drain_and_stop(self) {
+    /// Waits until clients of the router are answered; those of the API are already.
+    pub async fn wait_until_serving(&self) {
+        self.routing.cancelled().await;
+    }
+
+    /// Starts sagas and reconcilers after a predecessor that has handed over.
+    pub async fn begin_work(&self) -> Result<(), Error> {
+        self.work.begin(&self.core, Predecessor::Serving).await
+    }
+
+    /// Begins to stop, because another process has taken over: sagas and reconcilers end, and clients may take `limit`.
+    /// Returns once the other process may begin its work.
+    pub async fn hand_over(&self, limit: Duration) {
+        self.core.drain.set_taken_over(limit);
         self.core.stop.cancel();
-        self.core.tasks.close();
-        let drain = self.core.settings.api.drain_timeout;
-        if tokio::time::timeout(drain, self.core.tasks.wait()).await.is_err() {
+        self.core.work.close();
+        if tokio::time::timeout(WORK_END_TIMEOUT, self.core.work.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "sagas or reconcilers did not end in time; their claims keep them apart from their successors"
+            );
+        }
+    }
+
+    /// Stops the server: rejects new requests, gives those in progress `api.drain_seconds`, or the time of a hand-over,
+    /// and leaves sagas to the next replica. Units keep running.
+    pub async fn drain_and_stop(self) {
+        let core = self.core;
+        core.stop.cancel();
+        if !core.drain.is_taken_over() {
+            core.stop_requests.cancel();
+        }
+        core.tasks.close();
+        core.work.close();
+        let ended = async {
+            core.tasks.wait().await;
+            core.work.wait().await;
+        };
+        let drain = core.drain.limit(core.settings.api.drain_timeout);
+        if tokio::time::timeout(drain, ended).await.is_err() {
             tracing::warn!("the drain timeout expired with requests in progress");
         }
-        self.core.db.close().await;
+        core.stop_requests.cancel();
+        core.db.close().await;
     }
 }
 
 async fn serve_api(listener: TcpListener, https: Option<ApiHttps>, core: Core, healers: HealerRegistry) {
     let stop = core.stop.clone();
     let bounds = http::serve::ServerLimits::from_settings(&core.settings.api);
+    let bounds = bounds.with_drain_plan(core.drain.clone());
     let app = http::build_api(core, healers);
     let serving = http::serve::serve_api(listener, app.clone(), bounds.clone(), stop.clone());
     match https {

@@ -39,7 +39,7 @@ const MAX_LOGINS: usize = 4;
 
 /// Completes when this replica stops and the drain time is nearly over.
 async fn wait_for_shutdown(core: &Core) -> Error {
-    core.stop.cancelled().await;
+    core.stop_requests.cancelled().await;
     tokio::time::sleep(core.settings.api.drain_timeout * 2 / 3).await;
     Error::unavailable(
         "This server is shutting down before the command was complete. A deploy in progress continues: fetch in a \

@@ -87,7 +87,7 @@ async fn drive_connection(
     let running = tokio::select! {
         running = run_stream(config, stream, session) => running?,
         () = &mut late => return Ok(()),
-        () = core.stop.cancelled() => return Ok(()),
+        () = core.stop_requests.cancelled() => return Ok(()),
     };
     let handle = running.handle();
     tokio::pin!(running);
@@ -95,15 +95,20 @@ async fn drive_connection(
         ended = &mut running => return ended,
         _ = seen.wait_for(|status| status.is_authenticated) => {}
         () = &mut late => return Ok(()),
-        () = core.stop.cancelled() => return Ok(()),
+        () = core.stop_requests.cancelled() => return Ok(()),
     }
     drop(waiting);
     let why = loop {
-        let is_idle = seen.borrow_and_update().active_commands == 0;
+        let (is_idle, is_used) = {
+            let status = seen.borrow_and_update();
+            (status.active_commands == 0, status.has_run_command)
+        };
         tokio::select! {
             ended = &mut running => return ended,
             Ok(()) = seen.changed() => {}
-            () = core.stop.cancelled(), if is_idle => break "the server is shutting down",
+            () = core.stop_requests.cancelled(), if is_idle => break "the server is shutting down",
+            // Where another process has taken over, a client that has just come may still run its command.
+            () = core.stop.cancelled(), if is_idle && is_used => break "the server is shutting down",
             () = tokio::time::sleep(settings.idle_timeout), if is_idle => break "the connection was idle for too long",
         }
     };

@@ -44,12 +44,10 @@ use std::sync::Arc;
 use crate::core::Core;
 use crate::sagas::Saga;
 
-/// Starts the reconciler of this host. Returns `None` if no units run here.
-pub fn start_reconciler(core: &Core) -> Option<Arc<UnitReconciler>> {
+/// Creates the reconciler of this host. Returns `None` if no units run here.
+pub fn create_reconciler(core: &Core) -> Option<Arc<UnitReconciler>> {
     core.provisioners.unit_runners().next()?;
-    let units = UnitReconciler::new(core, ReconcileTiming::default());
-    core.tasks.spawn(Arc::clone(&units).run());
-    Some(units)
+    Some(UnitReconciler::new(core, ReconcileTiming::default()))
 }
 
 /// Returns the saga that waits until an app has its desired number of units.

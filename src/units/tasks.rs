@@ -171,7 +171,7 @@ impl UnitTasks {
             entry.failures
         };
         let this = self.clone();
-        self.core.tasks.spawn(async move {
+        self.core.work.spawn(async move {
             let done = tokio::select! {
                 done = task => done,
                 // The next start finds whatever was begun.

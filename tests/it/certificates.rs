@@ -11,11 +11,12 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tancho::config::{Settings, TlsSettings};
 use tancho::kernel::ids::ReplicaId;
-use tancho::server::{self, RouterHttps};
+use tancho::server::{self, RouterHttps, RouterParts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::swap::app_with_unit;
 use crate::test_server::{TestServer, TestUser};
@@ -236,14 +237,16 @@ pub(crate) async fn start_router_on(
     let https = RouterHttps::open(tls, Arc::clone(&core.keys), &settings.tls)
         .await
         .unwrap();
-    tokio::spawn(server::run_router(
+    let parts = RouterParts {
         settings,
-        core.db.clone(),
-        ReplicaId::new(),
-        core.notices.clone(),
-        (listener, Some(https)),
-        core.stop.clone(),
-    ));
+        db: core.db.clone(),
+        replica: ReplicaId::new(),
+        notices: core.notices.clone(),
+        drain: core.drain.clone(),
+        serving: CancellationToken::new(),
+        stop: core.stop.clone(),
+    };
+    tokio::spawn(server::run_router(parts, (listener, Some(https))));
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 use tancho::config::Settings;
 use tancho::datadir::{DataDir, load_or_create_keys};
+use tancho::kernel::drain_plan::Predecessor;
 use tancho::kernel::names::Email;
 use tancho::kernel::secret::Secret;
 use tancho::provisioners::fake::FakeUnitRunner;
@@ -226,6 +227,7 @@ impl TestServer {
             router: None,
             router_https: None,
             router_addr: "127.0.0.1:8888".parse().unwrap(),
+            predecessor: Predecessor::Exited,
         };
         let running = server::start_server(wanted).await.unwrap();
         let url = format!("http://{}", running.api_addr.unwrap());

@@ -82,6 +82,9 @@ impl JobRunner {
     async fn hold_host_lock(&self) -> Result<bool, Error> {
         let mut lock = self.host_lock.lock().await;
         let core = &self.shared.core;
+        if core.stop.is_cancelled() {
+            return Ok(false);
+        }
         if let Some(connection) = lock.as_mut() {
             if store::is_alive(connection).await {
                 return Ok(true);
@@ -112,6 +115,10 @@ impl Reconciler for JobRunner {
             true => ACTIVE_PERIOD,
             false => IDLE_PERIOD,
         }
+    }
+
+    async fn release_claims(&self) {
+        *self.host_lock.lock().await = None;
     }
 
     async fn run_round(&self) -> Result<ReconcileReport, Error> {
@@ -200,7 +207,7 @@ impl RunnerState {
         if !shared.lock_busy().insert(run.unit.clone()) {
             return;
         }
-        let tasks = shared.core.tasks.clone();
+        let tasks = shared.core.work.clone();
         tasks.spawn(async move {
             let work = async {
                 match step {

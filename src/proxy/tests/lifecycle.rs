@@ -279,6 +279,37 @@ async fn draining_finishes_requests_closes_idle_connections_and_accepts_no_more(
 }
 
 #[tokio::test]
+async fn connections_end_after_their_next_response_when_another_process_has_taken_over() {
+    let unit = fixed_unit("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let plan = DrainPlan::default();
+    let settings = ProxySettings {
+        drain: Duration::ZERO,
+        drain_plan: plan.clone(),
+        ..ProxySettings::default()
+    };
+    let mut rig = start_proxy(settings, blog_routes([unit.addr])).await;
+    let request = "GET / HTTP/1.1\r\nHost: blog.test\r\n\r\n";
+    // One that has had a response, and one that has not sent a byte.
+    let mut kept = RawConn::connect(rig.addr).await;
+    kept.send(request).await;
+    let (head, _) = kept.read_response().await;
+    assert_eq!(header_value(&head, "connection"), None, "{head}");
+    let mut fresh = RawConn::connect(rig.addr).await;
+    wait_until(|| rig.proxy.read_stats().connections == 2).await;
+    plan.set_taken_over(Duration::from_secs(60));
+    rig.cancel.cancel();
+    wait_until(|| std::net::TcpStream::connect(rig.addr).is_err()).await;
+    for client in [&mut kept, &mut fresh] {
+        client.send(request).await;
+        let (head, body) = client.read_response().await;
+        assert_eq!((status_of(&head), &*body), ("200", "ok"), "{head}");
+        assert_eq!(header_value(&head, "connection"), Some("close"), "{head}");
+        assert_eq!(client.read_to_close().await, "");
+    }
+    within_deadline(&mut rig.serving).await.unwrap();
+}
+
+#[tokio::test]
 async fn request_that_exceeds_the_drain_timeout_is_aborted() {
     let (seen, mut events) = tokio::sync::mpsc::channel(1);
     let unit = raw_unit(move |mut raw, _| {

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{BackendSet, HostRoute, HostRoutes, Proxy, ProxySettings};
+use crate::kernel::drain_plan::DrainPlan;
 
 /// The maximum that any test waits.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -40,7 +40,7 @@ impl UnitBindReconciler {
     pub fn new(core: &Core) -> Self {
         Self {
             core: core.clone(),
-            services: KeyedTasks::new(core.tasks.clone(), core.stop.clone()),
+            services: KeyedTasks::new(core.work.clone(), core.stop.clone()),
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn listen_to_app(core: &Core, app: AppId, after: i64) -> broadcast::R
     receiver
 }
 
-/// Reads and sends until there is no subscriber, the app is gone or the core stops.
+/// Reads and sends until there is no subscriber, the app is gone or requests are to end.
 async fn run_reader(
     core: Core,
     app: AppId,
@@ -54,7 +54,7 @@ async fn run_reader(
         }
         tokio::select! {
             () = wait_for_notice(&mut notices, app) => {}
-            () = core.stop.cancelled() => return,
+            () = core.stop_requests.cancelled() => return,
         }
     }
 }

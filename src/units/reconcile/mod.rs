@@ -118,11 +118,11 @@ impl UnitReconciler {
     /// Runs until the core stops: a round on every wakeup, and every period.
     pub async fn run(self: Arc<Self>) {
         let stop = self.core.stop.clone();
-        self.core.tasks.spawn(logs::run_collector(Arc::clone(&self.logs)));
+        self.core.work.spawn(logs::run_collector(Arc::clone(&self.logs)));
         for (_, runner) in self.core.provisioners.unit_runners() {
             let mut changes = runner.subscribe_changes();
             let (wakeup, stop) = (Arc::clone(&self.wakeup), stop.clone());
-            self.core.tasks.spawn(async move {
+            self.core.work.spawn(async move {
                 loop {
                     tokio::select! {
                         changed = changes.changed() => match changed {
@@ -150,7 +150,11 @@ impl UnitReconciler {
                     },
                     () = self.wakeup.notified() => {}
                     () = &mut pause => {}
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => {
+                        // Another process of this host may go on at once.
+                        self.state.lock().await.lock = None;
+                        return;
+                    }
                 }
                 break;
             }
@@ -212,6 +216,9 @@ impl UnitReconciler {
     /// Returns true if this process holds the lock of the host; takes it if it is free.
     async fn hold_host_lock(&self, state: &mut ReconcilerState) -> Result<bool, Error> {
         let host = &self.core.host;
+        if self.core.stop.is_cancelled() {
+            return Ok(false);
+        }
         if state.lock.is_none() {
             let mut connection = self.core.db.acquire().await?.detach();
             if !store::try_lock_host(&mut connection, host).await? {
