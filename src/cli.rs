@@ -31,6 +31,8 @@ pub enum CliCommand {
     Serve,
     /// Run the router alone.
     Router,
+    /// See `commands::handover`.
+    Upgrade,
     /// Migrate the database and exit.
     Migrate,
     /// See `check_config`.
@@ -82,6 +84,8 @@ pub struct CommandLine {
     pub command: CliCommand,
     /// The settings file, if one was given.
     pub config: Option<PathBuf>,
+    /// Take the place of the process that runs on the data folder. Only with `CliCommand::Serve`.
+    pub takes_over: bool,
     /// Settings by dotted key.
     pub overrides: Vec<(&'static str, Value)>,
 }
@@ -111,6 +115,8 @@ enum CliVerb {
     Serve,
     /// Run only the router, beside a Tancho on the same database
     Router,
+    /// Replace the running Tancho by this program: no request, stream or push is lost, and if it fails nothing changes
+    Upgrade,
     /// Migrate the database and exit
     Migrate,
     /// Check the settings and print those that differ from the defaults
@@ -184,6 +190,9 @@ struct CliOptions {
     /// Roles of this process: api, worker, router, separated by commas [default: all]
     #[arg(long, global = true, value_name = "ROLES", value_delimiter = ',')]
     roles: Option<Vec<String>>,
+    /// Take the place of the Tancho that runs on the data folder, if there is one; see `tancho upgrade`
+    #[arg(long, global = true)]
+    take_over: bool,
 }
 
 /// Parses a command line, the program's name first. Errors: clap's own, including `--help` and `--version`;
@@ -195,6 +204,7 @@ pub fn parse_command_line(
     let command = match arguments.verb {
         None | Some(CliVerb::Serve) => CliCommand::Serve,
         Some(CliVerb::Router) => CliCommand::Router,
+        Some(CliVerb::Upgrade) => CliCommand::Upgrade,
         Some(CliVerb::Migrate) => CliCommand::Migrate,
         Some(CliVerb::CheckConfig) => CliCommand::CheckConfig,
         Some(CliVerb::Down) => CliCommand::Down,
@@ -214,10 +224,16 @@ pub fn parse_command_line(
         let words = "`tancho router` has the role router; use `tancho serve --roles …` for others";
         return Err(CliArguments::command().error(ErrorKind::ArgumentConflict, words));
     }
+    let takes_over = options.take_over;
+    if takes_over && command != CliCommand::Serve {
+        let words = "`--take-over` belongs to `tancho serve`";
+        return Err(CliArguments::command().error(ErrorKind::ArgumentConflict, words));
+    }
     let config = options.config.take();
     Ok(CommandLine {
         command,
         config,
+        takes_over,
         overrides: collect_overrides(options),
     })
 }
@@ -277,13 +293,15 @@ pub async fn stop_postgres(data_dir: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Closes inherited file descriptors other than standard input, output and error. Postgres and units outlive
+/// Closes inherited file descriptors other than standard input, output and error, and those of a list. Postgres and units outlive
 /// Tancho, and would keep an inherited pipe open for a process that waits for its end. Must be called first
-/// in `main`, before Tancho opens any descriptor.
-pub fn close_inherited_descriptors() {
+/// in `main`, before Tancho opens any other descriptor.
+pub fn close_inherited_descriptors(kept: &[RawFd]) {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-    let inherited: Vec<RawFd> = numbers.filter(|number| *number > 2).collect();
+    let inherited: Vec<RawFd> = numbers
+        .filter(|number| *number > 2 && !kept.contains(number))
+        .collect();
     for number in inherited {
         // One of them was the directory listing itself, which is closed by now.
         let _ = nix::unistd::close(number);

@@ -2,6 +2,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use tancho::builders::static_server;
+use tancho::commands::ActivationSockets;
 use tancho::config::process_variable;
 use tancho::provisioners::local::shim;
 use tancho::sandbox::exec_stage;
@@ -20,9 +21,10 @@ fn main() -> ExitCode {
         Some(first) if first == "static-server" => return serve_static_files(),
         _ => {}
     }
-    cli::close_inherited_descriptors();
+    let activation = ActivationSockets::from_environment();
+    cli::close_inherited_descriptors(&activation.descriptors());
     let invocation = cli::parse_command_line(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    commands::run_command(invocation)
+    commands::run_command(invocation, activation)
 }
 
 /// Runs `static-server <dir>` in a unit of the platform `static`, on the unit's port.

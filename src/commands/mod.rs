@@ -1,11 +1,13 @@
 //! The commands of the command line, from the settings to the exit status.
 
 mod database;
+mod handover;
 pub mod import;
+mod listeners;
 mod serve;
+mod systemd;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::database::DatabaseServer;
+use self::handover::RunningPredecessor;
+use self::listeners::{GivenListeners, ListenerName, ProcessListeners};
+pub use self::systemd::ActivationSockets;
 use crate::cli::{self, CliCommand, CommandLine, ImportArguments};
 use crate::config::{Settings, tancho_environment};
 use crate::datadir::DataDir;
@@ -35,7 +40,7 @@ use crate::{db, key_rotation, users, versions};
 const POSTGRES_STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs a command. On failure it prints one line to standard error and exits with status 1.
-pub fn run_command(invocation: CommandLine) -> ExitCode {
+pub fn run_command(invocation: CommandLine, activation: ActivationSockets) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -45,7 +50,7 @@ pub fn run_command(invocation: CommandLine) -> ExitCode {
             )));
         }
     };
-    match runtime.block_on(execute_command(invocation)) {
+    match runtime.block_on(execute_command(invocation, activation)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report_failure(&error),
     }
@@ -57,17 +62,25 @@ fn report_failure(error: &Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn execute_command(invocation: CommandLine) -> Result<(), Error> {
+async fn execute_command(invocation: CommandLine, activation: ActivationSockets) -> Result<(), Error> {
     // Fails only if a provider is installed already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if invocation.command == CliCommand::CheckConfig {
         return cli::check_config(&invocation, tancho_environment(), &mut std::io::stdout());
     }
+    if invocation.takes_over {
+        return take_over(invocation).await;
+    }
     let settings = invocation.load_settings()?;
     logs::init_logging(&settings.log)?;
+    let given = activation.into_listeners()?;
     match invocation.command {
-        CliCommand::Serve => serve::run_serve(settings).await,
-        CliCommand::Router => run_router_alone(settings).await,
+        CliCommand::Serve => serve::run_serve(settings, given, None).await,
+        CliCommand::Router => run_router_alone(settings, given).await,
+        CliCommand::Upgrade => {
+            print_line(&handover::run_upgrade(&settings.data_dir).await?);
+            Ok(())
+        }
         CliCommand::Migrate => run_migrate(settings).await,
         CliCommand::Down => run_down(settings).await,
         command @ (CliCommand::ListKeys | CliCommand::RotateKeys) => run_keys(settings, &command).await,
@@ -79,15 +92,28 @@ async fn execute_command(invocation: CommandLine) -> Result<(), Error> {
     }
 }
 
-async fn bind_listener(what: &str, address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::AddrInUse => Error::conflict(format!(
-                "{address} is in use: give the {what} another address with --{what}, or port 0."
-            )),
-            _ => Error::invalid(format!("The {what} cannot listen on {address}: {error}.")),
-        })
+/// Runs the server in the place of the one that runs on its data folder; a failure is also reported to that one.
+async fn take_over(invocation: CommandLine) -> Result<(), Error> {
+    let starter = RunningPredecessor::from_standard_input();
+    let load = || {
+        let settings = invocation.load_settings()?;
+        logs::init_logging(&settings.log)?;
+        Ok(settings)
+    };
+    match (load(), starter) {
+        (Ok(settings), Some(predecessor)) => {
+            serve::run_serve(settings, GivenListeners::default(), Some(predecessor)).await
+        }
+        (Ok(settings), None) => {
+            let predecessor = RunningPredecessor::find(&settings.data_dir).await?;
+            serve::run_serve(settings, GivenListeners::default(), predecessor).await
+        }
+        (Err(error), Some(predecessor)) => {
+            predecessor.report_failure(&error).await;
+            Err(error)
+        }
+        (Err(error), None) => Err(error),
+    }
 }
 
 /// Opens all provisioners on the host of a data folder. Their background tasks end at `stop`.
@@ -150,12 +176,19 @@ async fn wait_for_signal() -> Result<bool, Error> {
 
 /// Runs the router alone, beside a Tancho on the same database. While the database is unavailable it keeps
 /// routing by the addresses it knows.
-async fn run_router_alone(settings: Settings) -> Result<(), Error> {
-    let listener = bind_listener("router", settings.router.listen).await?;
-    let address = listener.local_addr().map_err(Error::internal)?;
+async fn run_router_alone(settings: Settings, mut given: GivenListeners) -> Result<(), Error> {
+    let mut listeners = ProcessListeners::open(&settings, &mut given).await?;
+    given.refuse_rest()?;
+    let address = listeners.address_or(ListenerName::Router, settings.router.listen)?;
+    let Some(listener) = listeners.take(ListenerName::Router) else {
+        return Err(Error::internal("a router without its role"));
+    };
     let database = DatabaseServer::connect_running(&settings).await?;
     let db = database.open_pool(&settings).await?;
-    let https = open_router_https(&settings).await?;
+    let https = match listeners.take(ListenerName::RouterHttps) {
+        Some(listener) => Some(open_router_https(&settings, listener).await?),
+        None => None,
+    };
     let https_address = https.as_ref().map(RouterHttps::address);
     let stop = CancellationToken::new();
     let notices = NoticeHub::spawn_listener(db.clone(), stop.clone());
@@ -174,6 +207,7 @@ async fn run_router_alone(settings: Settings) -> Result<(), Error> {
         "tancho ready router=http://{address}{}",
         https.unwrap_or_default()
     ));
+    systemd::notify_ready();
     let signalled = async {
         wait_for_signal().await?;
         stop.cancel();
@@ -184,17 +218,11 @@ async fn run_router_alone(settings: Settings) -> Result<(), Error> {
     signalled
 }
 
-/// Opens the listener of TLS, if there is to be one: with the keys that a Tancho has created or was given.
-async fn open_router_https(settings: &Settings) -> Result<Option<RouterHttps>, Error> {
-    let Some(address) = settings.router.https_listen else {
-        return Ok(None);
-    };
+/// Prepares the listener of TLS: with the keys that a Tancho has created or was given.
+async fn open_router_https(settings: &Settings, listener: TcpListener) -> Result<RouterHttps, Error> {
     let dir = DataDir::open_unlocked(&settings.data_dir)?;
     let keys = key_rotation::KeySource::new(&settings.secrets, &dir).load_keyring()?;
-    let listener = bind_listener("router", address).await?;
-    RouterHttps::open(listener, Arc::new(keys), &settings.tls)
-        .await
-        .map(Some)
+    RouterHttps::open(listener, Arc::new(keys), &settings.tls).await
 }
 
 async fn run_migrate(settings: Settings) -> Result<(), Error> {

@@ -16,6 +16,7 @@ mod ssh;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod upgrade;
 mod validation;
 mod values;
 mod volumes;
@@ -32,6 +33,7 @@ pub use self::layers::{ConfigLayers, process_variable, tancho_environment};
 pub use self::router::RouterSettings;
 pub use self::ssh::SshSettings;
 pub use self::tls::TlsSettings;
+pub use self::upgrade::UpgradeSettings;
 pub use self::values::{AutoFlag, IpNetwork, LogFormat, RegistrationPolicy, ServerRole};
 pub use self::volumes::{SIZE_OPTION, VolumePlan, VolumesSettings};
 use crate::kernel::byte_size::ByteSize;
@@ -86,6 +88,8 @@ pub struct Settings {
     pub mail: MailSettings,
     /// The first administrator.
     pub admin: AdminSettings,
+    /// Upgrades.
+    pub upgrade: UpgradeSettings,
     /// Events.
     pub events: EventsSettings,
     /// Logs.

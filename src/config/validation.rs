@@ -324,6 +324,7 @@ fn check_durations(s: &Settings) -> Result<(), Error> {
         ("database.acquire_timeout_seconds", s.database.acquire_timeout),
         ("database.statement_timeout_seconds", s.database.statement_timeout),
         ("auth.login_window_seconds", s.auth.login_window),
+        ("upgrade.ready_seconds", s.upgrade.ready_timeout),
         ("apps.health_timeout_seconds", s.apps.health_timeout),
         ("apps.max_deploy_timeout_seconds", s.apps.max_deploy_timeout),
         ("builds.deadline_seconds", s.builds.deadline),

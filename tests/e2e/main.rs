@@ -22,6 +22,7 @@ mod fleet;
 mod forge;
 mod forge_ssh;
 mod git_client;
+mod handover;
 mod jobs;
 mod keys;
 mod load;

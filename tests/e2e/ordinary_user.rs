@@ -42,7 +42,7 @@ for role in ["tancho", "tancho_superuser", "postgres"]:
         attempt(f"log in as {role} to {database}", lambda: log_in(role, database))
     for query in ["select 1", "copy (select 1) to program 'cat'", "select pg_read_file('postgresql.conf')"]:
         attempt(f"{query} as {role}", lambda: ask(role, query))
-files = ["seal.keys", "postgres.pgpass", "postgres.hba", "postgres/PG_VERSION", "postgres/postmaster.pid", "lock"]
+files = ["seal.keys", "postgres.pgpass", "postgres.hba", "postgres/PG_VERSION", "postgres/postmaster.pid", "lock", "handover.token"]
 for name in files:
     attempt("read " + name, lambda: open(data + "/" + name).read())
 for entry in glob.glob("/proc/[0-9]*"):

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 /// The administrator of every instance.
 pub(crate) const EMAIL: &str = "root@example.com";
 pub(crate) const PASSWORD: &str = "correct-horse-battery";
-const BINARY: &str = env!("CARGO_BIN_EXE_tancho");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tancho");
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -70,6 +70,10 @@ impl RunningTancho {
         }
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
     /// Sends SIGKILL, and waits for the exit.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
@@ -91,6 +95,8 @@ pub(crate) struct TestInstance {
     pub(crate) data: PathBuf,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) args: Vec<String>,
+    /// What starts the program, with its arguments; empty: the test itself.
+    pub(crate) launcher: Vec<String>,
     /// Where its router listens.
     pub(crate) router_listen: String,
     pub(crate) program: Option<RunningTancho>,
@@ -126,6 +132,7 @@ impl TestInstance {
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
             args: Vec::new(),
+            launcher: Vec::new(),
             router_listen: "127.0.0.1:0".to_owned(),
             program: None,
             token: String::new(),
@@ -213,6 +220,9 @@ impl TestInstance {
             .unwrap();
         let length = log.metadata().unwrap().len();
         let mut command = self.command(arguments);
+        if let Some((launcher, first)) = self.launcher.split_first() {
+            command = launch_through(&command, launcher, first);
+        }
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -476,6 +486,26 @@ impl Drop for TestInstance {
         let _ = fs::remove_dir_all(&self.root);
         assert!(failed || wrong.is_empty(), "{wrong:#?}");
     }
+}
+
+/// Returns a command that starts another one, which are its last arguments.
+fn launch_through(command: &Command, launcher: &str, first: &[String]) -> Command {
+    let mut launching = Command::new(launcher);
+    launching
+        .args(first)
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .stdin(Stdio::null());
+    if let Some(folder) = command.get_current_dir() {
+        launching.current_dir(folder);
+    }
+    launching
 }
 
 /// Returns the type and body of a deploy with an archive in one of its parts.
