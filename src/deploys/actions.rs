@@ -16,6 +16,7 @@ use crate::deploys::sides::SideOptions;
 use crate::deploys::store::{self, DeployRow};
 use crate::deploys::upload::ArchiveUpload;
 use crate::deploys::version_changes::version_not_found;
+use crate::deploys::version_tag::{self, VersionTag};
 use crate::events::{self, NewEvent};
 use crate::kernel::artifact::ImageName;
 use crate::kernel::error::{Error, ErrorKind};
@@ -25,7 +26,7 @@ use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::sagas;
-use crate::versions::{self, VersionUse};
+use crate::versions::{self, TaggedVersion, VersionUse};
 
 const ORIGINS: [&str; 7] = [
     "app-deploy",
@@ -54,6 +55,8 @@ pub struct DeployOptions {
     pub sides: SideOptions,
     /// The Dockerfile that the caller has sent beside the files.
     pub dockerfile: Option<String>,
+    /// The tag that the caller has sent, for a version that is only built.
+    pub tag: Option<String>,
 }
 
 /// What is deployed.
@@ -106,6 +109,26 @@ pub async fn authorize_deploy(core: &Core, call: &RequestContext, name: &AppName
     Ok(app)
 }
 
+/// Refuses who may not build, before anything is uploaded.
+pub async fn authorize_build(core: &Core, call: &RequestContext, name: &AppName) -> Result<App, Error> {
+    let app = apps::find_authorized_app(core, call, name, Permission::APP_BUILD).await?;
+    apps::ensure_live(&app)?;
+    Ok(app)
+}
+
+/// Builds a version under a tag, to be deployed later by the name of its image, which the last line of the event says.
+/// Answers the event to follow.
+pub async fn build_app(
+    core: &Core,
+    call: &RequestContext,
+    name: &AppName,
+    (tag, order): (VersionTag, DeployOptions),
+    source: DeploySource,
+) -> Result<EventId, Error> {
+    let app = authorize_build(core, call, name).await?;
+    begin_from_source(core, call, &app, (order, Some(tag)), source).await
+}
+
 /// Deploys. Answers the event to follow.
 pub async fn deploy_app(
     core: &Core,
@@ -129,10 +152,26 @@ pub async fn deploy_to(
     core: &Core,
     call: &RequestContext,
     app: &App,
-    mut order: DeployOptions,
+    order: DeployOptions,
     source: DeploySource,
 ) -> Result<EventId, Error> {
     apps::ensure_live(app)?;
+    if let DeploySource::Image(image) = &source
+        && let Some(built) = version_tag::find_tagged_version(core, app, image).await?
+    {
+        return begin_version_deploy(core, call, app, order, (image, built)).await;
+    }
+    begin_from_source(core, call, app, (order, None), source).await
+}
+
+/// Begins to deploy a source, or to build it only, under a tag.
+async fn begin_from_source(
+    core: &Core,
+    call: &RequestContext,
+    app: &App,
+    (mut order, tag): (DeployOptions, Option<VersionTag>),
+    source: DeploySource,
+) -> Result<EventId, Error> {
     check_origin(&order.origin)?;
     let recipe = check_source(core, app, &source, &order).await?;
     if order.origin.is_empty() {
@@ -152,11 +191,11 @@ pub async fn deploy_to(
     }
     let archive = upload.finish().await?;
     if !archive_transfer::hands_over_archives(core) {
-        return begin_deploy(core, call, app, (&order, recipe), (archive, Some(upload))).await;
+        return begin_deploy(core, call, app, (&order, recipe, tag), (archive, Some(upload))).await;
     }
     archive_transfer::store_archive(core, &archive).await?;
     drop(upload);
-    let begun = begin_deploy(core, call, app, (&order, recipe), (archive.clone(), None)).await;
+    let begun = begin_deploy(core, call, app, (&order, recipe, tag), (archive.clone(), None)).await;
     if begun.is_err() {
         archive_transfer::discard_archive(core, &archive).await;
     }
@@ -168,18 +207,23 @@ async fn begin_deploy(
     core: &Core,
     call: &RequestContext,
     app: &App,
-    (order, recipe): (&DeployOptions, Option<ImageRecipe>),
+    (order, recipe, tag): (&DeployOptions, Option<ImageRecipe>, Option<VersionTag>),
     (archive, upload): (String, Option<ArchiveUpload>),
 ) -> Result<EventId, Error> {
     let data = json!({ "origin": order.origin, "message": order.message, "commit": order.commit, "author": order.author });
-    let new = new_deploy_event(app, data);
+    let new = match &tag {
+        Some(tag) => new_build_event(app, tag),
+        None => new_deploy_event(app, data),
+    };
     let owner = call.event_owner().1;
     sagas::start_saga::<DeploySaga>(&core.db, call, &new, async |tx, event| {
-        store::insert_deploy(tx, event, app.id, None, order, &owner).await?;
+        if tag.is_none() {
+            store::insert_deploy(tx, event, app.id, None, order, &owner).await?;
+            order.sides.check_running(tx, app).await?;
+        }
         if order.dockerfile.is_some() && recipe.is_none() {
             events::append_log(&mut *tx, event, NO_DOCKERFILE_NOTICE).await?;
         }
-        order.sides.check_running(tx, app).await?;
         let Some(upload) = upload else {
             if !store::assign_archive(tx, &archive, event).await? {
                 return Err(Error::unavailable(
@@ -187,12 +231,13 @@ async fn begin_deploy(
                 ));
             }
             let data = DeployData::new(app.id, archive, None).with_recipe(recipe);
-            return Ok(data.with_sides(order.sides));
+            return Ok(data.with_sides(order.sides).with_tag(tag));
         };
         // Before the commit, whose outcome may never be known: an archive that nobody needs is swept.
         upload.keep();
         let data = DeployData::new(app.id, archive, Some(core.host.to_string()));
-        Ok(data.with_recipe(recipe).with_sides(order.sides))
+        let data = data.with_recipe(recipe).with_sides(order.sides);
+        Ok(data.with_tag(tag))
     })
     .await
 }
@@ -217,6 +262,36 @@ async fn begin_image_deploy(
         Ok(DeployData::for_image(app.id, image, host).with_sides(order.sides))
     })
     .await
+}
+
+/// Begins the deploy of a version that was built before, on the host that holds it.
+async fn begin_version_deploy(
+    core: &Core,
+    call: &RequestContext,
+    app: &App,
+    mut order: DeployOptions,
+    (image, built): (&ImageName, TaggedVersion),
+) -> Result<EventId, Error> {
+    order.origin = "image".into();
+    let data = json!({ "origin": order.origin, "message": order.message, "image": image.to_string() });
+    let new = new_deploy_event(app, data);
+    let owner = call.event_owner().1;
+    let TaggedVersion { version, host } = built;
+    sagas::start_saga::<DeploySaga>(&core.db, call, &new, async |tx, event| {
+        // Under the event's lock: it may have been removed or disabled meanwhile.
+        let used = versions::find_version_use(&mut *tx, app.id, version).await?;
+        check_rollback(app, version, used)?;
+        order.sides.check_running(tx, app).await?;
+        store::insert_deploy(tx, event, app.id, Some(version), &order, &owner).await?;
+        Ok(DeployData::for_version(app.id, version, host).with_sides(order.sides))
+    })
+    .await
+}
+
+fn new_build_event(app: &App, tag: &VersionTag) -> NewEvent {
+    let data = json!({ "tag": tag });
+    let contexts = app.permission_contexts();
+    NewEvent::new(app.event_target(), Permission::APP_BUILD, contexts, data).allow_cancel()
 }
 
 fn new_deploy_event(app: &App, data: serde_json::Value) -> NewEvent {

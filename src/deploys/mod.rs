@@ -13,11 +13,15 @@
 //! What is deployed is an archive or an image. Where units run from images, an archive is built as one, with its
 //! Dockerfile; an image is pinned to its digest in the step *build*.
 //!
+//! A version may also be built under a tag without being deployed, and deployed later: of such a saga only *build* and
+//! *clean-up* do anything, and of the later one all but *build*.
+//!
 //! A rollback releases an earlier version again with the variables that users had set when it was first
 //! released; what binds give is always as it is now, because an old password is of no use.
 
 mod actions;
 mod archive_transfer;
+mod archive_version;
 mod build_log;
 mod build_request;
 mod build_slot;
@@ -33,10 +37,11 @@ mod sides;
 mod store;
 mod upload;
 mod version_changes;
+mod version_tag;
 
 pub use actions::{
-    DeployOptions, DeploySource, authorize_deploy, deploy_app, deploy_to, list_deploys, rebuild_app,
-    rollback_app,
+    DeployOptions, DeploySource, authorize_build, authorize_deploy, build_app, deploy_app, deploy_to,
+    list_deploys, rebuild_app, rollback_app,
 };
 pub use archive_transfer::ArchiveHealer;
 pub use leftovers::remove_leftovers;
@@ -46,3 +51,4 @@ pub use sides::SideOptions;
 pub use store::DeployRow;
 pub use upload::{ArchiveUpload, UploadPermit, admit_upload};
 pub use version_changes::{change_rollback, change_routable, remove_version};
+pub use version_tag::VersionTag;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::apps;
 use crate::core::Core;
 use crate::deploys::{
-    self, ArchiveUpload, DeployOptions, DeployRow, DeploySource, SideOptions, UploadPermit,
+    self, ArchiveUpload, DeployOptions, DeployRow, DeploySource, SideOptions, UploadPermit, VersionTag,
 };
 use crate::events;
 use crate::jobs;
@@ -51,6 +51,27 @@ pub async fn deploy_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -
     Ok(ctx
         .stream_event(&event, StreamFormat::Text { mark: SUCCESS_MARK })
         .await?)
+}
+
+/// `POST /1.5/apps/{app}/build`: a multipart body with `tag` and the archive as `file`. The answer ends with the name of the
+/// image, which can be deployed.
+pub async fn build_app(ctx: Ctx, Path(name): Path<AppName>, request: Request) -> ModernResult<TextStream> {
+    let app = deploys::authorize_build(&ctx.core, &ctx.request, &name).await?;
+    let permit = deploys::admit_upload(&ctx.core, &ctx.request, &app).await?;
+    let (order, source) = receive_source(&ctx.core, &permit, request).await?;
+    let tag = VersionTag::parse(order.tag.as_deref().ok_or_else(missing_tag)?)?;
+    if matches!(source, DeploySource::Image(_)) {
+        return Err(missing_source().into());
+    }
+    let event = deploys::build_app(&ctx.core, &ctx.request, &name, (tag, order), source).await?;
+    drop(permit);
+    Ok(ctx
+        .stream_event(&event, StreamFormat::Text { mark: SUCCESS_MARK })
+        .await?)
+}
+
+fn missing_tag() -> Error {
+    Error::invalid("You must name the image that is built: the field tag is missing.")
 }
 
 fn is_form(request: &Request) -> bool {
@@ -197,6 +218,7 @@ fn parse_deploy_options(fields: &Params) -> Result<DeployOptions, Error> {
         message: fields.get_string("message")?.unwrap_or_default(),
         commit: fields.get_string("commit")?.unwrap_or_default(),
         sides: parse_side_options(fields)?,
+        tag: fields.get_string("tag")?,
         ..DeployOptions::default()
     })
 }
@@ -365,6 +387,8 @@ pub fn routes(table: RouteTable) -> RouteTable {
         .add_versioned_route("1.0", POST, "/apps/{app}/repository/clone", UserToken, deploy_app)
         .accept_uploads()
         .add_versioned_route("1.23", POST, "/jobs/{job}/deploy", UserToken, deploy_job)
+        .accept_uploads()
+        .add_versioned_route("1.5", POST, "/apps/{app}/build", UserToken, build_app)
         .accept_uploads()
         .add_versioned_route("1.0", POST, "/apps/{app}/deploy/rollback", UserToken, rollback_app)
         .add_versioned_route("1.4", PUT, "/apps/{app}/deploy/rollback/update", UserToken, change_rollback)

@@ -5,24 +5,20 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::apps::{self, App};
-use crate::builders::{self, BuildArtifact, BuildRequest};
 use crate::core::Core;
-use crate::deploys::build_log::follow_lines;
-use crate::deploys::build_slot::acquire_build_slot;
 use crate::deploys::dockerfile_version::{self, ImageRecipe};
 use crate::deploys::sides::SideOptions;
-use crate::deploys::{archive_transfer, build_request, image_version, processes, release_command, store};
+use crate::deploys::version_tag::VersionTag;
+use crate::deploys::{archive_version, image_version, processes, release_command, store};
 use crate::events::EventOutcome;
 use crate::kernel::artifact::ImageName;
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
-use crate::platforms;
 use crate::provisioners::UnitId;
 use crate::releases;
 use crate::releases::rollout_steps::{self, HasRollout, RolloutProgress};
 use crate::sagas::{Saga, StepContext, StepError, saga_steps};
-use crate::units;
-use crate::versions::{self, BuiltVersion};
+use crate::versions;
 
 /// Versions kept for going back to.
 const KEEP_VERSIONS: i64 = 10;
@@ -68,6 +64,12 @@ pub struct DeployData {
     /// The unit that runs the release command.
     #[serde(default)]
     release_unit: Option<UnitId>,
+    /// The version is only built, and has this tag then.
+    #[serde(default)]
+    tag: Option<VersionTag>,
+    /// The version was built before.
+    #[serde(default)]
+    is_built: bool,
 }
 
 impl DeployData {
@@ -95,6 +97,8 @@ impl DeployData {
             sides: SideOptions::default(),
             rollout: RolloutProgress::for_app(Some(app)),
             release_unit: None,
+            tag: None,
+            is_built: false,
         }
     }
 
@@ -103,6 +107,30 @@ impl DeployData {
         Self {
             image: Some(image.to_string()),
             ..Self::new(app, String::new(), host)
+        }
+    }
+
+    /// The deploy of a version that was built before, on the host that holds it.
+    pub(super) fn for_version(app: AppId, version: i32, host: Option<String>) -> Self {
+        Self {
+            version: Some(version),
+            is_built: true,
+            ..Self::new(app, String::new(), host)
+        }
+    }
+
+    /// Has the version only built, under a tag.
+    pub(super) fn with_tag(mut self, tag: Option<VersionTag>) -> Self {
+        self.tag = tag;
+        self
+    }
+
+    /// Returns true if there is nothing to do in a step: the version is only built, or was built before.
+    fn skips(&self, step: DeployStep) -> bool {
+        match step {
+            DeployStep::Build => self.is_built,
+            DeployStep::CleanUp => false,
+            _ => self.tag.is_some(),
         }
     }
 
@@ -151,56 +179,7 @@ impl DeploySaga {
             let source = (recipe, data.archive.as_str(), version);
             return dockerfile_version::build_image_version(&self.core, ctx, &app, source).await;
         }
-        let platform = build_request::require_platform(&app)?;
-        // A folder that is there though the step did not end was left by a process that died: built anew.
-        let folder = versions::version_folder(&self.core, data.app, version);
-        run_blocking(move || builders::remove_version(&folder)).await?;
-        ctx.append_log(&format!(
-            "---- Building version {version} of {} ({}) ----",
-            app.name, platform
-        ))
-        .await;
-        // A build takes as long as it is allowed to, and holds a slot to build all the while, but no worker.
-        let built = ctx.without_worker(async {
-            let _slot = acquire_build_slot(&self.core, ctx).await?;
-            if versions::drop_stale_cache(&self.core, data.app).await? {
-                ctx.append_log(" ---> building without the cache of earlier builds")
-                    .await;
-            }
-            archive_transfer::fetch_archive(&self.core, &data.archive).await?;
-            let scripts = platforms::find_scripts(&self.core, platform).await?;
-            if let Some(number) = scripts.version {
-                ctx.append_log(&format!(" ---> version {number} of the platform {platform}"))
-                    .await;
-            }
-            let request =
-                build_request::make_build_request(&self.core, &app, &data.archive, version, scripts.dir)
-                    .await?;
-            let built = self.run_build(&request, ctx).await?;
-            let digest = run_blocking(move || versions::digest_tree(&request.dest)).await?;
-            Ok::<_, StepError>((built, digest))
-        });
-        let (built, digest) = built.await?;
-        let most = self.core.settings.apps.max_deploy_timeout;
-        ctx.append_log_lines(&units::health_adjustments(&built.yaml, most))
-            .await;
-        let yaml = serde_json::to_value(&built.yaml).map_err(Error::internal)?;
-        let made = BuiltVersion {
-            processes: &built.processes,
-            release_command: built.release_command.as_deref(),
-            yaml: &yaml,
-            bytes: i64::try_from(built.bytes).unwrap_or(i64::MAX),
-            digest: digest.to_string(),
-            image: None,
-        };
-        ctx.write_fenced(async |tx| Ok(versions::mark_version_ready(tx, data.app, version, &made).await?))
-            .await?;
-        ctx.append_log(&format!(
-            " ---> version {version} is built: {} bytes",
-            built.bytes
-        ))
-        .await;
-        Ok(())
+        archive_version::build_archive_version(&self.core, ctx, &app, (&data.archive, version)).await
     }
 
     /// Takes a number for the version, and keeps it with the saga in one transaction. From then on this host holds the
@@ -220,16 +199,9 @@ impl DeploySaga {
         .await
     }
 
-    async fn run_build(&self, request: &BuildRequest, ctx: &StepContext) -> Result<BuildArtifact, StepError> {
-        let cancel = ctx.cancel_token().clone();
-        let building = |lines| builders::build_version(request, lines, cancel);
-        let built = follow_lines(ctx, building).await;
-        built.map_err(|error| StepError::GiveUp(error.into()))
-    }
-
     /// Removes the archive, wherever it lies.
     async fn remove_archive(&self, data: &DeployData) {
-        if data.image.is_some() {
+        if data.archive.is_empty() {
             return;
         }
         let path = self.core.data_dir.uploads_dir().join(&data.archive);
@@ -240,11 +212,21 @@ impl DeploySaga {
         }
     }
 
-    /// Drops the archive and the versions that are too old to go back to.
+    /// Drops the archive and the versions that are too old to go back to. Gives the version its tag.
     async fn clean_up(&self, data: &DeployData, ctx: &StepContext) -> Result<(), StepError> {
         self.remove_archive(data).await;
-        ctx.write_fenced(async |tx| Ok(versions::retire_versions(tx, data.app, KEEP_VERSIONS).await?))
-            .await?;
+        let tagged = data.version.zip(data.tag.as_ref());
+        ctx.write_fenced(async |tx| {
+            if let Some((version, tag)) = tagged {
+                versions::set_tag(tx, data.app, version, tag.as_str()).await?;
+            }
+            Ok(versions::retire_versions(tx, data.app, KEEP_VERSIONS).await?)
+        })
+        .await?;
+        if let Some((_, tag)) = tagged {
+            let app = self.find_app(data.app).await?;
+            ctx.append_log(&tag.image_name(&app.name)).await;
+        }
         Ok(())
     }
 
@@ -319,13 +301,6 @@ impl DeploySaga {
     }
 }
 
-async fn run_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, StepError> {
-    let result = tokio::task::spawn_blocking(work).await.map_err(Error::internal)?;
-    result.map_err(|e| StepError::GiveUp(Error::internal(e)))
-}
-
 /// Writes into the list of deploys how one has ended.
 pub(super) async fn record_end(
     tx: &mut PgConnection,
@@ -358,6 +333,9 @@ impl Saga for DeploySaga {
         data: &mut DeployData,
         ctx: &StepContext,
     ) -> Result<(), StepError> {
+        if data.skips(step) {
+            return Ok(());
+        }
         match step {
             DeployStep::Build => self.build_version(data, ctx).await,
             DeployStep::Release => self.run_release_command(data, ctx).await,
@@ -391,6 +369,9 @@ impl Saga for DeploySaga {
         data: &mut DeployData,
         ctx: &StepContext,
     ) -> Result<(), StepError> {
+        if data.skips(step) {
+            return Ok(());
+        }
         match step {
             DeployStep::Build => self.undo_build(data, ctx).await,
             DeployStep::Release => self.undo_release(data, ctx).await,

@@ -21,8 +21,9 @@ pub use cache::drop_stale_cache;
 pub use content::{ContentDigest, digest_tree, write_layer};
 pub use healer::VersionHealer;
 pub(crate) use store::{
-    BuiltVersion, VersionUse, find_version_use, insert_version, mark_version_failed, mark_version_ready,
-    mark_version_removed, retire_versions, set_disabled_reason, set_release_unit,
+    BuiltVersion, TaggedVersion, VersionUse, find_tagged_version, find_version_use, insert_version,
+    mark_version_failed, mark_version_ready, mark_version_removed, retire_versions, set_disabled_reason,
+    set_release_unit, set_tag,
 };
 
 use crate::config::Settings;

@@ -28,6 +28,48 @@ pub(crate) async fn insert_version(tx: &mut PgConnection, app: AppId, host: &str
     .await
 }
 
+/// Gives a version a tag, which another one of the app loses.
+pub(crate) async fn set_tag(tx: &mut PgConnection, app: AppId, version: i32, tag: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update version set tag = null where app_id = $1 and tag = $2",
+        app.0,
+        tag
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "update version set tag = $3 where app_id = $1 and version = $2",
+        app.0,
+        version,
+        tag
+    )
+    .execute(tx)
+    .await
+    .map(drop)
+}
+
+/// A version with a tag, and the host that holds it.
+pub(crate) struct TaggedVersion {
+    pub(crate) version: i32,
+    pub(crate) host: Option<String>,
+}
+
+/// Finds the version with a tag that can be run.
+pub(crate) async fn find_tagged_version(
+    db: impl PgExecutor<'_>,
+    app: AppId,
+    tag: &str,
+) -> sqlx::Result<Option<TaggedVersion>> {
+    sqlx::query_as!(
+        TaggedVersion,
+        "select version, host from version where app_id = $1 and tag = $2 and state = 'ready'",
+        app.0,
+        tag
+    )
+    .fetch_optional(db)
+    .await
+}
+
 /// Names the unit that runs the release command of a version; `None`: none does any more.
 pub(crate) async fn set_release_unit(
     tx: &mut PgConnection,

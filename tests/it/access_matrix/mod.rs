@@ -449,8 +449,9 @@ impl AccessMatrix {
     async fn send(&self, token: Option<&str>, line: &str, sends: &str) -> (u16, String) {
         let (method, path) = line.split_once(' ').unwrap();
         let method: Method = method.parse().unwrap();
+        // A query, then a space and the body, if there are both.
         let (query, body) = match sends.starts_with('?') {
-            true => (sends, ""),
+            true => sends.split_once(' ').unwrap_or((sends, "")),
             false => ("", sends),
         };
         let mut request = self

@@ -1,5 +1,6 @@
 //! Changes of an app: its quota, its settings, its versions, in the modern edition.
 
+mod builds;
 mod info;
 mod listing;
 mod quota;

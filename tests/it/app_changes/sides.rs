@@ -36,7 +36,7 @@ impl AppFixture {
     }
 
     /// The units that get requests or could, by version: how many, and of them those that are routable.
-    async fn units_by_version(&self) -> BTreeMap<i64, (usize, usize)> {
+    pub(super) async fn units_by_version(&self) -> BTreeMap<i64, (usize, usize)> {
         let mut found = BTreeMap::new();
         for unit in self.info().await["units"].as_array().unwrap() {
             let (all, routable) = found.entry(unit["Version"].as_i64().unwrap()).or_insert((0, 0));
@@ -119,7 +119,7 @@ async fn deploy_to_several_versions_says_what_becomes_of_them() {
 }
 
 impl AppFixture {
-    async fn wait_for_versions(&self, wanted: BTreeMap<i64, (usize, usize)>) {
+    pub(super) async fn wait_for_versions(&self, wanted: BTreeMap<i64, (usize, usize)>) {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         loop {
             let found = self.units_by_version().await;

@@ -126,7 +126,10 @@ pub(in crate::recorded) const RUNNING: &[ReplayRow] = &[
     row("deploy-message", &[App, Deployed]),
     row("deploy-new-version", &[App, Deployed]),
     row("deploy-override-old-versions", &[App, Deployed]),
+    row("app-build", &[App, Deployed]),
+    row("app-build-files-only", &[App, Deployed]),
     row("deploy-failed-in-stream", &[App, NotDeployed]).after(&["sql update app set platform = 'go'"]),
+    row("app-build-failed", &[App, NotDeployed]),
     row("deploy-forbidden", &[App, Words]).sent_by(Bob).after(&[
         "sql update app set platform = 'procfile'",
         "POST /1.0/roles name=reader&context=team",
