@@ -59,14 +59,16 @@ pub(super) fn parse_env_change(params: &Params) -> Result<EnvChange, Error> {
         });
     }
     let prune = params.get_bool("pruneunused")?;
-    if vars.is_empty() && !prune {
+    let managed_by = params.get_string("managedby")?.unwrap_or_default();
+    // Programs that manage variables also say so when there are none, as Terraform's provider when they are given up.
+    if vars.is_empty() && !prune && managed_by.is_empty() {
         return Err(Error::invalid(
             "You must provide the list of environment variables",
         ));
     }
     Ok(EnvChange {
         vars,
-        managed_by: params.get_string("managedby")?.unwrap_or_default(),
+        managed_by,
         prune,
         no_restart: params.get_bool("norestart")?,
         skip_private: false,

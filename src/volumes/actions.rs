@@ -246,7 +246,7 @@ pub(super) async fn delete_volume(
     }
     if let Some(app) = store::find_user(&mut tx, volume.id).await? {
         return Err(Error::conflict(format!(
-            "Units of the app {app} still have the volume {name}: restart the app first."
+            "Units of the app {app} still have the volume {name}: try again when they have stopped; if they run on, restart the app."
         )));
     }
     store::delete_volume(&mut tx, volume.id).await?;

@@ -223,5 +223,13 @@ async fn each_variable_of_a_request_may_be_private_by_itself() {
         };
         assert_eq!(["SHOWN", "HIDDEN", "TOO"].map(public), wanted, "{private}");
     }
+    // A program may manage none, and then the variables stay; nobody else may set none.
+    for (body, wanted) in [(json!({ "managedBy": "terraform" }), 200), (json!({}), 400)] {
+        let (status, text) = tancho
+            .send_json(&ana, Method::POST, "/1.0/apps/shop/env", Some(body))
+            .await;
+        assert!(status == wanted && !text.contains("Error"), "{status} {text}");
+    }
+    assert_eq!(variable_names(&tancho, &ana).await.len(), 3);
     tancho.running.drain_and_stop().await;
 }
