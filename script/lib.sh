@@ -425,9 +425,14 @@ docker_images() {
 }
 
 stop_docker() {
-    local mounted
+    local mounted network networks
+    # An engine leaves the bridges of its networks, whose routes would lead those of the next one astray.
+    networks=$(docker -H "$DOCKER_URL" network ls -q --filter driver=bridge 2>/dev/null) || true
     [ -z "$DOCKER_PID" ] || stop "$DOCKER_PID" 30
     DOCKER_PID=
+    for network in $networks; do
+        ip link delete "br-$network" 2>/dev/null || true
+    done
     # The engine leaves some of its own.
     while read -r _ mounted _; do
         case $mounted in "$DOCKER_FOLDER"/*) umount -l "$mounted" || true ;; esac

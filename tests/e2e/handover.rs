@@ -73,12 +73,17 @@ impl Drop for Successor {
     }
 }
 
-/// True if a process runs; one that nobody has waited for does not.
+/// True if a process runs; one that nobody has waited for does not, once its last thread has ended and with it its files
+/// are closed.
 fn is_running(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
+    let state = stat.rsplit(')').next().unwrap_or_default().trim();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    match state.chars().next() {
+        None => false,
+        Some('Z') => threads > 1,
+        Some(_) => true,
+    }
 }
 
 /// Returns the pid that the data folder names as its owner.
