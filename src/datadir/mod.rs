@@ -294,11 +294,13 @@ fn resolve_folder(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// Writes the pid of the owner, for messages.
+/// Writes the pid of the owner, for messages, over that of the one before, so that who reads sees one of them.
 fn write_owner(mut file: &File) -> io::Result<()> {
-    file.set_len(0)?;
+    // A pid has up to ten digits.
+    let text = format!("{:<10}\n", std::process::id());
     file.rewind()?;
-    writeln!(file, "{}", std::process::id())
+    file.write_all(text.as_bytes())?;
+    file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))
 }
 
 fn lock_folder(folder: &Path) -> Result<File, Error> {
