@@ -12,10 +12,11 @@ use super::*;
 /// A path whose first folder no host has.
 const PATH: &str = "/tancho-test-data";
 
-fn volume(number: u32) -> UnitVolume {
+/// A volume whose group is this one, where units have users of their own.
+fn volume(group: u32) -> UnitVolume {
     UnitVolume {
         id: VolumeId::new(),
-        number: number.try_into().unwrap(),
+        number: own_uid(group).unwrap_or(1).try_into().unwrap(),
         name: VolumeName::parse("shop-data").unwrap(),
         path: PATH.into(),
         is_read_only: false,
