@@ -251,13 +251,13 @@ async fn triggered_run_has_the_variables_its_log_and_its_exit_status() {
         (&lines[0]["Source"], &lines[0]["Type"]),
         (&json!("by-hand"), &json!("job"))
     );
-    assert!(
-        fixture
-            .tancho
-            .fake
-            .unit_spec(&UnitId::parse(&unit).unwrap())
-            .is_none()
-    );
+    // Its unit is removed after its end is known.
+    let unit = UnitId::parse(&unit).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fixture.tancho.fake.unit_spec(&unit).is_some() {
+        assert!(Instant::now() < deadline, "the unit {unit} is left");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     fixture.tancho.running.drain_and_stop().await;
 }
 

@@ -371,7 +371,7 @@ async fn units_have_the_volumes_of_their_release() {
         .send(&fixture.ana, "DELETE /1.4/volumes/data", json!({}))
         .await;
     assert_eq!(
-        (status, text.contains("restart the app first")),
+        (status, text.contains("try again when they have stopped")),
         (409, true),
         "{text}"
     );
