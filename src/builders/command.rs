@@ -23,9 +23,9 @@ use tokio::process::Child;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::BuildError;
 use super::output::{BuildOutput, LineSplitter};
 use super::tree::ScratchFolder;
+use super::{BuildError, BuildLimits};
 use crate::kernel::byte_size::ByteSize;
 use crate::sandbox::exec_stage::{ExecStage, prefix_env};
 use crate::sandbox::shell::shell_for;
@@ -59,6 +59,17 @@ pub(super) struct StopCondition {
 }
 
 impl StopCondition {
+    /// The condition of a build that begins now: it is also met when `cancel` is cancelled.
+    pub(super) fn begin(cancel: CancellationToken, limits: &BuildLimits) -> Self {
+        Self {
+            cancel,
+            deadline: Instant::now() + limits.deadline,
+            time_limit: limits.deadline,
+            disk_full: CancellationToken::new(),
+            max_disk: ByteSize(limits.disk_bytes),
+        }
+    }
+
     /// Resolves when the build must stop.
     pub(super) async fn wait_until_met(&self) {
         tokio::select! {

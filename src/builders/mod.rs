@@ -49,7 +49,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use dockerfile::{BuiltImage, ImageBuildRequest, build_image, is_harmless_trigger};
@@ -228,13 +227,7 @@ pub async fn build_version(
     // Cancelled when this future is dropped too, so that work on blocking threads stops.
     let cancel = cancel.child_token();
     let _dropped = cancel.clone().drop_guard();
-    let stop = StopCondition {
-        cancel,
-        deadline: Instant::now() + request.limits.deadline,
-        time_limit: request.limits.deadline,
-        disk_full: CancellationToken::new(),
-        max_disk: ByteSize(request.limits.disk_bytes),
-    };
+    let stop = StopCondition::begin(cancel, &request.limits);
     let scripts = PlatformScripts::find_scripts(&request.platforms_dir, &request.platform)
         .ok_or_else(|| BuildError::Refused(format!("There is no platform named {}.", request.platform)))?;
     let versions_dir = request.dest.parent().map(Path::to_owned);

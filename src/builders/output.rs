@@ -176,13 +176,7 @@ mod tests {
     async fn secrets_are_masked_even_where_a_line_is_cut() {
         let (tx, mut rx) = mpsc::channel(10);
         let secret = Secret::new("correct-horse-battery");
-        let stop = StopCondition {
-            cancel: tokio_util::sync::CancellationToken::new(),
-            deadline: tokio::time::Instant::now() + std::time::Duration::from_secs(60),
-            time_limit: std::time::Duration::from_secs(60),
-            disk_full: tokio_util::sync::CancellationToken::new(),
-            max_disk: crate::kernel::byte_size::ByteSize(1 << 30),
-        };
+        let stop = StopCondition::begin(Default::default(), &Default::default());
         let mut output = BuildOutput::new(tx, stop, [&secret].into_iter(), 1 << 20);
         let line = format!("{}{}", "x".repeat(MAX_SHOWN_BYTES - 8), secret.expose_secret());
         output.write_line(&line).await;

@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::build_session::run_blocking;
@@ -25,7 +24,6 @@ use super::command::StopCondition;
 use super::output::BuildOutput;
 use super::tree::ScratchFolder;
 use super::{BuildError, BuildLimits, ProcessCommand, Procfile, TsuruYaml};
-use crate::kernel::byte_size::ByteSize;
 use crate::kernel::names::{AppName, EnvName};
 use crate::kernel::secret::Secret;
 use crate::provisioners::{ContextStream, ImageBuild, ImageDetails, ImageOwner, ImageStore, ProvisionError};
@@ -120,13 +118,7 @@ pub async fn build_image(
 ) -> Result<BuiltImage, BuildError> {
     let cancel = cancel.child_token();
     let _dropped = cancel.clone().drop_guard();
-    let stop = StopCondition {
-        cancel,
-        deadline: Instant::now() + request.limits.deadline,
-        time_limit: request.limits.deadline,
-        disk_full: CancellationToken::new(),
-        max_disk: ByteSize(request.limits.disk_bytes),
-    };
+    let stop = StopCondition::begin(cancel, &request.limits);
     let (own, is_stopped) = (request.clone(), stop.clone());
     let prepared = run_blocking(move || {
         let scratch = ScratchFolder::new(&own.versions_dir, None).map_err(BuildError::internal)?;
@@ -313,14 +305,7 @@ mod tests {
 
     fn follower() -> (StepFollower, mpsc::Receiver<String>) {
         let (sender, lines) = mpsc::channel(100);
-        let limit = std::time::Duration::from_secs(60);
-        let stop = StopCondition {
-            cancel: CancellationToken::new(),
-            deadline: Instant::now() + limit,
-            time_limit: limit,
-            disk_full: CancellationToken::new(),
-            max_disk: ByteSize(1 << 30),
-        };
+        let stop = StopCondition::begin(CancellationToken::new(), &BuildLimits::default());
         let secret = Secret::new("correct-horse");
         let output = BuildOutput::new(sender, stop, [&secret].into_iter(), 1 << 20);
         (StepFollower { output, step: None }, lines)
