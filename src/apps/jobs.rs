@@ -3,7 +3,7 @@
 
 use sqlx::PgConnection;
 
-use crate::apps::actions::{choice_just_removed, is_missing_choice};
+use crate::apps::actions::{choice_just_removed, find_authorized_app, is_missing_choice};
 use crate::apps::change::{check_description, check_tags, save_first_settings};
 use crate::apps::metadata::MetadataPatch;
 use crate::apps::model::{App, AppDescription, AppKind};
@@ -13,6 +13,8 @@ use crate::db::{self, map_constraint_violation};
 use crate::kernel::error::Error;
 use crate::kernel::ids::AppId;
 use crate::kernel::names::{AppName, JobName, PlanName, PlatformName, PoolName, TeamName};
+use crate::kernel::permission::Permission;
+use crate::kernel::request_context::RequestContext;
 use crate::{platforms, pools};
 
 /// A job to create, for a team and an owner who may create it.
@@ -88,6 +90,23 @@ pub async fn find_job_app(core: &Core, name: &JobName) -> Result<App, Error> {
         Err(_) => None,
     };
     found.ok_or_else(|| Error::job_not_found(name))
+}
+
+/// Finds the app or the job of a name, on which the caller holds the permission. Errors: `NotFound`, `Forbidden`.
+pub async fn find_authorized_target(
+    core: &Core,
+    call: &RequestContext,
+    (kind, name): (AppKind, &AppName),
+    permission: Permission,
+) -> Result<App, Error> {
+    match kind {
+        AppKind::App => find_authorized_app(core, call, name, permission).await,
+        AppKind::Job => {
+            let job = find_job_app(core, &JobName::parse(name.as_str())?).await?;
+            call.authorize(permission, &job.permission_contexts())?;
+            Ok(job)
+        }
+    }
 }
 
 /// Describes jobs, ordered by name; those that are gone are left out.

@@ -36,7 +36,10 @@ pub use autoscale::{
 };
 pub use change::{AppChange, RestartScope, apply_change, check_change, check_values};
 pub use info::{InfoCache, prune_changes};
-pub use jobs::{JobAppRequest, NewJobApp, check_job_app, describe_job_apps, find_job_app, insert_job_app};
+pub use jobs::{
+    JobAppRequest, NewJobApp, check_job_app, describe_job_apps, find_authorized_target, find_job_app,
+    insert_job_app,
+};
 pub use listing::{AppScopes, list_team_apps};
 pub use metadata::MetadataPatch;
 pub use model::{App, AppDescription, AppKind, AppState, BoundInstance, ProcessScale, UnitView};

@@ -8,7 +8,7 @@ use crate::db::{self, map_constraint_violation};
 use crate::events::{self, NewEvent};
 use crate::kernel::error::Error;
 use crate::kernel::ids::EventId;
-use crate::kernel::names::{AppName, JobName, VolumeName};
+use crate::kernel::names::{AppName, VolumeName};
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::releases;
@@ -32,6 +32,17 @@ pub(super) struct VolumeBindRequest {
     pub(super) no_restart: bool,
 }
 
+impl VolumeBindRequest {
+    /// Returns the permission that a change needs: this one on an app.
+    fn permission(&self, on_app: Permission) -> Permission {
+        match self.kind {
+            AppKind::App => on_app,
+            AppKind::Job => Permission::JOB_UPDATE,
+        }
+    }
+}
+
+/// Finds what a change is about; the app is not being removed.
 async fn find_app_and_volume(
     core: &Core,
     call: &RequestContext,
@@ -39,15 +50,10 @@ async fn find_app_and_volume(
     (name, on_volume): (&VolumeName, Permission),
     on_app: Permission,
 ) -> Result<(App, Volume), Error> {
-    let app = match request.kind {
-        AppKind::App => apps::find_authorized_app(core, call, &request.app, on_app).await?,
-        AppKind::Job => {
-            let job = apps::find_job_app(core, &JobName::parse(request.app.as_str())?).await?;
-            call.authorize(on_app, &job.permission_contexts())?;
-            job
-        }
-    };
-    Ok((app, find_authorized_volume(core, call, name, on_volume).await?))
+    let app = apps::find_authorized_target(core, call, (request.kind, &request.app), on_app).await?;
+    let volume = find_authorized_volume(core, call, name, on_volume).await?;
+    apps::ensure_live(&app)?;
+    Ok((app, volume))
 }
 
 fn new_bind_event(app: &App, volume: &Volume, kind: Permission, request: &VolumeBindRequest) -> NewEvent {
@@ -70,14 +76,10 @@ pub(super) async fn bind_volume(
     name: &VolumeName,
     request: &VolumeBindRequest,
 ) -> Result<EventId, Error> {
-    let on_app = match request.kind {
-        AppKind::App => Permission::APP_UPDATE_BIND_VOLUME,
-        AppKind::Job => Permission::JOB_UPDATE,
-    };
+    let on_app = request.permission(Permission::APP_UPDATE_BIND_VOLUME);
     let path = MountPoint::parse(&request.mount_point)?;
     let on_volume = (name, Permission::VOLUME_UPDATE_BIND);
     let (app, volume) = find_app_and_volume(core, call, request, on_volume, on_app).await?;
-    apps::ensure_live(&app)?;
     if app.pool != volume.pool {
         return Err(Error::invalid(format!(
             "Volume {name} is in the pool {}, and the {} {} in the pool {}: bind one of the same pool.",
@@ -128,7 +130,17 @@ async fn bind_in_transaction(
         ))
     })?;
     let line = format!(" ---> The volume {} is bound at {}", volume.name, path.as_str());
-    events::append_log(&mut *tx, &event, &line).await?;
+    apply_change(tx, event, app, (request, &line)).await
+}
+
+/// Ends a change of a bind: the units get it by a restart, if one is wanted.
+async fn apply_change(
+    mut tx: sqlx::PgTransaction<'_>,
+    event: EventId,
+    app: &App,
+    (request, line): (&VolumeBindRequest, &str),
+) -> Result<EventId, Error> {
+    events::append_log(&mut *tx, &event, line).await?;
     releases::roll_out_or_end(&mut tx, &event, app, request.no_restart).await?;
     tx.commit().await?;
     Ok(event)
@@ -142,14 +154,10 @@ pub(super) async fn unbind_volume(
     name: &VolumeName,
     request: &VolumeBindRequest,
 ) -> Result<EventId, Error> {
-    let on_app = match request.kind {
-        AppKind::App => Permission::APP_UPDATE_UNBIND_VOLUME,
-        AppKind::Job => Permission::JOB_UPDATE,
-    };
+    let on_app = request.permission(Permission::APP_UPDATE_UNBIND_VOLUME);
     let path = MountPoint::parse(&request.mount_point)?;
     let on_volume = (name, Permission::VOLUME_UPDATE_UNBIND);
     let (app, volume) = find_app_and_volume(core, call, request, on_volume, on_app).await?;
-    apps::ensure_live(&app)?;
     let mut tx = core.db.begin().await?;
     let new = new_bind_event(&app, &volume, on_app, request);
     let event = events::begin_event(&mut tx, call, &new).await?;
@@ -162,8 +170,5 @@ pub(super) async fn unbind_volume(
         )));
     }
     let line = format!(" ---> The volume {name} is unbound from {}", path.as_str());
-    events::append_log(&mut *tx, &event, &line).await?;
-    releases::roll_out_or_end(&mut tx, &event, &app, request.no_restart).await?;
-    tx.commit().await?;
-    Ok(event)
+    apply_change(tx, event, &app, (request, &line)).await
 }

@@ -12,7 +12,7 @@ use crate::events::{EventTarget, EventTargetKind, NewEvent};
 use crate::kernel::encryption::{AssociatedData, SealedColumn};
 use crate::kernel::error::Error;
 use crate::kernel::ids::{BindId, EventId};
-use crate::kernel::names::{AppName, JobName};
+use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::kernel::secret::Secret;
@@ -48,14 +48,7 @@ async fn find_app_and_instance(
     on_instance: Permission,
     disclosure: Disclosure,
 ) -> Result<(App, Instance), Error> {
-    let app = match request.kind {
-        AppKind::App => apps::find_authorized_app(core, call, &request.app, on_app).await?,
-        AppKind::Job => {
-            let job = apps::find_job_app(core, &JobName::parse(request.app.as_str())?).await?;
-            call.authorize(on_app, &job.permission_contexts())?;
-            job
-        }
-    };
+    let app = apps::find_authorized_target(core, call, (request.kind, &request.app), on_app).await?;
     let instance =
         instances::find_authorized_instance(core, call, &request.instance, on_instance, disclosure).await?;
     Ok((app, instance))
