@@ -122,8 +122,8 @@ pub async fn create_from_current<D: HasRollout>(
 ) -> Result<(), StepError> {
     create_candidates(core, ctx, data, None, async |tx, data: &mut D| {
         for app in data.rollout().apps.clone() {
-            for side in sides::store::list_sides(tx, app).await? {
-                if let Some(release) = rollout::create_candidate(core, tx, app, side).await? {
+            for running in sides::store::list_running_versions(tx, app).await? {
+                if let Some(release) = rollout::create_candidate(core, tx, app, running.side).await? {
                     data.rollout_mut().add_candidate(app, release);
                 }
             }

@@ -6,20 +6,6 @@ use crate::kernel::ids::AppId;
 use crate::releases;
 use crate::releases::sides::ReleaseSide;
 
-/// The sides of an app that have a release.
-pub(in crate::releases) async fn list_sides(
-    tx: &mut PgConnection,
-    app: AppId,
-) -> sqlx::Result<Vec<ReleaseSide>> {
-    let sides = sqlx::query_scalar!(
-        r#"select side as "side!" from live_release where app_id = $1 and current_release is not null order by side"#,
-        app.0,
-    )
-    .fetch_all(tx)
-    .await?;
-    Ok(sides.into_iter().map(ReleaseSide::from_number).collect())
-}
-
 /// Ends all sides of an app but the main one: their units are stopped.
 pub(in crate::releases) async fn delete_sides(tx: &mut PgConnection, app: AppId) -> sqlx::Result<()> {
     sqlx::query!("delete from side_release where app_id = $1", app.0)
