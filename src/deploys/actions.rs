@@ -8,6 +8,7 @@ use crate::apps::{self, App, AppKind};
 use crate::config::ServerRole;
 use crate::core::Core;
 use crate::deploys::archive_transfer;
+use crate::deploys::builds;
 use crate::deploys::dockerfile_version::ImageRecipe;
 use crate::deploys::image_version;
 use crate::deploys::rollback::{RollbackData, RollbackSaga};
@@ -15,7 +16,7 @@ use crate::deploys::saga::{DeployData, DeploySaga};
 use crate::deploys::sides::SideOptions;
 use crate::deploys::store::{self, DeployRow};
 use crate::deploys::upload::ArchiveUpload;
-use crate::deploys::version_changes::version_not_found;
+use crate::deploys::version_choice::{find_rollback_version, insert_version_deploy};
 use crate::deploys::version_tag::{self, VersionTag};
 use crate::events::{self, NewEvent};
 use crate::kernel::artifact::ImageName;
@@ -26,7 +27,6 @@ use crate::kernel::names::AppName;
 use crate::kernel::permission::Permission;
 use crate::kernel::request_context::RequestContext;
 use crate::sagas;
-use crate::versions::{self, TaggedVersion, VersionUse};
 
 const ORIGINS: [&str; 7] = [
     "app-deploy",
@@ -109,26 +109,6 @@ pub async fn authorize_deploy(core: &Core, call: &RequestContext, name: &AppName
     Ok(app)
 }
 
-/// Refuses who may not build, before anything is uploaded.
-pub async fn authorize_build(core: &Core, call: &RequestContext, name: &AppName) -> Result<App, Error> {
-    let app = apps::find_authorized_app(core, call, name, Permission::APP_BUILD).await?;
-    apps::ensure_live(&app)?;
-    Ok(app)
-}
-
-/// Builds a version under a tag, to be deployed later by the name of its image, which the last line of the event says.
-/// Answers the event to follow.
-pub async fn build_app(
-    core: &Core,
-    call: &RequestContext,
-    name: &AppName,
-    (tag, order): (VersionTag, DeployOptions),
-    source: DeploySource,
-) -> Result<EventId, Error> {
-    let app = authorize_build(core, call, name).await?;
-    begin_from_source(core, call, &app, (order, Some(tag)), source).await
-}
-
 /// Deploys. Answers the event to follow.
 pub async fn deploy_app(
     core: &Core,
@@ -159,13 +139,13 @@ pub async fn deploy_to(
     if let DeploySource::Image(image) = &source
         && let Some(built) = version_tag::find_tagged_version(core, app, image).await?
     {
-        return begin_version_deploy(core, call, app, order, (image, built)).await;
+        return builds::begin_version_deploy(core, call, app, order, (image, built)).await;
     }
     begin_from_source(core, call, app, (order, None), source).await
 }
 
 /// Begins to deploy a source, or to build it only, under a tag.
-async fn begin_from_source(
+pub(super) async fn begin_from_source(
     core: &Core,
     call: &RequestContext,
     app: &App,
@@ -212,7 +192,7 @@ async fn begin_deploy(
 ) -> Result<EventId, Error> {
     let data = json!({ "origin": order.origin, "message": order.message, "commit": order.commit, "author": order.author });
     let new = match &tag {
-        Some(tag) => new_build_event(app, tag),
+        Some(tag) => builds::new_build_event(app, tag),
         None => new_deploy_event(app, data),
     };
     let owner = call.event_owner().1;
@@ -264,37 +244,7 @@ async fn begin_image_deploy(
     .await
 }
 
-/// Begins the deploy of a version that was built before, on the host that holds it.
-async fn begin_version_deploy(
-    core: &Core,
-    call: &RequestContext,
-    app: &App,
-    mut order: DeployOptions,
-    (image, built): (&ImageName, TaggedVersion),
-) -> Result<EventId, Error> {
-    order.origin = "image".into();
-    let data = json!({ "origin": order.origin, "message": order.message, "image": image.to_string() });
-    let new = new_deploy_event(app, data);
-    let owner = call.event_owner().1;
-    let TaggedVersion { version, host } = built;
-    sagas::start_saga::<DeploySaga>(&core.db, call, &new, async |tx, event| {
-        // Under the event's lock: it may have been removed or disabled meanwhile.
-        let used = versions::find_version_use(&mut *tx, app.id, version).await?;
-        check_rollback(app, version, used)?;
-        order.sides.check_running(tx, app).await?;
-        store::insert_deploy(tx, event, app.id, Some(version), &order, &owner).await?;
-        Ok(DeployData::for_version(app.id, version, host).with_sides(order.sides))
-    })
-    .await
-}
-
-fn new_build_event(app: &App, tag: &VersionTag) -> NewEvent {
-    let data = json!({ "tag": tag });
-    let contexts = app.permission_contexts();
-    NewEvent::new(app.event_target(), Permission::APP_BUILD, contexts, data).allow_cancel()
-}
-
-fn new_deploy_event(app: &App, data: serde_json::Value) -> NewEvent {
+pub(super) fn new_deploy_event(app: &App, data: serde_json::Value) -> NewEvent {
     let permission = match app.kind {
         AppKind::App => Permission::APP_DEPLOY,
         AppKind::Job => Permission::JOB_DEPLOY,
@@ -329,54 +279,15 @@ pub async fn rollback_app(
     let new = new_deploy_event(&app, data);
     let order = DeployOptions {
         origin: "rollback".into(),
+        sides,
         ..DeployOptions::default()
     };
     let owner = call.event_owner().1;
     sagas::start_saga::<RollbackSaga>(&core.db, call, &new, async |tx, event| {
-        // Under the event's lock: it may have been removed or disabled meanwhile.
-        check_rollback(
-            &app,
-            version,
-            versions::find_version_use(&mut *tx, app.id, version).await?,
-        )?;
-        sides.check_running(tx, &app).await?;
-        store::insert_deploy(tx, event, app.id, Some(version), &order, &owner).await?;
+        insert_version_deploy(tx, event, &app, version, (&order, &owner)).await?;
         Ok(RollbackData::new(app.id, version, keep_env, sides))
     })
     .await
-}
-
-/// Finds the version that a caller names by its number, its image or its commit. Errors: `NotFound`; `Conflict`
-/// for one that must not be gone back to.
-async fn find_rollback_version(core: &Core, app: &App, image: &str) -> Result<i32, Error> {
-    let named = match parse_image(image) {
-        Some(version) => versions::find_version_use(&core.db, app.id, version)
-            .await?
-            .map(|used| (version, used)),
-        None => None,
-    };
-    if let Some((version, used)) = named {
-        return check_rollback(app, version, Some(used)).map(|()| version);
-    }
-    if let Some(version) = store::find_image_version(&core.db, app.id, image).await? {
-        return Ok(version);
-    }
-    find_commit_version(core, app, image)
-        .await?
-        .ok_or_else(|| version_not_found(app, image))
-}
-
-fn check_rollback(app: &App, version: i32, used: Option<VersionUse>) -> Result<(), Error> {
-    match used {
-        None => Err(version_not_found(app, &format!("v{version}"))),
-        Some(VersionUse::Ready { disabled_reason }) if !disabled_reason.is_empty() => {
-            Err(Error::conflict(format!(
-                "Version {version} of app {} must not be gone back to: {disabled_reason}",
-                app.name
-            )))
-        }
-        Some(_) => Ok(()),
-    }
 }
 
 /// Builds a version anew from the source of the last one. Errors: `Precondition`, since sources are not kept.
@@ -401,36 +312,6 @@ fn check_origin(origin: &str) -> Result<(), Error> {
     }
 }
 
-/// The newest version that can be run of a commit, by the first digits of its name at least. Errors: `Invalid`
-/// if they fit several commits.
-async fn find_commit_version(core: &Core, app: &App, prefix: &str) -> Result<Option<i32>, Error> {
-    if !is_commit(prefix) {
-        return Ok(None);
-    }
-    let found = store::find_commit_versions(&core.db, app.id, &prefix.to_ascii_lowercase()).await?;
-    match found.as_slice() {
-        [] => Ok(None),
-        [version] => Ok(Some(*version)),
-        _ => Err(Error::invalid(format!(
-            "{prefix:?} is the beginning of several commits that were deployed: give more of it."
-        ))),
-    }
-}
-
-fn is_commit(text: &str) -> bool {
-    (7..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// `3`, `v3`, or an image name that ends in `:v3`.
-pub(super) fn parse_image(image: &str) -> Option<i32> {
-    let tag = image.rsplit(':').next().unwrap_or(image);
-    tag.strip_prefix('v')
-        .unwrap_or(tag)
-        .parse()
-        .ok()
-        .filter(|n| *n > 0)
-}
-
 /// Deploys of an app (empty: of all that the caller sees), newest first. Errors: `NotFound` for an app that is not there.
 pub async fn list_deploys(
     core: &Core,
@@ -449,7 +330,7 @@ pub async fn list_deploys(
 
 #[cfg(test)]
 mod tests {
-    use super::{clean_text, is_commit, parse_image};
+    use super::clean_text;
 
     #[test]
     fn deploy_texts_are_truncated_and_cleaned_of_control_characters() {
@@ -458,28 +339,5 @@ mod tests {
             "fix\u{fffd}[2J\nmore\u{fffd}"
         );
         assert_eq!(clean_text(&"é".repeat(9), 5), "é".repeat(5));
-    }
-
-    #[test]
-    fn images_name_versions_in_three_ways() {
-        for (image, version) in [
-            ("3", Some(3)),
-            ("v12", Some(12)),
-            ("registry/tsuru/app-x:v4", Some(4)),
-            ("v0", None),
-            ("vx", None),
-            ("", None),
-            ("-1", None),
-        ] {
-            assert_eq!(parse_image(image), version, "{image}");
-        }
-    }
-
-    #[test]
-    fn commit_prefix_needs_seven_hex_digits() {
-        assert!(is_commit("a1b2c3d") && is_commit(&"A1".repeat(20)));
-        for not in ["a1b2c3", "a1b2c3g", "a1b2c3%", "", &"a".repeat(65)] {
-            assert!(!is_commit(not), "{not}");
-        }
     }
 }

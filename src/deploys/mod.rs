@@ -25,6 +25,7 @@ mod archive_version;
 mod build_log;
 mod build_request;
 mod build_slot;
+mod builds;
 mod dockerfile_version;
 mod image_version;
 mod leftovers;
@@ -37,13 +38,16 @@ mod sides;
 mod store;
 mod upload;
 mod version_changes;
+mod version_choice;
 mod version_tag;
+mod wire;
 
 pub use actions::{
-    DeployOptions, DeploySource, authorize_build, authorize_deploy, build_app, deploy_app, deploy_to,
-    list_deploys, rebuild_app, rollback_app,
+    DeployOptions, DeploySource, authorize_deploy, deploy_app, deploy_to, list_deploys, rebuild_app,
+    rollback_app,
 };
 pub use archive_transfer::ArchiveHealer;
+pub use builds::{authorize_build, build_app};
 pub use leftovers::remove_leftovers;
 pub use rollback::RollbackSaga;
 pub use saga::DeploySaga;

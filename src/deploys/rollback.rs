@@ -97,9 +97,7 @@ impl RollbackSaga {
 
     async fn promote(&self, data: &mut RollbackData, ctx: &StepContext) -> Result<(), StepError> {
         let restore = async |tx: &mut PgConnection, data: &mut RollbackData| {
-            if data.sides.replaces_all {
-                releases::end_other_sides(tx, data.app).await?;
-            }
+            data.sides.end_others(tx, data.app).await?;
             match data.keep_env {
                 true => Ok(()),
                 // Only now that the version runs do its variables become the app's.

@@ -345,9 +345,7 @@ impl Saga for DeploySaga {
             }
             DeployStep::Promote => {
                 let count = async |tx: &mut PgConnection, data: &mut DeployData| {
-                    if data.sides.replaces_all {
-                        releases::end_other_sides(tx, data.app).await?;
-                    }
+                    data.sides.end_others(tx, data.app).await?;
                     Ok(store::count_deploy(tx, data.app).await?)
                 };
                 rollout_steps::promote_candidates(ctx, data, count).await

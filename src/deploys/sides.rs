@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 
 use crate::apps::App;
 use crate::kernel::error::Error;
+use crate::kernel::ids::AppId;
 use crate::releases;
 
 /// What becomes of the versions that run.
@@ -24,6 +25,14 @@ impl SideOptions {
             true => Err(Error::invalid(
                 "The app runs several versions: add one with --new-version, or replace all of them with --override-old-versions.",
             )),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends the other versions, if all are replaced, since the new one is about to become current.
+    pub(super) async fn end_others(self, tx: &mut PgConnection, app: AppId) -> Result<(), Error> {
+        match self.replaces_all {
+            true => releases::end_other_sides(tx, app).await,
             false => Ok(()),
         }
     }

@@ -5,7 +5,8 @@ use sqlx::PgConnection;
 
 use crate::apps::{self, App};
 use crate::core::Core;
-use crate::deploys::actions::{clean_text, parse_image};
+use crate::deploys::actions::clean_text;
+use crate::deploys::version_choice::parse_image;
 use crate::events::{self, EventOutcome, EventTarget, NewEvent};
 use crate::kernel::error::Error;
 use crate::kernel::excerpt::quote_excerpt;
