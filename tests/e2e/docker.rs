@@ -1,7 +1,7 @@
 //! Pools of containers, on a real Docker Engine.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use reqwest::Method;
@@ -152,6 +152,19 @@ pub(crate) async fn start(engine: &DockerEngine) -> TestInstance {
     let tancho = TestInstance::with(&[("TANCHO_DOCKER_HOST", &engine.0)]).await;
     add_pool(&tancho).await;
     tancho
+}
+
+/// Starts a server as `start` does, which reaches the engine through a socket of the test; returns the path of that too.
+pub(crate) async fn start_behind_socket(engine: &DockerEngine) -> (TestInstance, PathBuf, EngineSocket) {
+    let mut tancho = TestInstance::new_empty();
+    let path = tancho.root.join("engine.sock");
+    let socket = EngineSocket::listen(&path, Some(engine));
+    tancho.set("TANCHO_DOCKER_HOST", &format!("unix://{}", path.display()));
+    tancho.serve();
+    tancho.login().await;
+    tancho.team().await;
+    add_pool(&tancho).await;
+    (tancho, path, socket)
 }
 
 pub(crate) async fn add_pool(tancho: &TestInstance) {
@@ -412,14 +425,7 @@ async fn engine_that_hangs_and_comes_back_costs_no_unit_and_no_other_pool() {
     else {
         return;
     };
-    let mut tancho = TestInstance::new_empty();
-    let path = tancho.root.join("engine.sock");
-    let socket = EngineSocket::listen(&path, Some(&engine));
-    tancho.set("TANCHO_DOCKER_HOST", &format!("unix://{}", path.display()));
-    tancho.serve();
-    tancho.login().await;
-    tancho.team().await;
-    add_pool(&tancho).await;
+    let (tancho, path, socket) = start_behind_socket(&engine).await;
     create_app(&tancho, "crate5").await;
     deploy_well(&tancho, "crate5", IMAGE).await;
     let before = engine.containers("crate5");

@@ -4,7 +4,9 @@ use reqwest::{Method, Response};
 use serde_json::Value;
 
 use crate::apps::AppSource;
-use crate::docker::{DockerEngine, EngineSocket, TEXT, add_pool, create_app, start, wait_for_text};
+use crate::docker::{
+    DockerEngine, EngineSocket, TEXT, add_pool, create_app, start, start_behind_socket, wait_for_text,
+};
 use crate::test_instance::{TestInstance, seconds, wait_for};
 
 /// A Dockerfile that serves `index.html`.
@@ -290,14 +292,7 @@ async fn engine_that_goes_away_in_a_build_fails_the_deploy_and_nothing_else() {
     else {
         return;
     };
-    let mut tancho = TestInstance::new_empty();
-    let path = tancho.root.join("engine.sock");
-    let socket = EngineSocket::listen(&path, Some(&engine));
-    tancho.set("TANCHO_DOCKER_HOST", &format!("unix://{}", path.display()));
-    tancho.serve();
-    tancho.login().await;
-    tancho.team().await;
-    add_pool(&tancho).await;
+    let (tancho, path, socket) = start_behind_socket(&engine).await;
     create_app(&tancho, "built4").await;
     let (_, text) = deploy(&tancho, "built4", &source(PLAIN)).await;
     assert!(text.ends_with("\nOK\n"), "{text}");

@@ -6,18 +6,12 @@ use serde_json::json;
 
 use super::AppFixture;
 use crate::accounts::RequestBody;
-use crate::recorded::test_service;
 
 impl AppFixture {
     /// Sends an archive to be built; returns the status and the text.
     async fn build(&self, procfile: &str, query: &str) -> (u16, String) {
-        let path = format!("/1.5/apps/shop/build{query}");
-        let request = self.tancho.request_as(&self.ana, reqwest::Method::POST, &path);
-        let request = request
-            .header("content-type", "application/gzip")
-            .body(test_service::archive(procfile));
-        let answer = request.send().await.unwrap();
-        (answer.status().as_u16(), answer.text().await.unwrap())
+        self.send_archive(&format!("/1.5/apps/shop/build{query}"), procfile)
+            .await
     }
 
     async fn build_ok(&self, procfile: &str, tag: &str) {

@@ -68,15 +68,19 @@ impl AppFixture {
         answer
     }
 
-    /// Deploys a Procfile; returns the whole text.
-    async fn deploy(&self, procfile: &str) -> String {
-        let request = self
-            .tancho
-            .request_as(&self.ana, Method::POST, "/1.0/apps/shop/deploy");
+    /// Sends the archive of a Procfile; returns the status and the text.
+    async fn send_archive(&self, path: &str, procfile: &str) -> (u16, String) {
+        let request = self.tancho.request_as(&self.ana, Method::POST, path);
         let request = request
             .header("content-type", "application/gzip")
             .body(test_service::archive(procfile));
-        request.send().await.unwrap().text().await.unwrap()
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Deploys a Procfile; returns the whole text.
+    async fn deploy(&self, procfile: &str) -> String {
+        self.send_archive("/1.0/apps/shop/deploy", procfile).await.1
     }
 
     /// Deploys a Procfile, which must succeed.

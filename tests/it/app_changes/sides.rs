@@ -6,20 +6,14 @@ use serde_json::{Value, json};
 
 use super::AppFixture;
 use crate::accounts::{ApiResponse, RequestBody};
-use crate::recorded::test_service;
 
 const ROLLBACK: &str = "POST /1.0/apps/shop/deploy/rollback";
 
 impl AppFixture {
     /// Deploys a Procfile with one of the fields for versions; returns the status and the text.
     async fn deploy_with(&self, procfile: &str, field: &str) -> (u16, String) {
-        let path = format!("/1.0/apps/shop/deploy?{field}=true");
-        let request = self.tancho.request_as(&self.ana, reqwest::Method::POST, &path);
-        let request = request
-            .header("content-type", "application/gzip")
-            .body(test_service::archive(procfile));
-        let answer = request.send().await.unwrap();
-        (answer.status().as_u16(), answer.text().await.unwrap())
+        self.send_archive(&format!("/1.0/apps/shop/deploy?{field}=true"), procfile)
+            .await
     }
 
     async fn deploy_beside(&self, procfile: &str) {
